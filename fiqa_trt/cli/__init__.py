@@ -1,0 +1,50 @@
+"""The command line. Each command is a module of its own, imported when it is used, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from fiqa_trt import __version__
+from fiqa_trt.errors import FiqaError
+
+COMMANDS = {"export": "Write a checkpoint as an engine directory (ONNX).", "score": "Score images into one file."}
+
+
+class _Commands(click.Group):
+    """Finds commands by module name; `COMMANDS` holds what the overview says of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"fiqa_trt.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fiqa-trt")
+def group() -> None:
+    """Quality scores for face crops by the million.
+
+    \b
+    Example:
+      fiqa-trt score /dataset -o scores.parquet
+    """
+
+
+def main() -> None:
+    """Run the command line; every error of ours becomes one line on stderr and its exit code."""
+    try:
+        group(prog_name="fiqa-trt", standalone_mode=True)
+    except FiqaError as exc:
+        click.echo(f"fiqa-trt: {exc}", err=True)
+        sys.exit(exc.exit_code)

@@ -1,0 +1,178 @@
+"""`fiqa-trt score`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from fiqa_trt.engines import Engine
+    from fiqa_trt.scoring import Summary
+
+BEYOND_MAX_FAILED = 3
+INTERRUPTED = 130
+
+
+def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -> Callable[[int], float] | None:
+    """`N` or `P%` as a function from the number of rows to the number of failures that is still accepted."""
+    if value is None:
+        return None
+    percent = value.endswith("%")
+    try:
+        number = float(value.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if not (0 <= number < math.inf and (percent or number.is_integer())):
+        raise click.BadParameter(f"{value!r} is neither a number of rows like 100 nor a percentage like 1%", ctx, param)
+    return lambda rows: rows * number / 100 if percent else number
+
+
+@click.command(short_help="Score images into one file.")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, type=click.Path())
+@click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help=".parquet, .csv or .jsonl.")
+@click.option(
+    "--list",
+    "list_file",
+    metavar="FILE",
+    type=click.Path(),
+    help=".txt (a path a line), .csv or .parquet (column path; others are carried along).",
+)
+@click.option("--all-files", is_flag=True, help="Try every file of a folder, whatever its suffix.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many inputs.")
+@click.option("--restart", is_flag=True, help="Forget an unfinished run; replace an existing output.")
+@click.option(
+    "--retry-failed",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="Score the failed rows of a finished output again, in place.",
+)
+@click.option("--max-failed", metavar="N|P%", callback=_max_failed, help="Exit with 3 if more rows than this failed.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
+@click.option(
+    "--engine", default="auto", show_default=True, metavar="auto|openvino|torch|DIR", help="DIR: an engine directory."
+)
+@click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per engine call.  [default: the engine's]")
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads that read and decode.  [default: one a core]")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=64_000_000,
+    show_default=True,
+    help="Refuse larger images by their header.",
+)
+@click.option(
+    "--unit-size",
+    type=click.IntRange(min=1),
+    default=8192,
+    show_default=True,
+    help="Rows of a unit of work: the most a kill can cost.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary; errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
+def command(
+    inputs: tuple[str, ...],
+    output: Path | None,
+    list_file: str | None,
+    all_files: bool,
+    limit: int | None,
+    restart: bool,
+    retry_failed: Path | None,
+    max_failed: Callable[[int], float] | None,
+    device: str,
+    precision: str,
+    engine: str,
+    batch_size: int | None,
+    workers: int | None,
+    max_pixels: int,
+    unit_size: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Score every image of INPUT into one file, a row for each.
+
+    INPUT: folders (searched recursively), files, or - for paths on standard input. An interrupted run goes on when
+    the same command is given again. Exit codes: 0 finished, 1 the run failed, 2 usage, 3 finished beyond --max-failed
+    or nothing could be scored, 130 interrupted.
+
+    \b
+    Examples:
+      fiqa-trt score /dataset -o scores.parquet
+      fiqa-trt score --list faces.csv -o scores.csv --max-failed 1%
+      find /dataset -name '*.jpg' | fiqa-trt score - -o scores.jsonl
+      fiqa-trt score --retry-failed scores.parquet
+    """
+    if (output is None) == (retry_failed is None):
+        raise click.UsageError("give either -o OUT or --retry-failed OUT")
+    if retry_failed is not None and (inputs or list_file or all_files or limit or restart):
+        raise click.UsageError(
+            "--retry-failed takes its inputs from OUT: no INPUT, --list, --all-files, --limit, --restart"
+        )
+    if output is not None and bool(inputs) == bool(list_file):
+        raise click.UsageError("give either INPUT... or --list FILE")
+
+    from fiqa_trt import scoring
+    from fiqa_trt.cli.progress import ProgressLine
+    from fiqa_trt.engines import open_engine
+    from fiqa_trt.sources import Source
+
+    def say(message: str) -> None:
+        if not quiet:
+            click.echo(message, err=True)
+
+    def opened() -> Engine:
+        found = open_engine(device, precision, engine, batch_size, say)
+        info = found.info
+        say(f"engine: {info.backend} on {info.device}, {info.precision} (run as {info.executed}), batch {info.batch}")
+        return found
+
+    # Pillow warns of many a damaged file; its row says what matters.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options = scoring.Options(workers or len(os.sched_getaffinity(0)), max_pixels, unit_size, restart)
+    bar = ProgressLine(quiet=quiet)
+    try:
+        if retry_failed is not None:
+            summary = scoring.retry_failed(retry_failed, opened, options, bar, say)
+        else:
+            assert output is not None
+            source = Source(inputs, list_file, all_files, limit)
+            summary = scoring.score_dataset(source, output, opened, options, bar, say)
+    except KeyboardInterrupt:
+        bar.end()
+        _interrupted()
+    finally:
+        bar.end()
+    say(describe(summary))
+    if as_json:
+        click.echo(json.dumps({**dataclasses.asdict(summary), "failed": summary.failed}))
+    if summary.failed == summary.images or (max_failed is not None and summary.failed > max_failed(summary.images)):
+        say(f"fiqa-trt: {summary.failed:,} of {summary.images:,} rows failed")
+        sys.exit(BEYOND_MAX_FAILED)
+
+
+def _interrupted() -> NoReturn:
+    """Leave at once: finished units are safe, and a thread that hangs on a dead disk must not hold us back."""
+    click.echo("fiqa-trt: interrupted; run the same command again to resume", err=True)
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
+
+
+def describe(summary: Summary) -> str:
+    """The end summary, a few lines for a person."""
+    rate = f", {summary.scored_now / summary.seconds:,.0f} images/s" if summary.scored_now and summary.seconds else ""
+    lines = [f"{summary.images:,} images{rate}, {summary.failed:,} failed"]
+    lines += [f"  {count:,} {status}" for status, count in summary.statuses.items() if status != "ok"]
+    if summary.quantiles:
+        lines.append("scores: " + "  ".join(f"{float(q):.0%} {value:.3f}" for q, value in summary.quantiles.items()))
+    return "\n".join([*lines, f"written to {summary.output}"])

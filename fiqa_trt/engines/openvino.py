@@ -1,0 +1,106 @@
+"""The CPU engine: OpenVINO on the exported ONNX network."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fiqa_trt.engines.base import EngineInfo, Manifest, Scores
+from fiqa_trt.errors import EngineError
+
+DEFAULT_BATCH = 8  # Small batches stay in the caches; see benchmarks/.
+_HALF = {"BF16": "bf16", "FP16": "f16"}
+_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+class OpenVinoEngine:
+    """Asynchronous requests on as many streams as OpenVINO finds best for throughput."""
+
+    def __init__(self, folder: Path, precision: str = "auto", batch: int | None = None) -> None:
+        """Compile the network of an engine directory, or take it from the cache.
+
+        Args:
+            folder: with a manifest whose payload is ONNX.
+            precision: fp32, fp16 or auto: fp16 where the processor has BF16 or FP16 arithmetic, else fp32.
+            batch: images per call.
+
+        Raises:
+            EngineError: a directory that is not one, a precision that is not to be had here.
+        """
+        import openvino
+
+        manifest = Manifest.read(folder)
+        core = openvino.Core()
+        hint = _precision_hint(core, precision)
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
+        settings["ENABLE_CPU_PINNING"] = False  # the decoding threads use the same cores
+        cache = cache_folder()
+        if cache is not None:
+            settings["CACHE_DIR"] = str(cache / "openvino")
+        batch = batch or DEFAULT_BATCH
+        size = manifest.spec.preprocess.size
+        try:
+            network = core.read_model(folder / manifest.payload)
+            # A fixed shape: an image's score must not depend on how many others happen to be beside it.
+            network.reshape([batch, size, size, 3])
+            compiled = core.compile_model(network, "CPU", settings)
+        except RuntimeError as exc:
+            raise EngineError(f"OpenVINO cannot use {folder / manifest.payload}: {str(exc).splitlines()[0]}") from exc
+        self._requests = openvino.AsyncInferQueue(compiled)
+        self._requests.set_callback(_deliver)
+        self._tensor = openvino.Tensor
+        executed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.info = EngineInfo(
+            backend=f"openvino {openvino.__version__.split('-')[0]}",
+            device=str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
+            precision="fp32" if hint == "f32" else "fp16",
+            executed={"f32": "fp32", "f16": "fp16"}.get(executed, executed),
+            batch=batch,
+            model=manifest.model,
+            members=manifest.spec.members,
+        )
+
+    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+        """See `Engine.submit`."""
+        future: Future[Scores] = Future()
+        tensor = self._tensor(images, shared_memory=True)
+        self._requests.start_async({0: tensor}, userdata=(future, tensor), share_inputs=True)
+        return future
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._requests.wait_all()
+
+
+def _deliver(request: Any, userdata: tuple[Future[Scores], object]) -> None:
+    future, _ = userdata
+    try:
+        future.set_result(np.array(request.get_output_tensor(0).data, np.float32))
+    except Exception as exc:  # this runs in OpenVINO's thread; the waiting side must hear of it
+        future.set_exception(exc)
+
+
+def _precision_hint(core: Any, precision: str) -> str:
+    if precision == "int8":
+        raise EngineError("there is no INT8 engine yet; use --precision fp32, fp16 or auto")
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    half = next((hint for name, hint in _HALF.items() if name in able), None)
+    if precision == "fp16" and half is None:
+        raise EngineError("this processor has neither BF16 nor FP16 arithmetic; use --precision fp32 or auto")
+    return "f32" if precision == "fp32" or half is None else half
+
+
+def cache_folder() -> Path | None:
+    """Where compiled networks are kept between runs: $FIQA_TRT_CACHE, else the user's cache; None if not writable."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    folder = Path(os.environ.get("FIQA_TRT_CACHE") or Path(base) / "fiqa-trt")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None

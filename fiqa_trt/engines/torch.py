@@ -1,0 +1,81 @@
+"""The same network in PyTorch: the reference for other engines, and the engine of a plain CUDA machine."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.errors import EngineError
+
+DEFAULT_BATCH = {"cpu": 8, "cuda": 256}
+
+
+class TorchEngine:
+    """Eager PyTorch, channels-last, one call at a time in a thread of its own."""
+
+    def __init__(
+        self, checkpoint: Path, device: str = "cpu", precision: str = "auto", batch: int | None = None
+    ) -> None:
+        """Load a checkpoint (safetensors).
+
+        Args:
+            checkpoint: the ensemble's weights.
+            device: `cpu`, `cuda` or `cuda:i`.
+            precision: fp32, fp16 (CUDA only) or auto: fp16 on CUDA, fp32 on a CPU.
+            batch: images per call.
+
+        Raises:
+            EngineError: torch or CUDA is not there, the checkpoint does not fit, a precision that is not to be had.
+        """
+        try:
+            import torch
+            from safetensors.torch import load_file
+
+            from fiqa_trt.networks import Ensemble
+        except ImportError as exc:
+            raise EngineError(f"this engine needs {exc.name}: pip install 'fiqa-trt[gpu]'") from exc
+        kind = device.partition(":")[0]
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise EngineError(
+                f"--device {device}: torch {torch.__version__} sees no CUDA GPU; use --device cpu or auto"
+            )
+        if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+            raise EngineError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA GPU(s)")
+        if precision == "int8" or (precision == "fp16" and kind == "cpu"):
+            raise EngineError(f"the torch engine has no {precision} on {kind}; use another --precision or --engine")
+        half = kind == "cuda" and precision != "fp32"
+        network = Ensemble()
+        try:
+            network.load_state_dict(load_file(checkpoint))
+        except (OSError, RuntimeError, ValueError) as exc:
+            raise EngineError(f"{checkpoint} is not a checkpoint of this ensemble: {str(exc).splitlines()[0]}") from exc
+        network = network.eval().to(device, torch.float16 if half else torch.float32)
+        self._network = network.to(memory_format=torch.channels_last)
+        self._device = torch.device(device)
+        self._thread = ThreadPoolExecutor(1, "torch")
+        name = torch.cuda.get_device_name(self._device) if kind == "cuda" else "CPU"
+        precision = "fp16" if half else "fp32"
+        model = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        members = tuple(network.members)
+        batch = batch or DEFAULT_BATCH[kind]
+        self.info = EngineInfo(f"torch {torch.__version__}", name, precision, precision, batch, model, members)
+
+    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+        """See `Engine.submit`."""
+        return self._thread.submit(self._run, images)
+
+    def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
+        import torch
+
+        with torch.inference_mode():
+            scores = self._network(torch.from_numpy(images).to(self._device, non_blocking=True))
+        return np.asarray(scores.cpu().numpy(), np.float32)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._thread.shutdown(cancel_futures=True)

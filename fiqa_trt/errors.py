@@ -1,0 +1,55 @@
+"""Everything that fiqa-trt raises on purpose. Each message is one line that names the value and the way out.
+
+FiqaError                   exit code 1
+├── UsageError              exit code 2: the command cannot start as it was given
+│   ├── InputError          an input that is missing, empty or not a list
+│   ├── OutputError         an output that cannot be written
+│   ├── DifferentRun        an output or a working state that belongs to another run
+│   └── EngineError         a device, precision or engine that this machine cannot use
+└── RunError                exit code 1: the run began and could not go on (it can be resumed)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class FiqaError(Exception):
+    """Base of every error that the user is told about in one line."""
+
+    exit_code = 1
+
+
+class UsageError(FiqaError):
+    """The command cannot start as it was given."""
+
+    exit_code = 2
+
+
+class InputError(UsageError):
+    """An input that is missing, empty or not what it should be."""
+
+
+class OutputError(UsageError):
+    """An output that cannot be written where it was asked for."""
+
+
+class DifferentRun(UsageError):
+    """An output, or the working state beside it, belongs to another run."""
+
+
+class EngineError(UsageError):
+    """A device, a precision or an engine directory that cannot be used here."""
+
+
+class RunError(FiqaError):
+    """The run began and could not go on; what is finished is kept."""
+
+
+def storage_error(path: str | os.PathLike[str], error: OSError) -> RunError:
+    """Translate a failed write below `path` into a RunError that says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return RunError(f"no space left for {os.fspath(path)}; free some and run the same command again to resume")
+    reason = error.strerror or str(error)
+    return RunError(f"cannot write {os.fspath(path)}: {reason}; run the same command again to resume")

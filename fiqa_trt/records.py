@@ -1,0 +1,141 @@
+"""The output: one row for each input, its statuses, and its Arrow schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote_to_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+
+class Status(str, enum.Enum):
+    """What became of an input."""
+
+    OK = "ok"
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED = "unsupported"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_LARGE = "too_large"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What reading and decoding an input gave.
+
+    Attributes:
+        status: `ok` means that its pixels are in the batch.
+        width: of the whole upright image in pixels, where the header told.
+        height: likewise.
+        error: one line for every status but `ok`.
+    """
+
+    status: Status
+    width: int | None = None
+    height: int | None = None
+    error: str | None = None
+
+
+class ImageError(Exception):
+    """An input that cannot be scored; becomes its row and never ends a run."""
+
+    def __init__(self, status: Status, error: str, width: int | None = None, height: int | None = None) -> None:
+        super().__init__(error)
+        self.outcome = Outcome(status, width, height, " ".join(error.split())[:300])
+
+
+_SCHEME = "file:"
+
+
+def record_path(path: str | bytes) -> str:
+    """A path as it stands in a table: itself if it is valid UTF-8, else a percent-encoded `file:` URI (RFC 8089).
+
+    Accepts bytes or Python's own form of a file name (surrogateescape). Reversed by `open_path`.
+    """
+    name = os.fsdecode(path)
+    if not name.startswith(_SCHEME):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            pass
+        else:
+            return name
+    return _SCHEME + ("//" if name.startswith("/") else "") + quote(os.fsencode(name))
+
+
+def open_path(recorded: str) -> str:
+    """The path to open for a recorded one: `file:` URIs are decoded, anything else is taken as it stands."""
+    if not recorded.startswith(_SCHEME):
+        return recorded
+    rest = recorded[len(_SCHEME) :]
+    if rest.startswith("//"):
+        rest = rest[2:]
+        rest = rest[rest.find("/") :] if "/" in rest else rest
+    return os.fsdecode(unquote_to_bytes(rest))
+
+
+def own_columns(members: Sequence[str]) -> list[str]:
+    """Names of the columns that fiqa-trt writes, in order; whatever else an output has was carried from a list."""
+    return ["path", "score", *(f"score_{name}" for name in members), "width", "height", "status", "error"]
+
+
+def own_types(own: Sequence[str]) -> dict[str, pa.DataType]:
+    """Arrow types of our columns."""
+    import pyarrow as pa
+
+    others = {
+        "path": pa.string(),
+        "status": pa.string(),
+        "error": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+    }
+    return {name: others.get(name, pa.float32()) for name in own}
+
+
+def output_schema(members: Sequence[str], inputs: pa.Schema) -> pa.Schema:
+    """Schema of the output: our columns, then those that the input list brought along (all but its first, `path`)."""
+    import pyarrow as pa
+
+    types = own_types(own_columns(members))
+    fields = [pa.field(name, kind, nullable=name not in ("path", "status")) for name, kind in types.items()]
+    return pa.schema([*fields, *(inputs.field(i).with_nullable(True) for i in range(1, len(inputs)))])
+
+
+def to_table(
+    inputs: pa.Table, outcomes: Sequence[Outcome], scores: npt.NDArray[np.float32], members: Sequence[str]
+) -> pa.Table:
+    """The rows of one unit.
+
+    Args:
+        inputs: the unit's part of the frozen list, `path` first, N rows.
+        outcomes: N of them, in the same order.
+        scores: float32 [N, members]; rows whose outcome is not `ok` are ignored.
+        members: names of the members.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if not len(inputs) == len(outcomes) == len(scores):
+        raise ValueError(f"{len(inputs)} inputs, {len(outcomes)} outcomes, {len(scores)} scores: not one for each")
+    schema = output_schema(members, inputs.schema)
+    failed = np.array([outcome.status is not Status.OK for outcome in outcomes], dtype=bool)
+    columns: list[object] = [inputs.column(0)]
+    every = (scores.mean(axis=1, dtype=np.float32), *scores.T)
+    columns += [pa.array(values, pa.float32(), mask=failed) for values in every]
+    columns.append(pa.array([outcome.width for outcome in outcomes], pa.int32()))
+    columns.append(pa.array([outcome.height for outcome in outcomes], pa.int32()))
+    columns.append(pa.array([outcome.status.value for outcome in outcomes], pa.string()))
+    columns.append(pa.array([outcome.error for outcome in outcomes], pa.string()))
+    columns.extend(inputs.column(i) for i in range(1, inputs.num_columns))
+    return pa.table(columns, schema=schema)

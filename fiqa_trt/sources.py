@@ -1,0 +1,265 @@
+"""Where inputs come from: folders, files, lists, standard input. All become one ordered stream of recorded paths."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from fiqa_trt.errors import InputError
+from fiqa_trt.records import ImageError, Status, record_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .jpg must not fill the memory.
+_ROWS = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What the user asked to score.
+
+    Attributes:
+        inputs: folders, files, or `-` for paths on standard input, in the order given.
+        list_file: a .txt, .csv or .parquet list, instead of `inputs`.
+        all_files: take every file of a folder, not only those with an image's suffix.
+        limit: stop after so many inputs.
+        reserved: names that carried columns may not have; those that do are renamed to `input_<name>`.
+        exclude: paths that a folder's listing leaves out (the run's own output).
+    """
+
+    inputs: tuple[str, ...] = ()
+    list_file: str | None = None
+    all_files: bool = False
+    limit: int | None = None
+    reserved: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """The inputs as one would name them in a sentence."""
+        return self.list_file or " ".join(self.inputs)
+
+
+def list_inputs(source: Source) -> Iterator[pa.RecordBatch]:
+    """Batches of inputs in order; column `path` first, then whatever a list carries. At least one batch, maybe empty.
+
+    Raises:
+        InputError: a missing folder or file, a list that cannot be read or has no `path` column, nothing to score.
+    """
+    if bool(source.inputs) == bool(source.list_file):
+        raise InputError("give either INPUT… or --list FILE")
+    batches = _read_list(source) if source.list_file else _path_batches(_walk_inputs(source))
+    left, found = source.limit, False
+    for batch in batches:
+        taken = batch if left is None else batch.slice(0, left)
+        found = found or taken.num_rows > 0
+        yield taken
+        if left is not None:
+            left -= taken.num_rows
+            if left <= 0:
+                break
+    if not found:
+        hint = "" if source.list_file or source.all_files else f" ({' '.join(SUFFIXES)}; --all-files tries every file)"
+        raise InputError(f"no images in {source.describe()}{hint}")
+
+
+def _path_batches(paths: Iterable[str]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    iterator = iter(paths)
+    while chunk := list(islice(iterator, _ROWS)):
+        yield pa.record_batch([pa.array(chunk, pa.string())], names=["path"])
+
+
+def _walk_inputs(source: Source) -> Iterator[str]:
+    for given in source.inputs:
+        if given == "-":
+            yield from _lines(sys.stdin.buffer)
+            continue
+        try:
+            folder = stat.S_ISDIR(os.stat(given).st_mode)
+        except OSError as exc:
+            raise InputError(f"cannot read {given}: {exc.strerror}") from exc
+        if folder:
+            yield from map(record_path, walk(given, source.all_files, source.exclude))
+        else:
+            yield record_path(given)
+
+
+def walk(folder: str, all_files: bool = False, exclude: Iterable[str] = ()) -> Iterator[str]:
+    """Files below a folder, depth first, each folder's entries by name. Symbolic links are followed, loops are not.
+
+    A folder that cannot be listed is yielded itself: it gets a row (`unreadable`) instead of vanishing.
+    """
+    left_out = {os.path.abspath(path) for path in exclude}
+    # Each entry: a path, and the folders above it as (device, inode), or None for what is known to be a file.
+    pending: list[tuple[str, tuple[tuple[int, int], ...] | None]] = [(folder, ())]
+    while pending:
+        path, above = pending.pop()
+        if above is None:
+            yield path
+            continue
+        try:
+            info = os.stat(path)
+            here = (info.st_dev, info.st_ino)
+            if here in above:
+                continue
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
+        except OSError:
+            yield path
+            continue
+        for entry in entries:
+            if left_out and os.path.abspath(entry.path) in left_out:
+                continue
+            if _is_folder(entry):
+                pending.append((entry.path, (*above, here)))
+            elif all_files or entry.name.lower().endswith(SUFFIXES):
+                pending.append((entry.path, None))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one; as a file it gets its row
+        return False
+
+
+def _lines(file: IO[bytes]) -> Iterator[str]:
+    for number, line in enumerate(file):
+        text = line.rstrip(b"\r\n")
+        text = text.removeprefix(b"\xef\xbb\xbf") if number == 0 else text
+        if text:
+            yield _recorded(text)
+
+
+def _recorded(raw: bytes) -> str:
+    """A list may hold recorded paths (`file:` URIs) as well as raw ones."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return record_path(raw)
+
+
+def _read_list(source: Source) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    name = str(source.list_file)
+    readers = {".txt": _read_text, ".csv": _read_csv, ".parquet": _read_parquet}
+    reader = readers.get(Path(name).suffix.lower())
+    if reader is None:
+        raise InputError(f"cannot tell what kind of list {name} is: name it {', '.join(readers)}")
+    try:
+        for batch in reader(name):
+            yield _path_first(batch, source.reserved)
+    except OSError as exc:
+        raise InputError(f"cannot read {name}: {exc.strerror or exc}") from exc
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeDecodeError) as exc:
+        raise InputError(f"cannot read {name} as {Path(name).suffix[1:]}: {' '.join(str(exc).split())}") from exc
+
+
+def _read_text(name: str) -> Iterator[pa.RecordBatch]:
+    with open(name, "rb") as file:
+        yield from _path_batches(_lines(file))
+
+
+def _need_path(columns: list[str], name: str) -> None:
+    if "path" not in columns:
+        raise InputError(f"{name} has no column `path`, only: {', '.join(columns) or 'none'}")
+    repeated = sorted({column for column in columns if columns.count(column) > 1})
+    if repeated:
+        raise InputError(f"{name} has more than one column named {', '.join(repeated)}")
+
+
+def _read_csv(name: str) -> Iterator[pa.RecordBatch]:
+    """Carried columns stay text, exactly as written: an identity 007 must not become 7."""
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+
+    with open(name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        columns = next(csv.reader(file), [])
+    _need_path(columns, name)
+    types = {column: pa.binary() if column == "path" else pa.string() for column in columns}
+    with pa_csv.open_csv(
+        name,
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(column_types=types),
+    ) as reader:
+        yield from reader
+
+
+def _read_parquet(name: str) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(name) as file:
+        _need_path(file.schema_arrow.names, name)
+        yield from file.iter_batches(batch_size=_ROWS)
+
+
+def _path_first(batch: pa.RecordBatch, reserved: Iterable[str]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    paths = batch.column("path")
+    if not pa.types.is_string(paths.type):
+        if pa.types.is_dictionary(paths.type):
+            paths = paths.dictionary_decode()
+        if not (pa.types.is_binary(paths.type) or _is_text(paths.type)):
+            raise InputError(f"the column `path` holds {paths.type}, not text")
+        values = paths.to_pylist()
+        paths = pa.array([_recorded(v) if isinstance(v, bytes) else v for v in values], pa.string())
+    names, columns = ["path"], [paths.fill_null("")]
+    taken = {*reserved, *batch.schema.names}
+    for name in batch.schema.names:
+        if name != "path":
+            renamed = f"input_{name}" if name in reserved else name
+            while renamed != name and renamed in taken:
+                renamed = f"input_{renamed}"
+            names.append(renamed)
+            columns.append(batch.column(name))
+    return pa.record_batch(columns, names=names)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        ImageError: `missing`, `empty`, `too_large` or `unreadable` (a folder, a device, a pipe, no permission).
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe waits for a writer that may never come.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError as exc:
+        raise ImageError(Status.MISSING, f"not a path: {exc}") from exc
+    except OSError as exc:
+        missing = exc.errno in (errno.ENOENT, errno.ENOTDIR)
+        raise ImageError(Status.MISSING if missing else Status.UNREADABLE, exc.strerror or str(exc)) from exc
+    try:
+        with os.fdopen(handle, "rb", buffering=0) as file:
+            info = os.fstat(handle)
+            if stat.S_ISDIR(info.st_mode):
+                raise ImageError(Status.UNREADABLE, "a folder, not a file (or a folder that could not be listed)")
+            if not stat.S_ISREG(info.st_mode):
+                raise ImageError(Status.UNREADABLE, "not a regular file")
+            if info.st_size > max_bytes:
+                raise ImageError(Status.TOO_LARGE, f"{info.st_size} bytes, more than {max_bytes}")
+            data = file.read()
+    except OSError as exc:
+        raise ImageError(Status.UNREADABLE, exc.strerror or str(exc)) from exc
+    if not data:
+        raise ImageError(Status.EMPTY, "0 bytes")
+    return data

@@ -1,0 +1,1 @@
+"""How the shipped checkpoint is made: degradations, labels, losses and the training loop. Needs `[train]`."""
