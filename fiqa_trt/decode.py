@@ -14,14 +14,38 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageFile
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from fiqa_trt.records import ImageError, Outcome, Status
 
 Pixels = npt.NDArray[np.uint8]
 
-# Formats that Pillow decodes by itself. Its other plugins start programs (EPS) or hold no photographs.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "AVIF")
+# Formats that Pillow decodes by itself; its other plugins start programs (EPS) or hold no photographs. Imported here,
+# because Pillow registers most of them only on demand.
+FORMATS: tuple[str, ...] = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        WebPImagePlugin.WebPImageFile,
+        BmpImagePlugin.BmpImageFile,
+        TiffImagePlugin.TiffImageFile,
+        GifImagePlugin.GifImageFile,
+        PpmImagePlugin.PpmImageFile,
+        AvifImagePlugin.AvifImageFile,
+    )
+)
 DEFAULT_MAX_PIXELS = 64_000_000
 
 _ORIENTATION = 0x0112

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.engines.base import MANIFEST, Manifest
+from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError, storage_error
 from fiqa_trt.spec import ModelSpec
 
@@ -51,18 +52,11 @@ def export(checkpoint: Path, folder: Path) -> Manifest:
         import onnx
         import onnxruntime
         import torch
-        from safetensors.torch import load_file
-
-        from fiqa_trt.networks import Ensemble
     except ImportError as exc:
         raise EngineError(f"export needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
 
     spec = ModelSpec()
-    network = Ensemble(spec).eval()
-    try:
-        network.load_state_dict(load_file(checkpoint))
-    except (OSError, RuntimeError, ValueError) as exc:
-        raise EngineError(f"{checkpoint} is not a checkpoint of this ensemble: {str(exc).splitlines()[0]}") from exc
+    network = load_checkpoint(checkpoint)
     images = verification_batch(size=spec.preprocess.size)
     example = torch.from_numpy(images[:2])
     with warnings.catch_warnings():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,31 @@ import numpy.typing as npt
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.errors import EngineError
 
+if TYPE_CHECKING:
+    from fiqa_trt.networks import Ensemble
+
 DEFAULT_BATCH = {"cpu": 8, "cuda": 256}
+
+
+def load_checkpoint(path: Path) -> Ensemble:
+    """The ensemble with the weights of a safetensors file, in evaluation mode.
+
+    Raises:
+        EngineError: torch is not there, or the file is not a checkpoint of this ensemble.
+    """
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from fiqa_trt.networks import Ensemble
+    except ImportError as exc:
+        raise EngineError(f"a checkpoint needs {exc.name}: pip install 'fiqa-trt[gpu]'") from exc
+    network = Ensemble()
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, RuntimeError, SafetensorError) as exc:
+        raise EngineError(f"{path} is not a checkpoint of this ensemble: {str(exc).splitlines()[0]}") from exc
+    return network.eval()
 
 
 class TorchEngine:
@@ -34,11 +59,8 @@ class TorchEngine:
         """
         try:
             import torch
-            from safetensors.torch import load_file
-
-            from fiqa_trt.networks import Ensemble
         except ImportError as exc:
-            raise EngineError(f"this engine needs {exc.name}: pip install 'fiqa-trt[gpu]'") from exc
+            raise EngineError("this engine needs torch: pip install 'fiqa-trt[gpu]'") from exc
         kind = device.partition(":")[0]
         if kind == "cuda" and not torch.cuda.is_available():
             raise EngineError(
@@ -49,12 +71,8 @@ class TorchEngine:
         if precision == "int8" or (precision == "fp16" and kind == "cpu"):
             raise EngineError(f"the torch engine has no {precision} on {kind}; use another --precision or --engine")
         half = kind == "cuda" and precision != "fp32"
-        network = Ensemble()
-        try:
-            network.load_state_dict(load_file(checkpoint))
-        except (OSError, RuntimeError, ValueError) as exc:
-            raise EngineError(f"{checkpoint} is not a checkpoint of this ensemble: {str(exc).splitlines()[0]}") from exc
-        network = network.eval().to(device, torch.float16 if half else torch.float32)
+        network = load_checkpoint(checkpoint)
+        network = network.to(device, torch.float16 if half else torch.float32)
         self._network = network.to(memory_format=torch.channels_last)
         self._device = torch.device(device)
         self._thread = ThreadPoolExecutor(1, "torch")

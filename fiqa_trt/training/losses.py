@@ -6,20 +6,18 @@ import torch
 from torch import Tensor, nn
 
 
-def pearson(prediction: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor:
+def pearson(prediction: Tensor, target: Tensor, floor: float = 1e-3) -> Tensor:
     """Pearson correlation of two [N] tensors as a scalar in [-1, 1], computed in float32 or better.
 
-    Where it is not defined (fewer than two values, or either side constant) it is 0 with zero gradient,
-    so that a degenerate batch neither rewards nor poisons the weights.
+    Standard deviations below `floor` count as `floor`: the correlation of a constant batch, or of a single value, is 0,
+    and the gradient stays below 1 / (N * floor) where the correlation itself would be ill-conditioned.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     x, y = prediction.to(dtype), target.to(dtype)
     x, y = x - x.mean(), y - y.mean()
-    energy = (x * x).sum() * (y * y).sum()
-    defined = energy > eps * eps
-    # The inner `where` keeps the undefined branch out of the backward pass: 0 * inf would be nan there.
-    safe = torch.where(defined, energy, torch.ones_like(energy))
-    return torch.where(defined, (x * y).sum() / safe.sqrt(), torch.zeros_like(safe))
+    # Clamped before the root, whose own gradient at 0 is infinite.
+    deviations = [(v * v).mean().clamp(min=floor * floor).sqrt() for v in (x, y)]
+    return (x * y).mean() / (deviations[0] * deviations[1])
 
 
 class MSECorrLoss(nn.Module):
@@ -37,7 +35,6 @@ class MSECorrLoss(nn.Module):
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Loss of two tensors of the same shape [N], N >= 1, as a scalar."""
-        mse = nn.functional.mse_loss(prediction.float(), target.float())
-        if prediction.dtype == torch.float64:
-            mse = nn.functional.mse_loss(prediction, target)
+        dtype = torch.promote_types(prediction.dtype, torch.float32)
+        mse = nn.functional.mse_loss(prediction.to(dtype), target.to(dtype))
         return mse + self.weight * (1 - pearson(prediction, target))

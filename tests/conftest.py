@@ -1,0 +1,77 @@
+"""Fixtures: the demo's portrait, a folder of crops, the released engine, and a tiny engine of the same shape."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from fiqa_trt import samples
+from fiqa_trt.engines import RELEASED, Engine
+from fiqa_trt.engines.base import EngineInfo, Scores, finished
+from fiqa_trt.engines.openvino import OpenVinoEngine
+from fiqa_trt.spec import MEMBERS
+
+
+class MeanEngine:
+    """Scores are the crop's mean red and mean green level: quick, exact, and different for different pixels."""
+
+    def __init__(self, batch: int = 4) -> None:
+        self.info = EngineInfo("mean 1", "none", "fp32", "fp32", batch, "0" * 64, MEMBERS)
+
+    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+        assert images.shape == (self.info.batch, 224, 224, 3)
+        means = images.mean(axis=(1, 2))
+        return finished((means[:, :2] / 255).astype(np.float32))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def mean_engine() -> Callable[[], Engine]:
+    return MeanEngine
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Image.Image:
+    return samples.portrait()
+
+
+@pytest.fixture(scope="session")
+def released() -> Iterator[Engine]:
+    engine = OpenVinoEngine(RELEASED, "fp32")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIQA_TRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    """Bytes of an image as JPEG of quality 90."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **{"quality": 90, **options})
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def crops(tmp_path: Path, portrait: Image.Image) -> Path:
+    """A folder `crops` with ten different 224 px JPEGs in two sub-folders."""
+    for index in range(10):
+        folder = tmp_path / "crops" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index}.jpg").write_bytes(
+            jpeg(portrait.point([min(255, v // 2 + 12 * index) for v in range(256)] * 3))
+        )
+    return tmp_path / "crops"

@@ -1,0 +1,183 @@
+import json
+import shutil
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fiqa_trt import samples
+from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
+from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.openvino import OpenVinoEngine, cache_folder
+from fiqa_trt.errors import EngineError
+from fiqa_trt.export import verification_batch
+
+
+def run(engine: Engine, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Scores:
+    """Score any number of images, in padded batches, all submitted before the first result is taken."""
+    batch = engine.info.batch
+    futures = list[Future[Scores]]()
+    for start in range(0, len(images), batch):
+        padded = np.zeros((batch, *images.shape[1:]), np.uint8)
+        part = images[start : start + batch]
+        padded[: len(part)] = part
+        futures.append(engine.submit(padded))
+    return np.concatenate([future.result(60) for future in futures])[: len(images)]
+
+
+@pytest.fixture(scope="module")
+def images() -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    return np.concatenate([np.stack([np.asarray(crop) for crop in samples.crops().values()]), verification_batch()])
+
+
+def test_openvino_equals_torch(released: Engine, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> None:
+    pytest.importorskip("torch")
+    reference = open_engine("cpu", engine="torch")
+    assert reference.info.model == released.info.model
+    assert reference.info.members == released.info.members
+    assert np.abs(run(released, images) - run(reference, images)).max() < 1e-4
+    reference.close()
+
+
+def test_shipped_onnx_equals_the_shipped_checkpoint(images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> None:
+    pytest.importorskip("torch")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    reference = open_engine("cpu", engine="torch")
+    session = onnxruntime.InferenceSession(RELEASED / "ensemble.onnx", providers=["CPUExecutionProvider"])
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
+        ("images", "tensor(uint8)", ["batch", 224, 224, 3])
+    ]
+    for count in (1, 3, len(images)):
+        (scores,) = session.run(["member_scores"], {"images": images[:count]})
+        assert np.abs(scores - run(reference, images[:count])).max() < 1e-5
+    assert Manifest.read(RELEASED).model == reference.info.model
+    reference.close()
+
+
+def test_half_precision_is_within_its_tolerance(
+    images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", released: Engine
+) -> None:
+    try:
+        engine = OpenVinoEngine(RELEASED, "fp16")
+    except EngineError as exc:
+        pytest.skip(str(exc))
+    assert engine.info.executed in ("bf16", "fp16")
+    assert np.abs(run(engine, images).mean(1) - run(released, images).mean(1)).max() < 1e-2
+    engine.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_a_score_does_not_depend_on_its_neighbours(precision: str, portrait: Image.Image) -> None:
+    engine = OpenVinoEngine(RELEASED, precision, batch=5)
+    crop, rng = np.asarray(portrait), np.random.default_rng(0)
+    results = set()
+    for place in range(5):
+        images = rng.integers(0, 256, (5, 224, 224, 3), np.uint8)
+        images[place] = crop
+        results.add(tuple(run(engine, images)[place].tolist()))
+    assert len(results) == 1
+    engine.close()
+
+
+def test_auto_takes_half_precision_only_where_the_processor_has_it() -> None:
+    engine = OpenVinoEngine(RELEASED, "auto", 2)
+    assert (engine.info.precision == "fp16") == (engine.info.executed in ("bf16", "fp16"))
+    engine.close()
+
+
+def test_an_exported_directory_is_an_engine(
+    tmp_path: Path, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", released: Engine
+) -> None:
+    pytest.importorskip("torch")
+    from fiqa_trt.export import export
+
+    manifest = export(CHECKPOINT, tmp_path / "mine")
+    assert manifest == Manifest.read(tmp_path / "mine")
+    assert manifest.agreement["max"] <= 1e-5
+    assert str(Path.home()).encode() not in (tmp_path / "mine" / "ensemble.onnx").read_bytes()
+    engine = open_engine(engine=str(tmp_path / "mine"), precision="fp32")
+    assert np.abs(run(engine, images) - run(released, images)).max() < 1e-6
+    engine.close()
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from fiqa_trt.engines.torch import TorchEngine
+    from fiqa_trt.export import export
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    (tmp_path / "y.safetensors").write_bytes(b"junk")
+    for name in ("x", "y", "gone"):
+        path = tmp_path / f"{name}.safetensors"
+        with pytest.raises(EngineError, match="is not a checkpoint of this ensemble"):
+            TorchEngine(path)
+        with pytest.raises(EngineError, match="is not a checkpoint of this ensemble"):
+            export(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "one of auto, cpu, cuda"),
+        ({"device": "cpu:1"}, "one of auto, cpu, cuda"),
+        ({"precision": "int8"}, "no INT8 engine yet"),
+        ({"engine": "/nowhere"}, "no such directory"),
+        ({"engine": "torch", "device": "cpu", "precision": "fp16"}, "no fp16 on cpu"),
+        ({"engine": "openvino", "device": "cuda"}, "runs on the CPU"),
+    ],
+)
+def test_what_cannot_be_had(options: dict[str, str], message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        open_engine(**options)  # type: ignore[arg-type]
+
+
+def test_explicit_cuda_never_falls_back() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(EngineError, match="--device cuda"):
+        open_engine("cuda")
+    with pytest.raises(EngineError, match="--device cuda:3"):
+        open_engine("cuda:3")
+
+
+def test_bad_engine_directories(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"engine\.json is missing"):
+        open_engine(engine=str(tmp_path))
+    shutil.copytree(RELEASED, tmp_path / "e")
+    payload, manifest = tmp_path / "e" / "ensemble.onnx", tmp_path / "e" / "engine.json"
+    whole = payload.read_bytes()
+    payload.write_bytes(whole[:-100])
+    with pytest.raises(EngineError, match="is damaged"):
+        open_engine(engine=str(tmp_path / "e"))
+    payload.unlink()
+    with pytest.raises(EngineError, match=r"ensemble\.onnx is missing"):
+        open_engine(engine=str(tmp_path / "e"))
+    values = json.loads(manifest.read_text())
+    for broken in ("{", "[]", "{}", json.dumps({**values, "format": 99}), json.dumps({**values, "extra": 1})):
+        manifest.write_text(broken)
+        with pytest.raises(EngineError):
+            open_engine(engine=str(tmp_path / "e"))
+
+
+def test_cache_is_used_and_may_be_damaged_or_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portrait: Image.Image
+) -> None:
+    monkeypatch.setenv("FIQA_TRT_CACHE", str(tmp_path / "cache"))
+    crop = np.asarray(portrait)[None]
+    first = OpenVinoEngine(RELEASED, "fp32", 1)
+    expected = run(first, crop)
+    blobs = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert blobs
+    for blob in blobs:
+        blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
+    assert np.array_equal(run(OpenVinoEngine(RELEASED, "fp32", 1), crop), expected)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FIQA_TRT_CACHE", str(tmp_path / "file" / "below"))
+    assert cache_folder() is None
+    assert np.array_equal(run(OpenVinoEngine(RELEASED, "fp32", 1), crop), expected)

@@ -1,0 +1,432 @@
+"""Runs end to end on the real pipeline, with a quick engine: rows, parts, resume, retry, faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fiqa_trt.engines import Engine
+from fiqa_trt.engines.base import Scores
+from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
+from fiqa_trt.parquet import RunFolder, output_metadata, read_output, rechunk
+from fiqa_trt.pipeline import bounded_map
+from fiqa_trt.records import Status, own_columns
+from fiqa_trt.scoring import Options, Progress, Summary, retry_failed, score_dataset
+from fiqa_trt.sources import Source
+from fiqa_trt.spec import MEMBERS
+from tests.conftest import MeanEngine, jpeg
+
+SMALL = Options(workers=2, unit_rows=4)
+
+
+def score(folder: Path, output: Path, options: Options = SMALL, **more: object) -> Summary:
+    return score_dataset(Source((str(folder),)), output, MeanEngine, options, **more)  # type: ignore[arg-type]
+
+
+def rows(output: Path) -> list[dict[str, object]]:
+    return pa.concat_tables(read_output(output, own_columns(MEMBERS))).to_pylist()
+
+
+class Stop(Exception):
+    """What a kill is to these tests."""
+
+
+def stop_after(count: int) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        if progress.done >= count:
+            raise Stop
+
+    return report
+
+
+def spoil(crops: Path) -> None:
+    """Failures of several kinds between the good crops."""
+    (crops / "a" / "1.jpg").write_bytes(b"")
+    (crops / "a" / "3.png").write_bytes(b"no image")
+    (crops / "b" / "2.jpg").write_bytes((crops / "b" / "1.jpg").read_bytes()[:700])
+    (crops / "b" / "gone.jpg").symlink_to("nowhere")
+
+
+def test_one_row_for_each_input_in_order(crops: Path, tmp_path: Path) -> None:
+    spoil(crops)
+    summary = score(crops, tmp_path / "s.parquet")
+    table = rows(tmp_path / "s.parquet")
+    assert [os.path.relpath(str(row["path"]), crops) for row in table] == [
+        *("a/0.jpg", "a/1.jpg", "a/2.jpg", "a/3.png", "a/4.jpg", "a/6.jpg", "a/8.jpg"),
+        *("b/1.jpg", "b/2.jpg", "b/3.jpg", "b/5.jpg", "b/7.jpg", "b/9.jpg", "b/gone.jpg"),
+    ]
+    for row in table:
+        good = row["status"] == "ok"
+        assert all((row[name] is not None) == good for name in ("score", *(f"score_{member}" for member in MEMBERS)))
+        assert (row["error"] is None) == good
+        if good:
+            pixels = np.asarray(Image.open(str(row["path"])))
+            assert row["score"] == pytest.approx(pixels[..., :2].mean() / 255, abs=1e-3)
+            assert (row["width"], row["height"]) == (224, 224)
+    assert summary.statuses == {"ok": 10, "empty": 1, "not_an_image": 1, "truncated": 1, "missing": 1}
+    assert summary.failed == 4
+    assert not (tmp_path / "s.parquet.partial").exists()
+
+
+def test_good_images_score_exactly_as_without_the_bad_ones(crops: Path, tmp_path: Path) -> None:
+    score(crops, tmp_path / "before.parquet")
+    spoil(crops)
+    score(crops, tmp_path / "after.parquet")
+    before = {row["path"]: row for row in rows(tmp_path / "before.parquet")}
+    after = {row["path"]: row for row in rows(tmp_path / "after.parquet")}
+    assert all(after[path] == row for path, row in before.items())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_other_formats_hold_the_same(crops: Path, tmp_path: Path, suffix: str) -> None:
+    spoil(crops)
+    score(crops, tmp_path / "s.parquet")
+    score(crops, tmp_path / f"s.{suffix}")
+    assert rows(tmp_path / f"s.{suffix}") == rows(tmp_path / "s.parquet")
+
+
+def test_metadata_says_how_the_scores_were_made(crops: Path, tmp_path: Path) -> None:
+    score(crops, tmp_path / "s.parquet")
+    metadata = output_metadata(tmp_path / "s.parquet")
+    assert metadata is not None
+    assert metadata["engine"]["model"] == "0" * 64
+    assert metadata["preprocess"]["size"] == 224
+    assert {"version", "fingerprint"} <= set(metadata)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    stops=st.lists(st.integers(1, 14), max_size=5),
+    unit=st.integers(1, 16),
+    batch=st.integers(1, 6),
+    workers=st.integers(1, 3),
+)
+def test_any_number_of_interruptions_changes_nothing(
+    crops: Path, tmp_path: Path, stops: list[int], unit: int, batch: int, workers: int
+) -> None:
+    if not (crops / "a" / "3.png").exists():
+        spoil(crops)
+    expected, output = tmp_path / "expected.parquet", tmp_path / "s.parquet"
+    options = Options(workers=workers, unit_rows=unit)
+    source = Source((str(crops),))
+    score_dataset(source, expected, lambda: MeanEngine(batch), Options(restart=True))
+    output.unlink(missing_ok=True)
+    for count in stops:
+        try:
+            score_dataset(source, output, lambda: MeanEngine(batch), options, stop_after(count))
+        except Stop:
+            assert not output.exists()
+    summary = score_dataset(source, output, lambda: MeanEngine(batch), options)
+    assert rows(output) == rows(expected)
+    assert summary.images == 14
+    assert not (tmp_path / "s.parquet.partial").exists()
+
+
+def test_finished_units_are_not_done_again(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        score(crops, tmp_path / "s.parquet", report=stop_after(9))
+    said = list[str]()
+    seen = list[Progress]()
+    summary = score(crops, tmp_path / "s.parquet", report=seen.append, say=said.append)
+    assert summary.scored_now < 10
+    assert seen[-1].done == seen[-1].total == 10
+    assert seen[0].before == 10 - summary.scored_now > 0
+    assert "resuming" in said[0]
+
+
+def test_a_damaged_part_is_done_again(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        score(crops, tmp_path / "s.parquet", report=stop_after(10))
+    part = tmp_path / "s.parquet.partial" / "parts" / "00000000.parquet"
+    part.write_bytes(part.read_bytes()[:50])
+    score(crops, tmp_path / "s.parquet")
+    score(crops, tmp_path / "t.parquet")
+    assert rows(tmp_path / "s.parquet") == rows(tmp_path / "t.parquet")
+
+
+def test_same_command_again_finds_it_complete(crops: Path, tmp_path: Path) -> None:
+    first = score(crops, tmp_path / "s.parquet")
+    before = (tmp_path / "s.parquet").stat().st_mtime_ns
+    said = list[str]()
+    again = score(crops, tmp_path / "s.parquet", say=said.append)
+    assert (again.statuses, again.quantiles, again.scored_now) == (first.statuses, first.quantiles, 0)
+    assert (tmp_path / "s.parquet").stat().st_mtime_ns == before
+    assert "already complete" in said[0]
+
+
+def test_another_run_is_refused_and_named(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        score(crops, tmp_path / "s.parquet", report=stop_after(5))
+    with pytest.raises(DifferentRun, match=r"batch: 4 there, 5 now.*--restart"):
+        score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: MeanEngine(5), SMALL)
+    (crops / "new.jpg").write_bytes(b"")
+    with pytest.raises(DifferentRun, match=r"count: 10 there, 11 now"):
+        score(crops, tmp_path / "s.parquet")
+    (crops / "new.jpg").unlink()
+    assert score(crops, tmp_path / "s.parquet").scored_now < 10
+    (crops / "new.jpg").write_bytes(b"")
+    with pytest.raises(DifferentRun, match="--restart"):
+        score(crops, tmp_path / "s.parquet")
+    assert score(crops, tmp_path / "s.parquet", Options(restart=True)).images == 11
+
+
+def test_a_foreign_output_is_not_touched(crops: Path, tmp_path: Path) -> None:
+    for name in ("s.parquet", "s.csv"):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(DifferentRun, match="exists already"):
+            score(crops, tmp_path / name)
+        assert (tmp_path / name).read_text() == "precious"
+        assert not (tmp_path / f"{name}.partial").exists()
+        assert score(crops, tmp_path / name, Options(restart=True)).images == 10
+
+
+def test_restart_keeps_the_old_output_until_the_new_one_is_there(crops: Path, tmp_path: Path) -> None:
+    score(crops, tmp_path / "s.parquet")
+    (crops / "new.jpg").write_bytes(b"")
+    with pytest.raises(Stop):
+        score(crops, tmp_path / "s.parquet", Options(restart=True, unit_rows=4), report=stop_after(5))
+    assert len(rows(tmp_path / "s.parquet")) == 10
+    assert score(crops, tmp_path / "s.parquet").images == 11
+
+
+def test_killed_after_the_output_was_in_place(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(folder: RunFolder) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(RunFolder, "remove", killed)
+        score(crops, tmp_path / "s.parquet")
+    assert score(crops, tmp_path / "s.parquet").images == 10
+    assert not (tmp_path / "s.parquet.partial").exists()
+
+
+def test_two_runs_at_once(crops: Path, tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "s.parquet", 4), pytest.raises(OutputError, match="another run is writing"):
+        score(crops, tmp_path / "s.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_retry_scores_only_the_failed_rows_in_place(crops: Path, tmp_path: Path, suffix: str) -> None:
+    good = (
+        (crops / "b" / "2.jpg").read_bytes() if (crops / "b" / "2.jpg").exists() else jpeg(Image.new("RGB", (80, 90)))
+    )
+    spoil(crops)
+    listing, output = tmp_path / "list.csv", tmp_path / f"s.{suffix}"
+    paths = sorted(str(path) for path in crops.rglob("*.*"))
+    listing.write_text("person,path\n" + "".join(f"00{index},{path}\n" for index, path in enumerate(paths)))
+    source = Source(list_file=str(listing))
+    score_dataset(source, output, MeanEngine, SMALL)
+    before = rows(output)
+    (crops / "b" / "2.jpg").write_bytes(good)
+    (crops / "b" / "gone.jpg").unlink()
+    (crops / "b" / "gone.jpg").write_bytes(good)
+    (crops / "a" / "0.jpg").unlink()  # a good row must not be looked at again
+    summary = retry_failed(output, MeanEngine, SMALL)
+    after = rows(output)
+    assert summary.scored_now == 4
+    assert summary.statuses == {"ok": 12, "empty": 1, "not_an_image": 1}
+    assert [row["path"] for row in after] == [row["path"] for row in before]
+    assert [row["person"] for row in after] == [f"00{index}" for index in range(len(paths))]
+    assert [row for row in after if row["path"] in {r["path"] for r in before if r["status"] == "ok"}] == [
+        row for row in before if row["status"] == "ok"
+    ]
+    assert all(
+        row["width"] == 80
+        for row in after
+        if str(row["path"]).endswith(("2.jpg", "gone.jpg")) and "/b/" in str(row["path"])
+    )
+    assert not Path(f"{output}.partial").exists()
+
+
+def test_retry_survives_kills(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(crops)
+    output = tmp_path / "s.parquet"
+    score(crops, output)
+    (crops / "a" / "1.jpg").write_bytes(jpeg(Image.new("RGB", (80, 90))))
+    single = Options(unit_rows=1, workers=1)
+    with pytest.raises(Stop):
+        retry_failed(output, lambda: MeanEngine(1), single, stop_after(2))
+
+    def killed(folder: RunFolder) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(RunFolder, "remove", killed)
+        retry_failed(output, lambda: MeanEngine(1), single)
+    summary = retry_failed(output, MeanEngine, SMALL)
+    assert summary.statuses["ok"] == 11
+    assert len(rows(output)) == 14
+    with pytest.raises(DifferentRun):
+        retry_failed(output, lambda: _Other(), SMALL)
+
+
+class _Other(MeanEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.info = type(self.info)("mean 1", "none", "fp32", "bf16", 4, "1" * 64, MEMBERS)
+
+
+def test_retry_of_what_is_none_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        retry_failed(tmp_path / "gone.parquet", MeanEngine)
+    pq.write_table(pa.table({"path": ["a"]}), tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "y.parquet").write_text("junk")
+    for name in ("x.parquet", "x.csv", "y.parquet"):
+        with pytest.raises(InputError):
+            retry_failed(tmp_path / name, MeanEngine)
+        assert not (tmp_path / f"{name}.partial").exists()
+
+
+def test_retry_when_nothing_failed(crops: Path, tmp_path: Path) -> None:
+    score(crops, tmp_path / "s.parquet")
+    said = list[str]()
+    assert retry_failed(tmp_path / "s.parquet", MeanEngine, say=said.append).images == 10
+    assert "nothing to retry" in said[0]
+
+
+def test_carried_columns(crops: Path, tmp_path: Path) -> None:
+    paths = sorted(str(path) for path in crops.rglob("*.jpg"))
+    table = pa.table({"score": range(10), "path": paths, "box": [[1, 2]] * 10})
+    pq.write_table(table, tmp_path / "l.parquet")
+    source = Source(list_file=str(tmp_path / "l.parquet"))
+    score_dataset(source, tmp_path / "s.parquet", MeanEngine, SMALL)
+    assert [row["input_score"] for row in rows(tmp_path / "s.parquet")] == list(range(10))
+    assert pq.read_schema(tmp_path / "s.parquet").names[-2:] == ["input_score", "box"]
+    with pytest.raises(OutputError, match=r"\.csv cannot hold column `box`"):
+        score_dataset(source, tmp_path / "s.csv", MeanEngine, SMALL)
+    assert not (tmp_path / "s.csv.partial").exists()
+    score_dataset(source, tmp_path / "s.jsonl", MeanEngine, SMALL)
+    assert json.loads((tmp_path / "s.jsonl").read_text().splitlines()[3])["box"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("s.txt", "name it"), ("s", "name it"), ("gone/s.parquet", "does not exist"), ("dir.parquet", "it is a folder")],
+)
+def test_outputs_that_cannot_be_written(crops: Path, tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "dir.parquet").mkdir()
+    with pytest.raises(OutputError, match=message):
+        score(crops, tmp_path / name)
+
+
+def test_nothing_is_left_when_the_input_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    for source in (Source((str(tmp_path / "nothing"),)), Source((str(tmp_path / "gone"),)), Source(list_file="x.csv")):
+        with pytest.raises(InputError):
+            score_dataset(source, tmp_path / "s.parquet", MeanEngine, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["nothing"]
+
+
+def test_a_file_deleted_or_replaced_after_listing(crops: Path, tmp_path: Path) -> None:
+    def opened() -> Engine:
+        return MeanEngine(1)
+
+    def report(progress: Progress) -> None:
+        if progress.done == 1:
+            (crops / "b" / "9.jpg").unlink()
+            (crops / "b" / "7.jpg").write_bytes(b"now text")
+
+    score_dataset(Source((str(crops),)), tmp_path / "s.parquet", opened, Options(workers=1), report)
+    assert [row["status"] for row in rows(tmp_path / "s.parquet")][-2:] == ["not_an_image", "missing"]
+
+
+class _Slow(MeanEngine):
+    """Answers from another thread, later and out of order."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self._pool = ThreadPoolExecutor(4)
+        self._calls = 0
+
+    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+        self._calls += 1
+        wait, copy = 0.01 * (self._calls % 3), images.copy()
+        return self._pool.submit(lambda: (threading.Event().wait(wait), super(_Slow, self).submit(copy).result())[1])
+
+
+def test_an_engine_that_answers_out_of_order(crops: Path, tmp_path: Path) -> None:
+    spoil(crops)
+    score_dataset(Source((str(crops),)), tmp_path / "slow.parquet", _Slow, SMALL)
+    score(crops, tmp_path / "s.parquet")
+    assert rows(tmp_path / "slow.parquet") == rows(tmp_path / "s.parquet")
+
+
+class _Broken(MeanEngine):
+    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+        scores = super().submit(images).result()
+        scores[0] = np.nan
+        future: Future[Scores] = Future()
+        future.set_result(scores)
+        return future
+
+
+def test_a_score_that_is_not_a_number_ends_the_run(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a number"):
+        score_dataset(Source((str(crops),)), tmp_path / "s.parquet", _Broken, SMALL)
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_full_disk(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a real limit on the size of a file: see test_cli. Here: the state is kept and the run can go on."""
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="no space left"):
+        patch.setattr(pq, "write_table", full)
+        score(crops, tmp_path / "s.parquet")
+    assert score(crops, tmp_path / "s.parquet").images == 10
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 7))
+def test_rechunk_keeps_every_row(sizes: list[int], unit: int) -> None:
+    start, batches = 0, []
+    for size in sizes:
+        batches.append(pa.record_batch([pa.array(range(start, start + size), pa.int64())], names=["n"]))
+        start += size
+    tables = list(rechunk(batches, unit))
+    assert [n for table in tables for n in table["n"].to_pylist()] == list(range(start))
+    assert all(table.num_rows == unit for table in tables[:-1])
+    assert len(tables) == max(1, -(-start // unit))
+
+
+@given(st.integers(0, 40), st.integers(1, 9))
+def test_bounded_map_is_in_order_and_bounded(count: int, ahead: int) -> None:
+    begun = 0
+
+    def items() -> Iterator[int]:
+        nonlocal begun
+        for item in range(count):
+            begun += 1
+            yield item
+
+    taken = 0
+    with ThreadPoolExecutor(3) as pool:
+        for value in bounded_map(pool, lambda item: item * item, items(), ahead):
+            assert value == taken**2
+            taken += 1
+            assert begun - taken <= ahead
+    assert taken == count
+
+
+def test_every_error_of_ours_has_an_exit_code() -> None:
+    def tree(kind: type[FiqaError]) -> set[type[FiqaError]]:
+        return {kind}.union(*map(tree, kind.__subclasses__()))
+
+    assert {kind.exit_code for kind in tree(FiqaError)} == {1, 2}
+    assert RunError.exit_code == 1
+    assert all(Status(status.value) is status for status in Status)
