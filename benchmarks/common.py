@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "fiqa_trt"]
 
 
 def make_crops(folder: Path, distinct: int = 256, size: int = 224, seed: int = 0) -> list[Path]:
-    """JPEGs of quality 90, each another piece of the public-domain portrait, mirrored, shaded and grained differently."""
+    """JPEGs of quality 90, each another piece of the demo's portrait, mirrored, shaded and grained."""
     from skimage import data
 
     photo = Image.fromarray(data.astronaut())  # type: ignore[no-untyped-call]

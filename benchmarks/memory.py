@@ -1,4 +1,4 @@
-"""Peak memory for 5,000 and 100,000 inputs, and the time to freeze a list of a million. `python -m benchmarks.memory`."""
+"""Peak memory for 5,000 and 100,000 inputs; the freezing of a million-row list. `python -m benchmarks.memory`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fiqa_trt.sources import Source, list_inputs
 SMALL, LARGE, LIST = 5_000, 100_000, 1_000_000
 
 
-def freeze(listing: str, output: str, results: "multiprocessing.Queue[tuple[int, float, float]]") -> None:
+def freeze(listing: str, output: str, results: multiprocessing.Queue[tuple[int, float, float]]) -> None:
     """List and freeze in a process of its own, so that its peak memory is its own."""
     began = time.perf_counter()
     with RunFolder(Path(output), 8192) as folder:

@@ -17,7 +17,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         (crop, *_) = make_crops(root / "crops", distinct=1)
-        score = [*COMMAND, "score", crop, "-o", root / "s.parquet", "--restart", "-q"]
+        score: list[str | Path] = [*COMMAND, "score", crop, "-o", root / "s.parquet", "--restart", "-q"]
         helps, cold, warm = list[float](), list[float](), list[float]()
         for index in range(ROUNDS):
             helps.append(timed([*COMMAND, "--help"])[0])

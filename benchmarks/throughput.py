@@ -1,4 +1,4 @@
-"""End to end against a plain script, and against the bound that decoding and the engine set. `python -m benchmarks.throughput`."""
+"""End to end against a plain script, and against the bound of its stages. `python -m benchmarks.throughput`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.common import COMMAND, link_many, machine, make_crops, median, record, timed
 from fiqa_trt.decode import CpuDecoder
@@ -35,7 +36,7 @@ def decode_only(paths: list[str], batch: int) -> float:
     return len(paths) / (time.perf_counter() - began)
 
 
-def engine_only(engine: Engine, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], count: int) -> float:
+def engine_only(engine: Engine, images: npt.NDArray[np.uint8], count: int) -> float:
     """Images/s of the engine alone, fed with decoded batches from memory."""
     batch = engine.info.batch
     waiting: deque[Future[Scores]] = deque()
@@ -93,7 +94,7 @@ def main() -> None:
         record(
             "throughput",
             {
-                "what": f"images/s on {IMAGES} JPEGs of 224 px, medians of {ROUNDS} rounds; ratios are medians of ratios",
+                "what": f"images/s on {IMAGES} JPEGs of 224 px, medians of {ROUNDS} rounds (also of the ratios)",
                 "machine": facts,
                 "engine": {"executed": engine.info.executed, "backend": engine.info.backend, "batch": batch},
                 "medians": {name: median(values) for name, values in rounds.items()},

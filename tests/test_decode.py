@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,7 +80,7 @@ def test_modes(portrait: Image.Image) -> None:
     rgb = np.asarray(portrait).astype(int)
     grey = np.asarray(portrait.convert("L")).astype(int)
 
-    def pixels(data: bytes) -> np.ndarray:  # type: ignore[type-arg]
+    def pixels(data: bytes) -> npt.NDArray[np.int64]:
         return np.asarray(decode_image(data)).astype(int)
 
     assert np.abs(pixels(jpeg(portrait.convert("L"))) - grey[..., None]).mean() < 3

@@ -4,6 +4,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -14,8 +15,10 @@ from fiqa_trt.engines.openvino import OpenVinoEngine, cache_folder
 from fiqa_trt.errors import EngineError
 from fiqa_trt.export import verification_batch
 
+Pixels = npt.NDArray[np.uint8]
 
-def run(engine: Engine, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Scores:
+
+def run(engine: Engine, images: Pixels) -> Scores:
     """Score any number of images, in padded batches, all submitted before the first result is taken."""
     batch = engine.info.batch
     futures = list[Future[Scores]]()
@@ -28,11 +31,11 @@ def run(engine: Engine, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
 @pytest.fixture(scope="module")
-def images() -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def images() -> Pixels:
     return np.concatenate([np.stack([np.asarray(crop) for crop in samples.crops().values()]), verification_batch()])
 
 
-def test_openvino_equals_torch(released: Engine, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> None:
+def test_openvino_equals_torch(released: Engine, images: Pixels) -> None:
     pytest.importorskip("torch")
     reference = open_engine("cpu", engine="torch")
     assert reference.info.model == released.info.model
@@ -41,7 +44,7 @@ def test_openvino_equals_torch(released: Engine, images: "np.ndarray[tuple[int, 
     reference.close()
 
 
-def test_shipped_onnx_equals_the_shipped_checkpoint(images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> None:
+def test_shipped_onnx_equals_the_shipped_checkpoint(images: Pixels) -> None:
     pytest.importorskip("torch")
     onnxruntime = pytest.importorskip("onnxruntime")
     reference = open_engine("cpu", engine="torch")
@@ -56,9 +59,7 @@ def test_shipped_onnx_equals_the_shipped_checkpoint(images: "np.ndarray[tuple[in
     reference.close()
 
 
-def test_half_precision_is_within_its_tolerance(
-    images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", released: Engine
-) -> None:
+def test_half_precision_is_within_its_tolerance(images: Pixels, released: Engine) -> None:
     try:
         engine = OpenVinoEngine(RELEASED, "fp16")
     except EngineError as exc:
@@ -87,9 +88,7 @@ def test_auto_takes_half_precision_only_where_the_processor_has_it() -> None:
     engine.close()
 
 
-def test_an_exported_directory_is_an_engine(
-    tmp_path: Path, images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", released: Engine
-) -> None:
+def test_an_exported_directory_is_an_engine(tmp_path: Path, images: Pixels, released: Engine) -> None:
     pytest.importorskip("torch")
     from fiqa_trt.export import export
 

@@ -1,4 +1,5 @@
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,8 +10,10 @@ from torch import Tensor  # noqa: E402
 
 from fiqa_trt.training.losses import MSECorrLoss, pearson  # noqa: E402
 
+Array = npt.NDArray[np.float64]
 
-def reference(x: np.ndarray, y: np.ndarray, weight: float) -> float:  # type: ignore[type-arg]
+
+def reference(x: Array, y: Array, weight: float) -> float:
     return float(np.mean((x - y) ** 2) + weight * (1 - np.corrcoef(x, y)[0, 1]))
 
 
@@ -55,7 +58,7 @@ def test_float32_gradient_equals_float64() -> None:
 def test_degenerate_batches_have_finite_value_and_gradient(x: list[float], y: list[float]) -> None:
     prediction = torch.tensor(x, requires_grad=True)
     loss: Tensor = MSECorrLoss()(prediction, torch.tensor(y))
-    loss.backward()
+    torch.autograd.backward(loss)
     assert torch.isfinite(loss)
     assert prediction.grad is not None
     assert torch.isfinite(prediction.grad).all()

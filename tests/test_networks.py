@@ -4,7 +4,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from fiqa_trt.networks import Ensemble  # noqa: E402
+from fiqa_trt.networks import Ensemble, ShuffleNetV2  # noqa: E402
 from fiqa_trt.spec import MEMBERS  # noqa: E402
 
 
@@ -37,5 +37,6 @@ def test_normalisation_is_imagenets() -> None:
 
 def test_backbone_with_a_foreign_name_is_refused() -> None:
     shufflenet = Ensemble().members[MEMBERS[1]]
+    assert isinstance(shufflenet, ShuffleNetV2)
     with pytest.raises(RuntimeError, match="nonsense"):
         shufflenet.load_backbone({"nonsense": torch.zeros(1)})

@@ -37,7 +37,7 @@ def score(folder: Path, output: Path, options: Options = SMALL, **more: object) 
 
 
 def rows(output: Path) -> list[dict[str, object]]:
-    return pa.concat_tables(read_output(output, own_columns(MEMBERS))).to_pylist()
+    return list(pa.concat_tables(read_output(output, own_columns(MEMBERS))).to_pylist())
 
 
 class Stop(Exception):
@@ -270,7 +270,7 @@ def test_retry_survives_kills(crops: Path, tmp_path: Path, monkeypatch: pytest.M
     assert summary.statuses["ok"] == 11
     assert len(rows(output)) == 14
     with pytest.raises(DifferentRun):
-        retry_failed(output, lambda: _Other(), SMALL)
+        retry_failed(output, _Other, SMALL)
 
 
 class _Other(MeanEngine):

@@ -68,7 +68,8 @@ class OpenVinoEngine:
     def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
         """See `Engine.submit`."""
         future: Future[Scores] = Future()
-        tensor = self._tensor(images, shared_memory=True)
+        # OpenVINO shares only memory that it could write to; a read-only array is copied.
+        tensor = self._tensor(np.require(images, np.uint8, "CW"), shared_memory=True)
         self._requests.start_async({0: tensor}, userdata=(future, tensor), share_inputs=True)
         return future
 
