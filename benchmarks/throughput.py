@@ -19,7 +19,7 @@ from fiqa_trt.engines.base import Scores
 from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source, read_file
 
-IMAGES, ROUNDS, THREADS = 3000, 5, 2
+IMAGES, ROUNDS, THREADS = 6000, 5, 2
 
 
 def decode_only(paths: list[str], batch: int) -> float:

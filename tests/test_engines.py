@@ -125,7 +125,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
         ({"device": "gpu"}, "one of auto, cpu, cuda"),
         ({"device": "cpu:1"}, "one of auto, cpu, cuda"),
         ({"precision": "int8"}, "no INT8 engine yet"),
-        ({"engine": "/nowhere"}, "no such directory"),
+        ({"engine": "/dev/null/gone"}, "no such directory"),
         ({"engine": "torch", "device": "cpu", "precision": "fp16"}, "no fp16 on cpu"),
         ({"engine": "openvino", "device": "cuda"}, "runs on the CPU"),
     ],

@@ -40,3 +40,21 @@ def test_backbone_with_a_foreign_name_is_refused() -> None:
     assert isinstance(shufflenet, ShuffleNetV2)
     with pytest.raises(RuntimeError, match="nonsense"):
         shufflenet.load_backbone({"nonsense": torch.zeros(1)})
+
+
+def test_folding_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = Ensemble().eval()
+    for module in network.modules():  # statistics as after training, so that a wrong permutation shows
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+            torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+    images = torch.randint(0, 256, (4, 224, 224, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        before = network(images)
+        network.fold()
+        after = network(images)
+    assert before.std(dim=0).min() > 0
+    assert (after - before).abs().max() < 1e-5

@@ -69,7 +69,7 @@ class OpenVinoEngine:
         """See `Engine.submit`."""
         future: Future[Scores] = Future()
         # OpenVINO shares only memory that it could write to; a read-only array is copied.
-        tensor = self._tensor(np.require(images, np.uint8, "CW"), shared_memory=True)
+        tensor = self._tensor(np.require(images, np.uint8, ["C", "W"]), shared_memory=True)
         self._requests.start_async({0: tensor}, userdata=(future, tensor), share_inputs=True)
         return future
 
