@@ -44,7 +44,7 @@ def engine_only(engine: Engine, images: npt.NDArray[np.uint8], count: int) -> fl
     for index in range(count // batch):
         start = index * batch % (len(images) - batch)
         waiting.append(engine.submit(images[start : start + batch]))
-        if len(waiting) > 8:
+        if len(waiting) > 2 * engine.slots:
             waiting.popleft().result()
     for future in waiting:
         future.result()

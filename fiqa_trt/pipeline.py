@@ -24,7 +24,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Unit = tuple[int, pa.Table]
-_IN_FLIGHT = 8  # Batches given to the engine and not yet taken back; more than any engine works on at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +122,7 @@ def _infer(batches: Iterable[_Decoded], engine: Engine) -> Iterator[tuple[_Decod
     for decoded in batches:
         wanted = any(outcome.status is Status.OK for outcome in decoded.outcomes)
         flying.append((decoded, engine.submit(decoded.pixels) if wanted else None))
-        while flying and ((future := flying[0][1]) is None or future.done() or len(flying) > _IN_FLIGHT):
+        while flying and ((future := flying[0][1]) is None or future.done() or len(flying) > 2 * engine.slots):
             yield land()
     while flying:
         yield land()

@@ -162,7 +162,7 @@ def _read_list(source: Source) -> Iterator[pa.RecordBatch]:
             yield _path_first(batch, source.reserved)
     except OSError as exc:
         raise InputError(f"cannot read {name}: {exc.strerror or exc}") from exc
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeDecodeError) as exc:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeError) as exc:
         raise InputError(f"cannot read {name} as {Path(name).suffix[1:]}: {' '.join(str(exc).split())}") from exc
 
 

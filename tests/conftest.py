@@ -22,6 +22,8 @@ from fiqa_trt.spec import MEMBERS
 class MeanEngine:
     """Scores are the crop's mean red and mean green level: quick, exact, and different for different pixels."""
 
+    slots = 1
+
     def __init__(self, batch: int = 4) -> None:
         self.info = EngineInfo("mean 1", "none", "fp32", "fp32", batch, "0" * 64, MEMBERS)
 

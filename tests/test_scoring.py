@@ -347,6 +347,8 @@ def test_a_file_deleted_or_replaced_after_listing(crops: Path, tmp_path: Path) -
 class _Slow(MeanEngine):
     """Answers from another thread, later and out of order."""
 
+    slots = 4
+
     def __init__(self) -> None:
         super().__init__(2)
         self._pool = ThreadPoolExecutor(4)

@@ -48,11 +48,14 @@ class Engine(Protocol):
     """Both networks behind one call."""
 
     info: EngineInfo
+    slots: int
+    """How many batches it works on at once."""
 
     def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
         """Start scoring a full batch: uint8 RGB [batch, 224, 224, 3] to float32 [batch, members] in [0, 1].
 
-        May wait for a free slot. `images` must not change until the result is there.
+        Returns at once; a batch beyond `slots` waits. `images` must not change until the result is there.
+        The future raises RunError if the backend fails.
         """
         ...
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.engines.base import EngineInfo, Manifest, Scores
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, RunError
 
 DEFAULT_BATCH = 8  # Small batches stay in the caches; see benchmarks/.
 _HALF = {"BF16": "bf16", "FP16": "f16"}
-_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 class OpenVinoEngine:
@@ -51,9 +51,13 @@ class OpenVinoEngine:
             compiled = core.compile_model(network, "CPU", settings)
         except RuntimeError as exc:
             raise EngineError(f"OpenVINO cannot use {folder / manifest.payload}: {str(exc).splitlines()[0]}") from exc
-        self._requests = openvino.AsyncInferQueue(compiled)
-        self._requests.set_callback(_deliver)
+        self.slots = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._tensor = openvino.Tensor
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.slots):
+            self._idle.put(compiled.create_infer_request())
+        # A thread waits for each request: unlike a callback, it hears of an inference that failed.
+        self._threads = ThreadPoolExecutor(self.slots, "openvino")
         executed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.info = EngineInfo(
             backend=f"openvino {openvino.__version__.split('-')[0]}",
@@ -67,23 +71,24 @@ class OpenVinoEngine:
 
     def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
         """See `Engine.submit`."""
-        future: Future[Scores] = Future()
-        # OpenVINO shares only memory that it could write to; a read-only array is copied.
-        tensor = self._tensor(np.require(images, np.uint8, ["C", "W"]), shared_memory=True)
-        self._requests.start_async({0: tensor}, userdata=(future, tensor), share_inputs=True)
-        return future
+        return self._threads.submit(self._run, images)
+
+    def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
+        request = self._idle.get()
+        try:
+            # OpenVINO shares only memory that it could write to; a read-only array is copied.
+            tensor = self._tensor(np.require(images, np.uint8, ["C", "W"]), shared_memory=True)
+            request.start_async({0: tensor}, share_inputs=True)
+            request.wait()
+            return np.array(request.get_output_tensor(0).data, np.float32)
+        except RuntimeError as exc:
+            raise RunError(f"OpenVINO could not score a batch: {str(exc).splitlines()[0]}") from exc
+        finally:
+            self._idle.put(request)
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._requests.wait_all()
-
-
-def _deliver(request: Any, userdata: tuple[Future[Scores], object]) -> None:
-    future, _ = userdata
-    try:
-        future.set_result(np.array(request.get_output_tensor(0).data, np.float32))
-    except Exception as exc:  # this runs in OpenVINO's thread; the waiting side must hear of it
-        future.set_exception(exc)
+        self._threads.shutdown(cancel_futures=True)
 
 
 def _precision_hint(core: Any, precision: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.engines.base import EngineInfo, Scores
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, RunError
 
 if TYPE_CHECKING:
     from fiqa_trt.networks import Ensemble
@@ -42,6 +42,8 @@ def load_checkpoint(path: Path) -> Ensemble:
 
 class TorchEngine:
     """Eager PyTorch, channels-last, one call at a time in a thread of its own."""
+
+    slots = 1
 
     def __init__(
         self, checkpoint: Path, device: str = "cpu", precision: str = "auto", batch: int | None = None
@@ -90,9 +92,12 @@ class TorchEngine:
     def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
         import torch
 
-        with torch.inference_mode():
-            scores = self._network(torch.from_numpy(images).to(self._device, non_blocking=True))
-        return np.asarray(scores.cpu().numpy(), np.float32)
+        try:
+            with torch.inference_mode():
+                scores = self._network(torch.from_numpy(images).to(self._device, non_blocking=True))
+            return np.asarray(scores.cpu().numpy(), np.float32)
+        except RuntimeError as exc:
+            raise RunError(f"torch could not score a batch: {str(exc).splitlines()[0]}") from exc
 
     def close(self) -> None:
         """See `Engine.close`."""
