@@ -65,7 +65,7 @@ def motion_blur(image: Image, severity: float, rng: Rng) -> Image:
     centre = size // 2
     kernel = np.zeros((size, size), np.float32)
     start, end = (round(centre - dx), round(centre - dy)), (round(centre + dx), round(centre + dy))
-    cv2.line(kernel, start, end, 1.0, 1, cv2.LINE_AA)
+    cv2.line(kernel, start, end, (1.0,), 1, cv2.LINE_AA)
     return _uint8(cv2.filter2D(image.astype(np.float32), -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101))
 
 
@@ -228,10 +228,10 @@ def occlusion(image: Image, severity: float, rng: Rng) -> Image:
         mask = np.zeros((height, width), np.uint8)
         angle = rng.uniform(0, 180)
         if rng.random() < 0.5:
-            cv2.ellipse(mask, (centre, (2 * half_w, 2 * half_h), angle), 1, -1)
+            cv2.ellipse(mask, (centre, (2 * half_w, 2 * half_h), angle), (1,), -1)
         else:
             corners = cv2.boxPoints((centre, (2 * half_w, 2 * half_h), angle))
-            cv2.fillConvexPoly(mask, np.rint(corners).astype(np.int32), 1)
+            cv2.fillConvexPoly(mask, np.rint(corners).astype(np.int32), (1,))
         patch = np.full(image.shape, rng.uniform(0, 255, 3))
         if rng.random() < 0.5:
             texture = rng.normal(0, 40, (int(rng.integers(2, 40)),) * 2 + (3,)).astype(np.float32)
