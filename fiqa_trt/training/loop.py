@@ -71,11 +71,12 @@ def predict(model: Ensemble, images: npt.NDArray[np.uint8], batch: int = 32) -> 
 
 
 def agreement(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> Agreement:
-    """How well member scores [N, members] follow labels [N]."""
+    """How well member scores [N, members] follow labels [N]; 0 for one that is constant, as at the start of a training."""
     columns = {name: scores[:, index] for index, name in enumerate(MEMBERS)} | {"ensemble": scores.mean(axis=1)}
+    constant = {name for name, values in columns.items() if np.ptp(values) < 1e-5}
     return Agreement(
-        {name: float(stats.spearmanr(values, labels).statistic) for name, values in columns.items()},
-        {name: float(stats.pearsonr(values, labels).statistic) for name, values in columns.items()},
+        {n: 0.0 if n in constant else float(stats.spearmanr(v, labels).statistic) for n, v in columns.items()},
+        {n: 0.0 if n in constant else float(stats.pearsonr(v, labels).statistic) for n, v in columns.items()},
     )
 
 
