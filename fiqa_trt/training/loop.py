@@ -71,7 +71,7 @@ def predict(model: Ensemble, images: npt.NDArray[np.uint8], batch: int = 32) -> 
 
 
 def agreement(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> Agreement:
-    """How well member scores [N, members] follow labels [N]; 0 for one that is constant, as at the start of a training."""
+    """How well member scores [N, members] follow labels [N]; 0 for a constant one, as at the start of a training."""
     columns = {name: scores[:, index] for index, name in enumerate(MEMBERS)} | {"ensemble": scores.mean(axis=1)}
     constant = {name for name, values in columns.items() if np.ptp(values) < 1e-5}
     return Agreement(
