@@ -103,6 +103,7 @@ def test_users_mistakes(crops: Path, tmp_path: Path) -> None:
     assert "no such file" in complaint("--retry-failed", out)
     assert "neither a number" in complaint(crops, "-o", out, "--max-failed", "1.5")
     assert "neither a number" in complaint(crops, "-o", out, "--max-failed", "nan%")
+    assert "neither a number" in complaint(crops, "-o", out, "--max-failed", "200%")
     out.write_text("mine")
     assert "exists already" in complaint(crops, "-o", out)
     assert out.read_text() == "mine"

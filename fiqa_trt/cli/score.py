@@ -32,7 +32,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
         number = float(value.removesuffix("%"))
     except ValueError:
         number = math.nan
-    if not (0 <= number < math.inf and (percent or number.is_integer())):
+    if not (0 <= number < math.inf and (number <= 100 if percent else number.is_integer())):
         raise click.BadParameter(f"{value!r} is neither a number of rows like 100 nor a percentage like 1%", ctx, param)
     return lambda rows: rows * number / 100 if percent else number
 
