@@ -30,6 +30,7 @@ from fiqa_trt.parquet import (
     write_output,
 )
 from fiqa_trt.pipeline import score_units
+from fiqa_trt.progress import Progress
 from fiqa_trt.records import Status, output_schema, own_columns
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
@@ -56,16 +57,6 @@ class Options:
     max_pixels: int = DEFAULT_MAX_PIXELS
     unit_rows: int = UNIT_ROWS
     restart: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Rows done, of how many, and how many of them failed; rows done before this process began."""
-
-    done: int
-    total: int
-    failed: int
-    before: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from fiqa_trt.errors import InputError
 from fiqa_trt.records import ImageError, Status, record_path
@@ -150,20 +151,14 @@ def _recorded(raw: bytes) -> str:
 
 
 def _read_list(source: Source) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
     name = str(source.list_file)
     readers = {".txt": _read_text, ".csv": _read_csv, ".parquet": _read_parquet}
     reader = readers.get(Path(name).suffix.lower())
     if reader is None:
         raise InputError(f"cannot tell what kind of list {name} is: name it {', '.join(readers)}")
-    try:
+    with _translated(name):
         for batch in reader(name):
             yield _path_first(batch, source.reserved)
-    except OSError as exc:
-        raise InputError(f"cannot read {name}: {exc.strerror or exc}") from exc
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeError) as exc:
-        raise InputError(f"cannot read {name} as {Path(name).suffix[1:]}: {' '.join(str(exc).split())}") from exc
 
 
 def _read_text(name: str) -> Iterator[pa.RecordBatch]:
@@ -171,9 +166,58 @@ def _read_text(name: str) -> Iterator[pa.RecordBatch]:
         yield from _path_batches(_lines(file))
 
 
-def _need_path(columns: list[str], name: str) -> None:
-    if "path" not in columns:
-        raise InputError(f"{name} has no column `path`, only: {', '.join(columns) or 'none'}")
+def read_columns(table: Path, needed: Sequence[str]) -> dict[str, list[Any]]:
+    """A whole .csv (every value as text, None where empty) or .parquet as lists by column.
+
+    Raises:
+        InputError: it cannot be read, has no rows, or lacks a column of `needed`.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+    import pyarrow.parquet as pq
+
+    name, kind = str(table), table.suffix.lower()
+    if kind not in (".csv", ".parquet"):
+        raise InputError(f"cannot tell what kind of table {name} is: name it .csv or .parquet")
+    with _translated(name):
+        if kind == ".parquet":
+            with pq.ParquetFile(name) as file:
+                _need(needed, file.schema_arrow.names, name)
+                read = file.read()
+        else:
+            columns = _csv_columns(name)
+            _need(needed, columns, name)
+            convert = pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, null_values=[""]
+            )
+            parse = pa_csv.ParseOptions(newlines_in_values=True)
+            read = pa_csv.read_csv(name, parse_options=parse, convert_options=convert)
+    if not read.num_rows:
+        raise InputError(f"{name} has no rows")
+    return dict(read.to_pydict())
+
+
+@contextlib.contextmanager
+def _translated(name: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except OSError as exc:
+        raise InputError(f"cannot read {name}: {exc.strerror or exc}") from exc
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeError) as exc:
+        raise InputError(f"cannot read {name} as {Path(name).suffix[1:]}: {' '.join(str(exc).split())}") from exc
+
+
+def _csv_columns(name: str) -> list[str]:
+    with open(name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _need(needed: Sequence[str], columns: Sequence[str], name: str) -> None:
+    for column in needed:
+        if column not in columns:
+            raise InputError(f"{name} has no column `{column}`, only: {', '.join(columns) or 'none'}")
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
         raise InputError(f"{name} has more than one column named {', '.join(repeated)}")
@@ -184,9 +228,8 @@ def _read_csv(name: str) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
     import pyarrow.csv as pa_csv
 
-    with open(name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        columns = next(csv.reader(file), [])
-    _need_path(columns, name)
+    columns = _csv_columns(name)
+    _need(("path",), columns, name)
     types = {column: pa.binary() if column == "path" else pa.string() for column in columns}
     with pa_csv.open_csv(
         name,
@@ -200,7 +243,7 @@ def _read_parquet(name: str) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(name) as file:
-        _need_path(file.schema_arrow.names, name)
+        _need(("path",), file.schema_arrow.names, name)
         yield from file.iter_batches(batch_size=_ROWS)
 
 

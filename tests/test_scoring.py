@@ -23,8 +23,9 @@ from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
 from fiqa_trt.parquet import RunFolder, output_metadata, read_output, rechunk
 from fiqa_trt.pipeline import bounded_map
+from fiqa_trt.progress import Progress
 from fiqa_trt.records import Status, own_columns
-from fiqa_trt.scoring import Options, Progress, Summary, retry_failed, score_dataset
+from fiqa_trt.scoring import Options, Summary, retry_failed, score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
 from tests.conftest import MeanEngine, jpeg

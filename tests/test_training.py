@@ -1,135 +1,338 @@
-"""The training pool and loop, on a few crops of a public-domain portrait."""
+"""`fiqa-trt train`: the label table, the loop, resuming, and what it refuses."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch
+from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from fiqa_trt.cli import group
+from fiqa_trt.engines import CHECKPOINT
+from fiqa_trt.engines.torch import load_checkpoint
+from fiqa_trt.errors import DifferentRun, EngineError, FiqaError, InputError, RunError
+from fiqa_trt.networks import Ensemble
 from fiqa_trt.samples import portrait
-from fiqa_trt.training.dataset import Pool, load_pool, synthesize
-from fiqa_trt.training.degradations import FAMILIES, apply_chain, draw_chain
-from fiqa_trt.training.labels import METRICS, equalise, full_reference
-from fiqa_trt.training.loop import Recipe, agreement, augment, fit, predict
+from fiqa_trt.spec import MEMBERS
+from fiqa_trt.training.dataset import Dataset, decode_images, read_labels
+from fiqa_trt.training.loop import Epoch, Trainer, agreement, augment
+from fiqa_trt.training.recipe import Recipe, read_recipe
+from fiqa_trt.training.run import TrainingFolder, best_of, start, train
 
 FACE = np.asarray(portrait())
+SMALL = Recipe(epochs=3, batch=8, rate=3e-4, ema=0.9, seed=5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_degradation_is_deterministic_and_leaves_its_input_alone(family: str) -> None:
-    before = FACE.copy()
-    for severity in (0.01, 1.0):
-        out = FAMILIES[family](before, severity, np.random.default_rng(3))
-        again = FAMILIES[family](before, severity, np.random.default_rng(3))
-        assert out.shape == FACE.shape
-        assert out.dtype == np.uint8
-        assert np.array_equal(out, again)
-    assert np.array_equal(before, FACE)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_full_severity_costs_more_than_a_touch(family: str) -> None:
-    def label(severity: float) -> float:
-        damaged = [FAMILIES[family](FACE, severity, np.random.default_rng(seed)) for seed in range(4)]
-        return float(full_reference(damaged, [FACE] * 4).mean())
-
-    assert label(1.0) < label(0.05)
-
-
-def test_metrics_fall_from_identical_to_blurred() -> None:
-    blurred = [apply_chain(FACE, [("gaussian_blur", s)], np.random.default_rng(0)) for s in (0.2, 0.5, 0.9)]
-    values = full_reference([FACE, *blurred], [FACE] * 4)
-    assert values.shape == (4, len(METRICS))
-    assert values[0] == pytest.approx(1, abs=1e-3)
-    assert (np.diff(values, axis=0) < 0).all()
-
-
-@given(st.integers(0, 2**32))
-def test_chains_are_in_the_order_of_application(seed: int) -> None:
-    chain = draw_chain(np.random.default_rng(seed))
-    order = [list(FAMILIES).index(name) for name, _ in chain]
-    assert order == sorted(set(order))
-    assert len(chain) <= 3
-    assert all(0 < severity <= 1 for _, severity in chain)
-
-
-@settings(max_examples=50)
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
-def test_labels_keep_the_order_on_which_all_metrics_agree(rows: list[tuple[float, float]]) -> None:
-    metrics = np.array(rows)
-    labels = equalise(metrics)
-    assert ((labels > 0) & (labels < 1)).all()
-    for i, first in enumerate(metrics):
-        for j, second in enumerate(metrics):
-            if (first >= second).all() and (first > second).any():
-                assert labels[i] > labels[j]
-
-
-def test_labels_of_distinct_values_are_uniform() -> None:
-    values = np.arange(99.0)[:, None] ** 3
-    assert equalise(values) == pytest.approx(np.arange(1, 100) / 100)
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    # Small steps do not gain by a second thread, and wait for one that something else keeps busy.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table in the form of `faces.csv`: one portrait, mirrored and turned into three people."""
-    folder = tmp_path_factory.mktemp("faces")
-    with (folder / "faces.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "pool", "group", "split", "face_x", "face_y", "face_w", "face_h"])
-        for index, split in enumerate(["train", "train", "val"]):
-            image = Image.fromarray(np.roll(FACE, 40 * index, axis=2 if index == 1 else 1))
-            image.save(folder / f"{index}.png")
-            writer.writerow([f"{index}.png", "portrait", f"g{index}", split, 60, 40, 100, 120])
-    return folder / "faces.csv"
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty crops that are the better the brighter they are; four people; one file is damaged, one is missing."""
+    folder = tmp_path_factory.mktemp("labels")
+    rows = [["path", "score", "group", "split", "note"]]
+    for index in range(40):
+        gain = (index + 5) / 50
+        Image.fromarray((FACE * gain).astype(np.uint8)).resize((64, 64)).save(folder / f"{index}.png")
+        rows.append([f"{index}.png", f"{gain:.3f}", f"g{index % 4}", "val" if index % 4 == 3 else "train", "x"])
+    (folder / "8.png").write_bytes((folder / "8.png").read_bytes()[:300])
+    (folder / "9.png").unlink()
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder / "labels.csv"
 
 
 @pytest.fixture(scope="module")
-def pool(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pool")
-    synthesize(faces, folder, count=64, seed=1, workers=2)
-    return folder
+def data(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return decode_images(read_labels(table), tmp_path_factory.mktemp("cache"))
 
 
-def test_a_pool_is_repeatable_and_splits_by_face(faces: Path, pool: Path, tmp_path: Path) -> None:
-    synthesize(faces, tmp_path, count=64, seed=1, workers=1)
-    assert (tmp_path / "images.npy").read_bytes() == (pool / "images.npy").read_bytes()
-    assert (tmp_path / "labels.csv").read_text() == (pool / "labels.csv").read_text()
-    rows = list(csv.DictReader((pool / "labels.csv").read_text().splitlines()))
-    assert {(row["file"], row["split"]) for row in rows} == {("0.png", "train"), ("1.png", "train"), ("2.png", "val")}
+def folder(path: Path, *, resume: bool = False, restart: bool = False) -> TrainingFolder:
+    found = TrainingFolder(path)
+    found.prepare(resume=resume, restart=restart)
+    return found
 
 
-def test_training_repeats_itself_and_writes_what_it_measured(pool: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
+def test_what_cannot_be_decoded_is_left_out_and_named(data: Dataset) -> None:
+    assert len(data.labels.paths) == 38
+    assert [line.split("/")[-1].split(":")[:2] for line in data.skipped] == [
+        ["8.png", " truncated"],
+        ["9.png", " missing"],
+    ]
+    first = data.pixels(np.array([7, 8]))
+    assert first.shape == (2, 224, 224, 3)
+    assert first[1].mean() / first[0].mean() == pytest.approx(15 / 12, rel=0.05)  # 10.png follows 7.png
 
-    from fiqa_trt.networks import Ensemble
 
-    data, recipe = load_pool(pool), Recipe(epochs=2, batch=16, seed=5)
-    reached = fit(data, tmp_path / "a.safetensors", recipe)
-    assert fit(data, tmp_path / "b.safetensors", recipe) == reached
-    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+def test_decoded_images_are_found_again_until_they_change(table: Path, tmp_path: Path) -> None:
+    def refuse(progress: object) -> None:
+        raise AssertionError("decoded again")
+
+    labels = read_labels(table)
+    decode_images(labels, tmp_path)
+    again = decode_images(labels, tmp_path, report=refuse)
+    assert len(again.skipped) == 2
+    copy = table.parent / "0.png"
+    copy.write_bytes(copy.read_bytes())
+    with pytest.raises(AssertionError, match="again"):
+        decode_images(labels, tmp_path, report=refuse)
+
+
+def test_groups_stay_together_where_no_split_is_given(tmp_path: Path) -> None:
+    rows = [f"{index}.jpg,{index},{index % 20}" for index in range(200)]
+    (tmp_path / "l.csv").write_text("\n".join(["path,score,group", *rows]))
+    labels = read_labels(tmp_path / "l.csv", score_range=(0, 199), val_share=0.25, seed=3)
+    sides = {(index % 20, bool(side)) for index, side in enumerate(labels.train)}
+    assert len(sides) == 20
+    assert 1 <= sum(not side for _, side in sides) <= 10
+    assert labels.scores.min() == 0 < labels.scores.max() == 1
+
+
+def test_a_table_must_make_sense(tmp_path: Path) -> None:
+    def complaint(header: str, *rows: str, fill: str = "{0}.jpg,0.{0},1,train") -> str:
+        lines = [header, *rows, *(fill.format(index) for index in range(40 - len(rows)))]
+        (tmp_path / "l.csv").write_text("\n".join(lines))
+        with pytest.raises(InputError) as caught:
+            read_labels(tmp_path / "l.csv")
+        return str(caught.value)
+
+    header = "path,score,weight,split"
+    assert "no column `score`" in complaint("path,quality,weight,split")
+    assert "row 1: the score 'nan'" in complaint(header, "a.jpg,nan,1,train")
+    assert "row 2: the score None" in complaint(header, "a.jpg,1,1,train", "a.jpg,,1,train")
+    assert "--score-range WORST BEST" in complaint(header, "a.jpg,4.5,1,train")
+    assert "every score is 0.5" in complaint(header, fill="{0}.jpg,0.5,1,train")
+    assert "weight of 0" in complaint(header, "a.jpg,0.5,0,train")
+    assert "'test'" in complaint(header, "a.jpg,0.5,1,test")
+    assert "no rows are left to validate" in complaint(header)
+    assert "both splits" in complaint("path,score,group,split", "a.jpg,0.5,1,val", "b.jpg,0.5,1,train")
+    (tmp_path / "l.csv").write_text("path,score\na.jpg,1\n")
+    with pytest.raises(InputError, match="1 rows; training needs at least 32"):
+        read_labels(tmp_path / "l.csv")
+
+
+def test_a_wrong_folder_is_one_error(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"40 of 40 images cannot be read.*--images"):
+        decode_images(read_labels(table, tmp_path), tmp_path)
+
+
+def test_a_recipe_is_toml_and_options_win(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('epochs = 7\nrate = 1e-4\nmembers = ["mobilenet_v3_small"]\n')
+    recipe = read_recipe(config, {"epochs": 9, "seed": None})
+    assert recipe == Recipe(members=MEMBERS[:1], epochs=9, rate=1e-4)
+    for text, message in {
+        "epoch = 1": "unknown name `epoch`",
+        "epochs = 0": "between 1 and",
+        'epochs = "many"': "kind of 12",
+        "mse = 0\ncorrelation = 0": "nothing to learn",
+        'members = ["resnet"]': "one or both of",
+        'schedule = "linear"': "one of cosine, step",
+        "= 3": "not TOML",
+    }.items():
+        config.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_recipe(config, {})
+
+
+def test_training_learns_and_keeps_what_it_measured(data: Dataset, tmp_path: Path) -> None:
+    done = train(data, SMALL, folder(tmp_path / "a.safetensors"), start([CHECKPOINT]))
+    assert done.history[-1].loss < done.history[0].loss
+    assert len(done.history) == 3
+    model = load_checkpoint(tmp_path / "a.safetensors")
+    rows = np.flatnonzero(~data.labels.train)
+    with torch.inference_mode():
+        scores = model(torch.from_numpy(data.pixels(rows))).numpy().mean(axis=1)
+    assert agreement(scores, data.labels.scores[rows]) == pytest.approx(
+        (done.best.srcc["ensemble"], done.best.plcc["ensemble"], done.best.rmse["ensemble"]), abs=1e-5
+    )
+    log = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in log] == ["1", "2", "3"]
+    assert float(log[0]["loss"]) == pytest.approx(done.history[0].loss, rel=1e-4)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.png", "a.safetensors"]
+
+
+def test_resuming_changes_nothing(data: Dataset, tmp_path: Path) -> None:
+    whole = train(data, SMALL, folder(tmp_path / "whole.safetensors"), start([]))
+
+    class Killed(Exception):
+        pass
+
+    def kill(line: str) -> None:
+        if line.startswith("epoch 2"):
+            raise Killed  # epoch 2 is done but not kept: it has to be done again
+
+    part = tmp_path / "part.safetensors"
+    with pytest.raises(Killed):
+        train(data, SMALL, folder(part), start([]), say=kill)
+    with pytest.raises(DifferentRun, match="--resume continues"):
+        folder(part)
+    with pytest.raises(DifferentRun, match=r"rate: 0\.0003 there, 0\.01 now"):
+        train(data, dataclasses.replace(SMALL, rate=0.01), folder(part, resume=True), start([]), resume=True)
+    resumed = train(data, SMALL, folder(part, resume=True), start([]), resume=True)
+    assert resumed.history == whole.history
+    assert part.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    with pytest.raises(DifferentRun, match="nothing to resume"):
+        folder(part, resume=True)
+    with pytest.raises(DifferentRun, match="exists already"):
+        folder(part)
+
+
+def test_one_member_alone_and_both_again(data: Dataset, tmp_path: Path) -> None:
+    first, second = (
+        train(
+            data,
+            dataclasses.replace(SMALL, epochs=1, members=(name,)),
+            folder(tmp_path / f"{name}.safetensors"),
+            start([]),
+        )
+        for name in MEMBERS
+    )
+    assert list(first.best.srcc) == [MEMBERS[0]]
+    files = [Path(first.output), Path(second.output)]
+    with pytest.raises(EngineError, match="not a checkpoint of this ensemble"):
+        load_checkpoint(files[0])
+    begun = start(files)
+    assert begun.given == set(begun.model.state_dict())
+    # With the other member given, the output has both, the other one untouched.
+    train(data, dataclasses.replace(SMALL, epochs=1, members=MEMBERS[:1]), folder(tmp_path / "c.safetensors"), begun)
+    both, other = load_file(tmp_path / "c.safetensors"), load_file(files[1])
+    assert all(torch.equal(both[name], other[name]) for name in other)
+    load_checkpoint(tmp_path / "c.safetensors")
+
+
+def test_a_backbone_goes_to_its_member_and_its_classifier_nowhere(tmp_path: Path) -> None:
+    from torchvision.models import mobilenet_v3_small, shufflenet_v2_x1_0
+
+    for index, network in enumerate((mobilenet_v3_small(weights=None), shufflenet_v2_x1_0(weights=None))):
+        file = tmp_path / "b.safetensors"
+        save_file(network.state_dict(), file)
+        given = start([file]).given
+        assert given
+        assert all(name.startswith(f"members.{MEMBERS[index]}.features.") for name in given)
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(EngineError, match="neither a checkpoint nor a backbone"):
+        start([file])
+    file.write_text("weights")
+    with pytest.raises(EngineError, match="not a safetensors file"):
+        start([file])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(data: Dataset) -> None:
+    labels = dataclasses.replace(data.labels, weights=np.full_like(data.labels.weights, np.inf))
     model = Ensemble()
-    model.load_state_dict(load_file(tmp_path / "a.safetensors"))
-    val = np.flatnonzero(data.splits == "val")
-    assert agreement(predict(model, data.images[val]), data.labels[val]) == reached
+    trainer = Trainer(dataclasses.replace(data, labels=labels), SMALL, model, torch.device("cpu"))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with pytest.raises(RunError, match=r"epoch 1, step 1 of \d+: the loss is nan"):
+        trainer.epoch(1)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
-def test_a_label_that_is_not_a_number_stops_the_training(pool: Path, tmp_path: Path) -> None:
-    data = load_pool(pool)
-    spoiled = Pool(data.images, np.full_like(data.labels, np.nan), data.splits)
-    with pytest.raises(FloatingPointError, match="epoch 0, step 0"):
-        fit(spoiled, tmp_path / "x.safetensors", Recipe(epochs=1, batch=16))
-    assert not (tmp_path / "x.safetensors").exists()
+def test_early_stop(data: Dataset, tmp_path: Path) -> None:
+    said = list[str]()
+    recipe = dataclasses.replace(SMALL, epochs=30, rate=1e-9, ema=0, patience=1)
+    done = train(data, recipe, folder(tmp_path / "a.safetensors"), start([]), say=said.append)
+    assert len(done.history) < 30
+    assert "stopped early" in said[-1]
+    assert done.best == best_of(done.history)
+
+
+def test_the_best_epoch_is_the_one_with_the_most_merit() -> None:
+    epochs = [
+        Epoch(i + 1, 0, 0, {"ensemble": s}, {"ensemble": p}, {}) for i, (s, p) in enumerate([(0.8, 0.9), (0.9, 0.85)])
+    ]
+    assert best_of(epochs).number == 2
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+def test_the_rate_rises_and_falls(data: Dataset, schedule: str) -> None:
+    recipe = dataclasses.replace(SMALL, epochs=20, warmup=0.1, schedule=schedule)
+    trainer = Trainer(data, recipe, Ensemble(), torch.device("cpu"))
+    rates = np.array([trainer.rate(step) for step in range(trainer.steps * 20)])
+    assert rates.argmax() == round(0.1 * len(rates)) - 1
+    assert rates.max() == pytest.approx(recipe.rate)
+    assert (np.diff(rates[rates.argmax() :]) <= 0).all()
+    assert rates[-1] <= recipe.rate / 99
 
 
 def test_augmentation_shifts_and_mirrors_only() -> None:
-    out = augment(np.stack([FACE] * 8), np.random.default_rng(0))
-    assert out.shape == (8, *FACE.shape)
+    images = torch.from_numpy(np.stack([FACE] * 8))
+    out = augment(images, 0.04, np.random.default_rng(0)).numpy()
+    assert out.shape == images.shape
+    margin = round(FACE.shape[0] * 0.04)
+    inner = FACE[2 * margin : -2 * margin, 2 * margin : -2 * margin]
     for image in out:
-        assert np.abs(image.mean(axis=(0, 1)) - FACE.mean(axis=(0, 1))).max() < 8
+        views = (image, image[:, ::-1])
+        shifts = [(y, x) for y in range(-margin, margin + 1) for x in range(-margin, margin + 1)]
+        assert any(
+            np.array_equal(
+                view[2 * margin - y : view.shape[0] - 2 * margin - y, 2 * margin - x : view.shape[1] - 2 * margin - x],
+                inner,
+            )
+            for view in views
+            for y, x in shifts
+        )
     assert len({image.tobytes() for image in out}) > 4
+
+
+def test_weights_count(data: Dataset) -> None:
+    from fiqa_trt.training.losses import MSECorrLoss
+
+    x, y = torch.tensor([0.1, 0.4, 0.3, 0.9]), torch.tensor([0.2, 0.3, 0.5, 0.7])
+    repeated = MSECorrLoss()(x[[0, 1, 2, 2, 2, 3]], y[[0, 1, 2, 2, 2, 3]])
+    assert MSECorrLoss()(x, y, torch.tensor([1.0, 1, 3, 1])) == pytest.approx(float(repeated), abs=1e-6)
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(group, ["train", *map(str, arguments)])
+    if isinstance(done.exception, FiqaError):
+        return done.exception.exit_code, str(done.exception)
+    return done.exit_code, done.output
+
+
+def test_the_command(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    command = [sys.executable, "-m", "fiqa_trt", "train", str(table), "-o", str(out), "--epochs", "1", "--rate", "1e-5"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert result["skipped"] == 2
+    assert "left out: " in done.stderr
+    assert "epoch 1: loss" in done.stderr
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    assert "--restart replaces it" in again.stderr
+
+
+def test_mistakes_of_the_command(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    for arguments, message in {
+        (table, "-o", tmp_path / "m.pt"): ".safetensors",
+        (table, "-o", tmp_path / "no" / "m.safetensors"): "no folder",
+        (table, "-o", out, "--resume"): "nothing to resume",
+        (table, "-o", out, "--resume", "--restart"): "either",
+        (table, "-o", out, "--epochs", 0): "epochs = 0",
+        (table, "-o", out, "--init", tmp_path / "gone.safetensors"): "gone.safetensors",
+        (table, "-o", out, "--device", "tpu"): "--device tpu",
+        (table, "-o", out, "--config", tmp_path / "c.toml"): "c.toml",
+        (tmp_path / "gone.csv", "-o", out): "gone.csv",
+    }.items():
+        code, text = call(*arguments)
+        assert (code, message in text) == (2, True), text
+    assert not list(tmp_path.glob("m.*"))

@@ -10,7 +10,13 @@ import click
 from fiqa_trt import __version__
 from fiqa_trt.errors import FiqaError
 
-COMMANDS = {"export": "Write a checkpoint as an engine directory (ONNX).", "score": "Score images into one file."}
+COMMANDS = {
+    "score": "Score images into one file.",
+    "eval": "Compare scores with ratings, or with what recognition makes of the images.",
+    "export": "Write a checkpoint as an engine directory (ONNX).",
+    "synthesize": "Make a training set from clean faces.",
+    "train": "Train or fine-tune the ensemble on labelled crops.",
+}
 
 
 class _Commands(click.Group):

@@ -9,7 +9,7 @@ import time
 
 import click
 
-from fiqa_trt.scoring import Progress
+from fiqa_trt.progress import Progress
 
 _BAR_SECONDS = 0.2
 _LINE_SECONDS = 10.0
@@ -18,7 +18,8 @@ _LINE_SECONDS = 10.0
 class ProgressLine:
     """Called with each `Progress`; decides when and how to show it."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, unit: str, *, quiet: bool = False) -> None:
+        self._unit = unit
         self._quiet = quiet
         self._terminal = sys.stderr.isatty()
         self._colour = self._terminal and "NO_COLOR" not in os.environ
@@ -33,7 +34,8 @@ class ProgressLine:
         self._shown = now
         rate = (progress.done - progress.before) / max(now - self._began, 1e-9)
         left = (progress.total - progress.done) / rate if rate else 0.0
-        text = f"{progress.done:,}/{progress.total:,}  {rate:,.0f} images/s  {_clock(left)} left"
+        decimals = 0 if rate >= 10 else 1
+        text = f"{progress.done:,}/{progress.total:,}  {rate:,.{decimals}f} {self._unit}/s  {_clock(left)} left"
         text += f"  {progress.failed:,} failed" if progress.failed else ""
         if not self._terminal:
             click.echo(text, err=True)

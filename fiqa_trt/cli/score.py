@@ -6,21 +6,22 @@ import dataclasses
 import json
 import math
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
+
+from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
     from fiqa_trt.engines import Engine
     from fiqa_trt.scoring import Summary
 
 BEYOND_MAX_FAILED = 3
-INTERRUPTED = 130
 
 
 def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -> Callable[[int], float] | None:
@@ -122,13 +123,10 @@ def command(
         raise click.UsageError("give either INPUT... or --list FILE")
 
     from fiqa_trt import scoring
-    from fiqa_trt.cli.progress import ProgressLine
     from fiqa_trt.engines import open_engine
     from fiqa_trt.sources import Source
 
-    def say(message: str) -> None:
-        if not quiet:
-            click.echo(message, err=True)
+    say = speaker(quiet)
 
     def opened() -> Engine:
         found = open_engine(device, precision, engine, batch_size, say)
@@ -138,34 +136,21 @@ def command(
 
     # Pillow warns of many a damaged file; its row says what matters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = scoring.Options(workers or len(os.sched_getaffinity(0)), max_pixels, unit_size, restart)
-    bar = ProgressLine(quiet=quiet)
-    try:
+    bar = ProgressLine("images", quiet=quiet)
+    with interruptible(bar, "run the same command again to resume"):
         if retry_failed is not None:
             summary = scoring.retry_failed(retry_failed, opened, options, bar, say)
         else:
             assert output is not None
             source = Source(inputs, list_file, all_files, limit)
             summary = scoring.score_dataset(source, output, opened, options, bar, say)
-    except KeyboardInterrupt:
-        bar.end()
-        _interrupted()
-    finally:
-        bar.end()
     say(describe(summary))
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(summary), "failed": summary.failed}))
     if summary.failed == summary.images or (max_failed is not None and summary.failed > max_failed(summary.images)):
         say(f"fiqa-trt: {summary.failed:,} of {summary.images:,} rows failed")
         sys.exit(BEYOND_MAX_FAILED)
-
-
-def _interrupted() -> NoReturn:
-    """Leave at once: finished units are safe, and a thread that hangs on a dead disk must not hold us back."""
-    click.echo("fiqa-trt: interrupted; run the same command again to resume", err=True)
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
 
 
 def describe(summary: Summary) -> str:

@@ -12,7 +12,7 @@ from fiqa_trt.errors import EngineError
 RELEASED = Path(__file__).parent.parent / "weights"
 CHECKPOINT = RELEASED / "ensemble.safetensors"
 
-__all__ = ["CHECKPOINT", "PRECISIONS", "RELEASED", "Engine", "EngineInfo", "Manifest", "open_engine"]
+__all__ = ["CHECKPOINT", "PRECISIONS", "RELEASED", "Engine", "EngineInfo", "Manifest", "choose_device", "open_engine"]
 
 
 def open_engine(
@@ -34,14 +34,12 @@ def open_engine(
     Raises:
         EngineError: what was asked for cannot be had here.
     """
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
-        raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, …")
+    _check_device(device)
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"--precision {precision}: it is one of auto, {', '.join(PRECISIONS)}")
     if engine not in ("auto", "openvino", "torch") and not Path(engine).is_dir():
         raise EngineError(f"--engine {engine}: no such directory; it is auto, openvino, torch or an engine directory")
-    if kind == "auto":
+    if device == "auto":
         device = "cuda" if engine in ("auto", "torch") and precision != "int8" and _usable_gpu(say) else "cpu"
     if engine == "torch" or (engine == "auto" and device.startswith("cuda")):
         from fiqa_trt.engines.torch import TorchEngine
@@ -52,6 +50,28 @@ def open_engine(
     from fiqa_trt.engines.openvino import OpenVinoEngine
 
     return OpenVinoEngine(RELEASED if engine in ("auto", "openvino") else Path(engine), precision, batch)
+
+
+def _check_device(device: str) -> None:
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+        raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, …")
+
+
+def choose_device(device: str, say: Callable[[str], None] = lambda message: None) -> str:
+    """A device for torch: `auto` becomes `cuda` where that can be used, else `cpu`, and `say` hears why.
+
+    Raises:
+        EngineError: not a device, or not one of this machine.
+    """
+    _check_device(device)
+    if device == "auto":
+        return "cuda" if _usable_gpu(say) else "cpu"
+    if device != "cpu":
+        from fiqa_trt.engines.torch import check_cuda
+
+        check_cuda(device)
+    return device
 
 
 def _usable_gpu(say: Callable[[str], None]) -> bool:

@@ -40,6 +40,16 @@ def load_checkpoint(path: Path) -> Ensemble:
     return network.eval()
 
 
+def check_cuda(device: str) -> None:
+    """Raise EngineError unless torch can use this CUDA device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineError(f"--device {device}: torch {torch.__version__} sees no CUDA GPU; use --device cpu or auto")
+    if (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA GPU(s)")
+
+
 class TorchEngine:
     """Eager PyTorch, channels-last, one call at a time in a thread of its own."""
 
@@ -64,12 +74,8 @@ class TorchEngine:
         except ImportError as exc:
             raise EngineError("this engine needs torch: pip install 'fiqa-trt[gpu]'") from exc
         kind = device.partition(":")[0]
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise EngineError(
-                f"--device {device}: torch {torch.__version__} sees no CUDA GPU; use --device cpu or auto"
-            )
-        if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
-            raise EngineError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA GPU(s)")
+        if kind == "cuda":
+            check_cuda(device)
         if precision == "int8" or (precision == "fp16" and kind == "cpu"):
             raise EngineError(f"the torch engine has no {precision} on {kind}; use another --precision or --engine")
         half = kind == "cuda" and precision != "fp32"

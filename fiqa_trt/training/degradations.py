@@ -81,9 +81,9 @@ def soft_face(image: Image, severity: float, rng: Rng) -> Image:
 
 
 def low_resolution(image: Image, severity: float, rng: Rng) -> Image:
-    """Down to between 130 and 14 px and up again, each with a random filter, as a small face that was enlarged."""
+    """Down to between 160 and 12 px and up again, each with a random filter, as a small face that was enlarged."""
     height, width = image.shape[:2]
-    side = _between(130, 14, severity) / 224
+    side = _between(160, 12, severity) / 224
     down, up = _FILTERS[int(rng.integers(5))], _FILTERS[int(rng.integers(4))]
     small = cv2.resize(image, (max(4, round(width * side)), max(4, round(height * side))), interpolation=down)
     return np.asarray(cv2.resize(small, (width, height), interpolation=up), np.uint8)
@@ -130,16 +130,16 @@ def _recode(image: Image, suffix: str, flags: list[int]) -> Image:
 
 
 def jpeg(image: Image, severity: float, rng: Rng) -> Image:
-    """JPEG of quality 70 to 3, with or without chroma subsampling."""
-    quality = round(_between(70, 3, severity))
+    """JPEG of quality 85 to 3, with or without chroma subsampling."""
+    quality = round(_between(85, 3, severity))
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if rng.random() < 0.7 else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     return _recode(image, ".jpg", flags)
 
 
 def webp(image: Image, severity: float, rng: Rng) -> Image:
-    """WebP of quality 60 to 1."""
-    return _recode(image, ".webp", [cv2.IMWRITE_WEBP_QUALITY, round(_between(60, 1, severity))])
+    """WebP of quality 75 to 1."""
+    return _recode(image, ".webp", [cv2.IMWRITE_WEBP_QUALITY, round(_between(75, 1, severity))])
 
 
 def low_light(image: Image, severity: float, rng: Rng) -> Image:
@@ -173,12 +173,6 @@ def colour_cast(image: Image, severity: float, rng: Rng) -> Image:
     gains = np.exp(rng.uniform(-1, 1, 3) * severity * 0.9)
     gains /= gains.mean()
     return _uint8(image * gains)
-
-
-def desaturate(image: Image, severity: float, rng: Rng) -> Image:
-    """Faded colours, down to grey."""
-    grey = image @ np.array([0.299, 0.587, 0.114])
-    return _uint8(image * (1 - severity) + grey[..., None] * severity)
 
 
 def haze(image: Image, severity: float, rng: Rng) -> Image:
@@ -232,7 +226,9 @@ def occlusion(image: Image, severity: float, rng: Rng) -> Image:
         else:
             corners = cv2.boxPoints((centre, (2 * half_w, 2 * half_h), angle))
             cv2.fillConvexPoly(mask, np.rint(corners).astype(np.int32), (1,))
-        patch = np.full(image.shape, rng.uniform(0, 255, 3))
+        # Half of the time in a colour of the picture itself, as hands, hair and collars are.
+        own = image[int(rng.integers(height)), int(rng.integers(width))].astype(np.float64)
+        patch = np.full(image.shape, own if rng.random() < 0.5 else rng.uniform(0, 255, 3))
         if rng.random() < 0.5:
             texture = rng.normal(0, 40, (int(rng.integers(2, 40)),) * 2 + (3,)).astype(np.float32)
             patch = patch + cv2.resize(texture, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -266,7 +262,7 @@ def interlace(image: Image, severity: float, rng: Rng) -> Image:
 FAMILIES: dict[str, Degradation] = {
     function.__name__: function
     for function in (
-        occlusion, uneven_light, haze, over_exposure, low_contrast, colour_cast, desaturate,
+        occlusion, uneven_light, haze, over_exposure, low_contrast, colour_cast,
         soft_face, defocus_blur, motion_blur, gaussian_blur, low_light, sensor_noise, gaussian_noise, salt_and_pepper,
         interlace, over_smooth, median_smear, over_sharpen, posterise, low_resolution, pixelate,
         low_resolution_jpeg, webp, jpeg,
@@ -274,15 +270,28 @@ FAMILIES: dict[str, Degradation] = {
 }  # fmt: skip
 
 
-def draw_chain(rng: Rng, families: tuple[str, ...] = tuple(FAMILIES)) -> list[tuple[str, float]]:
-    """None to three families with severities, in order of application.
+_SECOND_ORDER = (
+    ("gaussian_blur", "motion_blur", "defocus_blur"),
+    ("low_resolution",),
+    ("gaussian_noise", "sensor_noise"),
+    ("jpeg", "webp"),
+)
 
-    One image in sixteen stays clean; the severities are uniform for one degradation and lean to the mild side for
-    several, so that the labels are broad.
+
+def draw_chain(rng: Rng) -> list[tuple[str, float]]:
+    """Families with severities, in order of application.
+
+    One image in sixteen stays clean. One in seven gets second-order degradations as in Real-ESRGAN: blur, resampling,
+    noise and compression, twice, all mild. The others get one to three families, with severities that are uniform for
+    one and lean to the mild side for several, so that the labels are broad.
     """
-    count = int(rng.choice(4, p=[0.06, 0.40, 0.32, 0.22]))
-    chosen = sorted(rng.choice(len(families), count, replace=False).tolist())
-    return [(families[i], float(max(rng.random() ** (1 + 0.35 * (count - 1)), 0.01))) for i in chosen]
+    if rng.random() < 0.14:
+        kinds = [kind for _ in range(2) for kind in _SECOND_ORDER if rng.random() < 0.8]
+        return [(str(rng.choice(kind)), float(max(rng.random() ** 1.5 * 0.7, 0.01))) for kind in kinds]
+    count = int(rng.choice(4, p=[0.07, 0.45, 0.30, 0.18]))
+    names = list(FAMILIES)
+    chosen = sorted(rng.choice(len(names), count, replace=False).tolist())
+    return [(names[i], float(max(rng.random() ** (1 + 0.35 * (count - 1)), 0.01))) for i in chosen]
 
 
 def apply_chain(image: Image, chain: list[tuple[str, float]], rng: Rng) -> Image:

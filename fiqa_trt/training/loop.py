@@ -1,132 +1,226 @@
-"""Training of the ensemble on a pool: both members jointly, each with its own MSECorrLoss."""
+"""The training itself: steps, moving average, validation. Knows nothing of files; `run.py` keeps its state."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from fiqa_trt.networks import Ensemble, ShuffleNetV2
-from fiqa_trt.spec import MEMBERS
-from fiqa_trt.training.dataset import Pool
+from fiqa_trt.errors import RunError
+from fiqa_trt.networks import Ensemble
+from fiqa_trt.training.dataset import Dataset
 from fiqa_trt.training.losses import MSECorrLoss
+from fiqa_trt.training.recipe import Recipe
+
+ENSEMBLE = "ensemble"
+_CLIP = 5.0
+_VALIDATION_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a training run besides the pool.
+class Epoch:
+    """What an epoch gave.
 
     Attributes:
-        epochs: passes over the `train` split.
-        batch: images in a batch.
-        rate: peak learning rate of the one-cycle schedule (AdamW).
-        decay: weight decay.
-        correlation: lambda of MSECorrLoss.
-        seed: of initialisation, order and augmentation.
-        backbone: ShuffleNetV2 weights to start from, or None.
+        number: from 1.
+        rate: learning rate at its end.
+        loss: mean over its steps.
+        srcc: of each member that is trained, and of their mean if there are several, on the `val` rows.
+        plcc: likewise, raw.
+        rmse: likewise.
     """
 
-    epochs: int = 6
-    batch: int = 32
-    rate: float = 1.5e-3
-    decay: float = 1e-2
-    correlation: float = 0.5
-    seed: int = 0
-    backbone: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """SRCC and PLCC (raw) of each member and of their mean with the labels."""
-
+    number: int
+    rate: float
+    loss: float
     srcc: dict[str, float]
     plcc: dict[str, float]
+    rmse: dict[str, float]
+
+    @property
+    def merit(self) -> float:
+        """SRCC + PLCC of what is trained: what decides which epoch is kept."""
+        last = list(self.srcc)[-1]
+        return self.srcc[last] + self.plcc[last]
 
 
-def augment(images: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Mirror half of the uint8 [N, H, W, 3] crops and shift each by up to 4 %, edges reflected."""
-    out = np.empty_like(images)
-    margin = round(images.shape[1] * 0.04)
-    for index, image in enumerate(images):
-        padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), "reflect")
-        top, left = rng.integers(0, 2 * margin + 1, 2)
-        view = padded[top : top + image.shape[0], left : left + image.shape[1]]
-        out[index] = view[:, ::-1] if rng.random() < 0.5 else view
-    return out
+def augment(images: Tensor, shift: float, rng: np.random.Generator) -> Tensor:
+    """Mirror half of the uint8 [N, S, S, 3] crops and shift each by up to `shift` of its side, edges reflected."""
+    count, size = images.shape[:2]
+    margin = round(size * shift)
+    offsets = rng.integers(-margin, margin + 1, (2, count, 1))
+    lines = np.abs(np.arange(size) + offsets)
+    rows, columns = np.where(lines < size, lines, 2 * (size - 1) - lines)
+    mirrored = rng.random((count, 1)) < 0.5
+    columns = np.where(mirrored, columns[:, ::-1], columns)
+    index = [torch.from_numpy(np.ascontiguousarray(axis)).to(images.device) for axis in (rows, columns)]
+    each = torch.arange(count, device=images.device)
+    return images[each[:, None, None], index[0][:, :, None], index[1][:, None, :]]
 
 
-def predict(model: Ensemble, images: npt.NDArray[np.uint8], batch: int = 32) -> npt.NDArray[np.float32]:
-    """Member scores, float32 [N, members], of uint8 [N, 224, 224, 3] crops."""
-    model.eval()
-    with torch.inference_mode():
-        parts = [model(torch.from_numpy(np.array(images[i : i + batch]))) for i in range(0, len(images), batch)]
-    return np.asarray(torch.cat(parts).numpy(), np.float32)
+def agreement(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> tuple[float, float, float]:
+    """SRCC, PLCC and RMSE of scores [N] with labels [N]; both correlations 0 for constant scores, as at the start."""
+    rmse = float(np.sqrt(np.mean((scores - labels) ** 2)))
+    if np.ptp(scores) < 1e-5:
+        return 0.0, 0.0, rmse
+    return float(stats.spearmanr(scores, labels).statistic), float(stats.pearsonr(scores, labels).statistic), rmse
 
 
-def agreement(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> Agreement:
-    """How well member scores [N, members] follow labels [N]; 0 for a constant one, as at the start of a training."""
-    columns = {name: scores[:, index] for index, name in enumerate(MEMBERS)} | {"ensemble": scores.mean(axis=1)}
-    constant = {name for name, values in columns.items() if np.ptp(values) < 1e-5}
-    return Agreement(
-        {n: 0.0 if n in constant else float(stats.spearmanr(v, labels).statistic) for n, v in columns.items()},
-        {n: 0.0 if n in constant else float(stats.pearsonr(v, labels).statistic) for n, v in columns.items()},
-    )
+class Trainer:
+    """Trains the members that the recipe names, each with its own MSECorrLoss, and their mean with another."""
 
+    def __init__(self, dataset: Dataset, recipe: Recipe, model: Ensemble, device: torch.device) -> None:
+        """Takes over `model`.
 
-def fit(pool: Pool, out: Path, recipe: Recipe) -> Agreement:
-    """Train on the pool's `train` split and write the ensemble to `out` (safetensors) after each epoch.
+        Args:
+            dataset: rows and pixels.
+            recipe: how to train.
+            model: with its initial weights.
+            device: where to train.
+        """
+        self.dataset, self.recipe, self.device = dataset, recipe, device
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trained = nn.ModuleDict({name: model.members[name] for name in recipe.members})
 
-    Returns the agreement on the `val` split after the last epoch; prints it after each.
+        def average(mean: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+            # The plain mean at first, so that short trainings do not stay near their beginning.
+            return mean + (new - mean) * max(1 - recipe.ema, 1 - (1 + float(count)) / (10 + float(count)))
 
-    Raises:
-        FloatingPointError: the loss is not finite; the step and the value are named.
-    """
-    from safetensors.torch import load_file, save_file
+        self.averaged = AveragedModel(self.trained, avg_fn=average, use_buffers=True)
+        self.optimizer = torch.optim.AdamW(self.trained.parameters(), recipe.rate, weight_decay=recipe.decay)
+        self.criterion = MSECorrLoss(recipe.correlation, recipe.mse)
+        self.rows = {side: np.flatnonzero(dataset.labels.train == (side == "train")) for side in ("train", "val")}
+        self.steps = max(1, len(self.rows["train"]) // recipe.batch)
+        auto = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self._autocast = recipe.precision == "bf16" or (recipe.precision == "auto" and auto)
 
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    model = Ensemble().to(memory_format=torch.channels_last)
-    if recipe.backbone:
-        shufflenet = model.members[MEMBERS[1]]
-        assert isinstance(shufflenet, ShuffleNetV2)
-        shufflenet.load_backbone(load_file(recipe.backbone))
-    criterion = MSECorrLoss(recipe.correlation)
-    train, val = np.flatnonzero(pool.splits == "train"), np.flatnonzero(pool.splits == "val")
-    steps = len(train) // recipe.batch
-    optimizer = torch.optim.AdamW(model.parameters(), recipe.rate, weight_decay=recipe.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps * recipe.epochs)
-    reached = Agreement({}, {})
-    for epoch in range(recipe.epochs):
-        began, total = time.monotonic(), 0.0
-        model.train()
-        order = rng.permutation(train)
-        for step in range(steps):
-            chosen = np.sort(order[step * recipe.batch : (step + 1) * recipe.batch])
-            images, labels = augment(pool.images[chosen], rng), torch.from_numpy(pool.labels[chosen])
-            scores: Tensor = model(torch.from_numpy(images))
-            loss = sum(
-                (criterion(scores[:, i], labels) for i in range(len(MEMBERS))), criterion(scores.mean(1), labels)
-            )
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at epoch {epoch}, step {step}")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
-            if step % 50 == 0:
-                print(f"epoch {epoch} step {step}/{steps} loss {total / (step + 1):.4f}", flush=True)
-        reached = agreement(predict(model, pool.images[val]), pool.labels[val])
-        seconds = time.monotonic() - began
-        print(json.dumps({"epoch": epoch, "seconds": round(seconds), **dataclasses.asdict(reached)}), flush=True)
-        partial = out.with_suffix(".tmp")
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
-        partial.replace(out)
-    return reached
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0 over all epochs."""
+        total = self.steps * self.recipe.epochs
+        warm = max(1, round(self.recipe.warmup * total))
+        if step < warm:
+            return self.recipe.rate * (step + 1) / warm
+        progress = (step - warm) / max(1, total - warm)
+        if self.recipe.schedule == "step":
+            return float(self.recipe.rate * 0.1 ** math.floor(3 * progress))
+        return self.recipe.rate * (1 + math.cos(math.pi * progress)) / 2
+
+    def _scores(self, members: nn.ModuleDict, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            normalised = self.model.normalise(images)
+            return torch.stack([member(normalised).float() for member in members.values()], dim=1)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Augmented images, labels and weights of each step; the next one is read while the last is trained on."""
+        rng = np.random.default_rng([self.recipe.seed, epoch])
+        labels = self.dataset.labels
+
+        def read(rows: npt.NDArray[np.int64], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+            pixels = torch.from_numpy(self.dataset.pixels(rows)).to(self.device)
+            images = augment(pixels, self.recipe.shift, np.random.default_rng(seed))
+            targets, weights = (torch.from_numpy(v[rows]).to(self.device) for v in (labels.scores, labels.weights))
+            return images, targets, weights
+
+        chosen = np.array_split(rng.permutation(self.rows["train"]), self.steps)
+        seeds = rng.integers(0, 2**63, self.steps)
+        with ThreadPoolExecutor(1, "read") as reader:
+            ahead: Future[tuple[Tensor, Tensor, Tensor]] = reader.submit(read, np.sort(chosen[0]), int(seeds[0]))
+            for step in range(self.steps):
+                batch = ahead.result()
+                if step + 1 < self.steps:
+                    ahead = reader.submit(read, np.sort(chosen[step + 1]), int(seeds[step + 1]))
+                yield batch
+
+    def epoch(self, number: int, report: Callable[[int], None] = lambda done: None) -> Epoch:
+        """Train for an epoch and validate. The result depends on the state and on `number` alone.
+
+        Args:
+            number: from 1.
+            report: called after every step with the number of images done in this epoch and those before.
+
+        Raises:
+            RunError: a loss or a gradient is not finite; the weights are as they were before that step.
+        """
+        torch.manual_seed(self.recipe.seed * 100_003 + number)
+        self.trained.train()
+        total, rate, done = 0.0, 0.0, (number - 1) * len(self.rows["train"])
+        for step, (images, labels, weights) in enumerate(self._batches(number)):
+            rate = self.rate((number - 1) * self.steps + step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            scores = self._scores(self.trained, images)
+            columns = [*scores.unbind(1), scores.mean(1)] if scores.shape[1] > 1 else scores.unbind(1)
+            loss = torch.stack([self.criterion(column, labels, weights) for column in columns]).sum()
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(self.trained.parameters(), _CLIP)
+            value = float(loss.detach())
+            if not (math.isfinite(value) and math.isfinite(float(norm))):
+                raise RunError(
+                    f"epoch {number}, step {step + 1} of {self.steps}: the loss is {value:g} and its gradient "
+                    f"{float(norm):g}; lower the learning rate ({self.recipe.rate:g}) or train in fp32"
+                )
+            self.optimizer.step()
+            self.averaged.update_parameters(self.trained)
+            total += value
+            done += len(images)
+            report(done)
+        return self._validate(number, rate, total / self.steps)
+
+    def predict(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Scores of the averaged weights, float32 [len(rows), trained members]."""
+        members = self.averaged.module
+        assert isinstance(members, nn.ModuleDict)
+        members.eval()
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(rows), _VALIDATION_BATCH):
+                pixels = self.dataset.pixels(rows[start : start + _VALIDATION_BATCH])
+                parts.append(self._scores(members, torch.from_numpy(pixels).to(self.device)).cpu().numpy())
+        return np.concatenate(parts).astype(np.float32)
+
+    def _validate(self, number: int, rate: float, loss: float) -> Epoch:
+        rows = self.rows["val"]
+        scores, labels = self.predict(rows), self.dataset.labels.scores[rows]
+        columns = dict(zip(self.recipe.members, scores.T, strict=True))
+        if len(columns) > 1:
+            columns[ENSEMBLE] = scores.mean(axis=1)
+        srcc, plcc, rmse = zip(*(agreement(values, labels) for values in columns.values()), strict=True)
+        measures = [dict(zip(columns, map(float, values), strict=True)) for values in (srcc, plcc, rmse)]
+        return Epoch(number, rate, loss, *measures)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights of the trained members, under the names that they have in the ensemble."""
+        members = self.averaged.module
+        return {f"members.{name}": value.detach().clone() for name, value in members.state_dict().items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything but the epoch's number that the next epoch depends on, as tensors."""
+        tensors = {f"model.{name}": value for name, value in self.trained.state_dict().items()}
+        tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Go back to a `state`."""
+        part: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            part[kind][rest] = value
+        self.trained.load_state_dict(part["model"])
+        self.averaged.load_state_dict(part["averaged"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in part["optimizer"].items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -6,35 +6,47 @@ import torch
 from torch import Tensor, nn
 
 
-def pearson(prediction: Tensor, target: Tensor, floor: float = 1e-3) -> Tensor:
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+
+
+def pearson(prediction: Tensor, target: Tensor, weights: Tensor | None = None, floor: float = 1e-3) -> Tensor:
     """Pearson correlation of two [N] tensors as a scalar in [-1, 1], computed in float32 or better.
 
     Standard deviations below `floor` count as `floor`: the correlation of a constant batch, or of a single value, is 0,
     and the gradient stays below 1 / (N * floor) where the correlation itself would be ill-conditioned.
+
+    Args:
+        prediction: [N].
+        target: [N].
+        weights: [N], not negative and not all 0, of each pair; None counts all alike.
+        floor: of the standard deviations.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     x, y = prediction.to(dtype), target.to(dtype)
-    x, y = x - x.mean(), y - y.mean()
+    x, y = x - _mean(x, weights), y - _mean(y, weights)
     # Clamped before the root, whose own gradient at 0 is infinite.
-    deviations = [(v * v).mean().clamp(min=floor * floor).sqrt() for v in (x, y)]
-    return (x * y).mean() / (deviations[0] * deviations[1])
+    deviations = [_mean(v * v, weights).clamp(min=floor * floor).sqrt() for v in (x, y)]
+    return _mean(x * y, weights) / (deviations[0] * deviations[1])
 
 
 class MSECorrLoss(nn.Module):
-    """MSE + `weight` * (1 - r) over a batch.
+    """`mse` * MSE + `weight` * (1 - r) over a batch.
 
     Args:
         weight: lambda. The paper does not publish its value; ours is 0.5, chosen on the `val` split.
+        mse: 1 in the paper; 0 leaves the correlation alone, for comparison.
     """
 
-    def __init__(self, weight: float = 0.5) -> None:
+    def __init__(self, weight: float = 0.5, mse: float = 1.0) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"the weight of the correlation term must not be negative, got {weight}")
+        if weight < 0 or mse < 0 or weight + mse == 0:
+            raise ValueError(f"the weights of the two terms must not be negative, nor both 0: got {weight} and {mse}")
         self.weight = weight
+        self.mse = mse
 
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Loss of two tensors of the same shape [N], N >= 1, as a scalar."""
+    def forward(self, prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Loss of two tensors of the same shape [N], N >= 1, as a scalar; `weights` as in `pearson`."""
         dtype = torch.promote_types(prediction.dtype, torch.float32)
-        mse = nn.functional.mse_loss(prediction.to(dtype), target.to(dtype))
-        return mse + self.weight * (1 - pearson(prediction, target))
+        mse = _mean((prediction.to(dtype) - target.to(dtype)) ** 2, weights)
+        return self.mse * mse + self.weight * (1 - pearson(prediction, target, weights))

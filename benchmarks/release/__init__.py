@@ -1,0 +1,1 @@
+"""How the released checkpoint was made and measured; see `docs/model-card.md`."""

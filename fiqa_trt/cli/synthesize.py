@@ -1,0 +1,85 @@
+"""`fiqa-trt synthesize`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import click
+
+from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.progress import ProgressLine
+from fiqa_trt.errors import InputError
+from fiqa_trt.sources import Source
+
+_NONE = "none"
+
+
+@click.command(short_help="Make a training set from clean faces.")
+@click.argument("inputs", metavar="IMAGES...", nargs=-1, type=click.Path())
+@click.option(
+    "-o", "--output", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Crops and labels.csv."
+)
+@click.option(
+    "--list",
+    "list_file",
+    metavar="FILE",
+    type=click.Path(),
+    help=".csv or .parquet: column path; optional group, split, quality and face_x, face_y, face_w, face_h.",
+)
+@click.option("--per-face", type=click.IntRange(1, 1000), default=5, show_default=True, help="Crops of each image.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--reference",
+    metavar="FILE|none",
+    help="Checkpoint that rates the undamaged crops; none: all are perfect.  [default: the released one]",
+)
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes.  [default: one a core]")
+@click.option("--restart", is_flag=True, help="Forget what DIR holds.")
+@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
+def command(
+    inputs: tuple[str, ...],
+    output: Path,
+    list_file: str | None,
+    per_face: int,
+    seed: int,
+    reference: str | None,
+    workers: int | None,
+    restart: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Degrade crops of clean faces in many ways and label each with what is left of it.
+
+    Labels are full-reference metrics (FSIM, VSI, HaarPSI, VIF) against the undamaged crop, as ranks, times how good the
+    undamaged crop was. `fiqa-trt train` reads the result. An interrupted run goes on when the same command is given
+    again.
+
+    \b
+    Examples:
+      fiqa-trt synthesize /portraits -o set
+      fiqa-trt synthesize --list faces.csv -o set --per-face 8 --seed 1
+    """
+    if bool(inputs) == bool(list_file):
+        raise click.UsageError("give either IMAGES... or --list FILE")
+    from fiqa_trt.engines import CHECKPOINT
+
+    try:
+        from fiqa_trt.training.synthesis import read_faces, synthesize
+    except ImportError as exc:
+        raise InputError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
+    checkpoint = None if reference == _NONE else Path(reference) if reference else CHECKPOINT
+    say, bar = speaker(quiet), ProgressLine("images", quiet=quiet)
+    with interruptible(bar, "run the same command again to resume"):
+        faces = read_faces(Source(inputs, list_file))
+        count = workers or len(os.sched_getaffinity(0))
+        made = synthesize(faces, output, per_face, seed, checkpoint, count, restart=restart, report=bar)
+    for line in made.failed[:10]:
+        say(f"left out: {line}")
+    say(f"{made.crops:,} crops of {len(faces) - len(made.failed):,} images, {len(made.failed):,} left out")
+    say(f"written to {made.table}")
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(made)))

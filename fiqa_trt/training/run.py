@@ -1,0 +1,284 @@
+"""A training as a run: what it starts from, its state beside the output, its log and curves, and the checkpoint.
+
+`<output>.training/` holds `state.safetensors` (weights, moving average, optimizer and, as metadata, the history and the
+run's fingerprint), `best.safetensors` and, unless another place was given, the decoded images. Each epoch replaces the
+state in one step, so a kill costs at most an epoch. When the training is over the checkpoint, its `.csv` and its
+`.png` stand under their names and the folder is gone.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fiqa_trt.errors import DifferentRun, EngineError, InputError, OutputError
+from fiqa_trt.networks import Ensemble
+from fiqa_trt.parquet import Fingerprint, atomic, refuse_difference
+from fiqa_trt.progress import Progress
+from fiqa_trt.spec import MEMBERS
+from fiqa_trt.training.dataset import Dataset
+from fiqa_trt.training.loop import Epoch, Trainer
+from fiqa_trt.training.recipe import Recipe
+
+_FINGERPRINT = "fingerprint"
+_HISTORY = "history"
+_CLASSIFIERS = ("fc", "classifier")  # of a backbone: for other classes than ours, so left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training gave.
+
+    Attributes:
+        output: the checkpoint.
+        best: the epoch whose weights it holds.
+        history: all epochs.
+        skipped: rows that were left out because their image could not be decoded.
+    """
+
+    output: str
+    best: Epoch
+    history: list[Epoch]
+    skipped: int
+
+
+class TrainingFolder:
+    """The state of a training beside its output."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.path = output.with_name(output.name + ".training")
+        self.state = self.path / "state.safetensors"
+        self.best = self.path / "best.safetensors"
+
+    def prepare(self, *, resume: bool, restart: bool) -> None:
+        """Refuse what would lose an earlier training.
+
+        Raises:
+            OutputError: the output cannot be written there.
+            DifferentRun: something is there and neither `resume` nor `restart` says what to do with it, or there is
+                nothing to resume.
+        """
+        folder = self.output.parent
+        if self.output.suffix != ".safetensors":
+            raise OutputError(f"a checkpoint is a .safetensors file: name {self.output} so")
+        if not folder.is_dir() or self.output.is_dir():
+            raise OutputError(f"cannot write {self.output}: {folder} is no folder, or it is one itself")
+        if restart:
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif resume and not self.state.exists():
+            raise DifferentRun(f"nothing to resume: {self.state} does not exist")
+        elif self.state.exists() and not resume:
+            raise DifferentRun(f"{self.path} holds an unfinished training; --resume continues it, --restart forgets it")
+        elif self.output.exists() and not resume:
+            raise DifferentRun(f"{self.output} exists already; --restart replaces it, or choose another -o")
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as exc:
+            raise OutputError(f"cannot write {self.path}: {exc.strerror}") from exc
+
+    def read(self, fingerprint: Fingerprint, trainer: Trainer) -> list[Epoch]:
+        """Bring the trainer back to the last finished epoch; returns the history so far.
+
+        Raises:
+            DifferentRun: the state belongs to another training; the difference is named.
+            InputError: the state is damaged.
+        """
+        try:
+            with safe_open(self.state, "pt") as file:
+                metadata = file.metadata()
+            recorded = json.loads(metadata[_FINGERPRINT])
+            history = [Epoch(**epoch) for epoch in json.loads(metadata[_HISTORY])]
+            tensors = load_file(self.state)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as exc:
+            raise InputError(f"{self.state} cannot be read ({exc}); --restart begins anew") from exc
+        refuse_difference(str(self.path), recorded, fingerprint)
+        trainer.load_state(tensors)
+        return history
+
+    def write(self, fingerprint: Fingerprint, trainer: Trainer, history: list[Epoch]) -> None:
+        """Keep the state after an epoch. Raises RunError if the disk does not take it."""
+        epochs = json.dumps([dataclasses.asdict(epoch) for epoch in history])
+        with atomic(self.state) as temporary:
+            save_file(trainer.state(), temporary, {_FINGERPRINT: json.dumps(fingerprint), _HISTORY: epochs})
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a training begins with.
+
+    Attributes:
+        model: the ensemble.
+        given: names of the tensors that came from files; the others are random.
+        digest: of those files.
+    """
+
+    model: Ensemble
+    given: frozenset[str]
+    digest: str
+
+
+def start(init: Sequence[Path], seed: int = 0) -> Start:
+    """The ensemble to begin with.
+
+    Args:
+        init: checkpoints of this ensemble, of one member of it, or backbones with torchvision's names (ShuffleNetV2 or
+            MobileNetV3-Small); later ones win.
+        seed: initialises the rest.
+
+    Raises:
+        EngineError: a file that is none of these.
+    """
+    torch.manual_seed(seed)
+    model = Ensemble()
+    given = set[str]()
+    for path in init:
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as exc:
+            raise EngineError(f"--init {path}: not a safetensors file ({str(exc).splitlines()[0]})") from exc
+        named = _named(tensors, model)
+        if not named:
+            raise EngineError(f"--init {path}: neither a checkpoint nor a backbone of {' or '.join(MEMBERS)}")
+        try:
+            model.load_state_dict(named, strict=False)
+        except RuntimeError as exc:
+            raise EngineError(f"--init {path}: {str(exc).splitlines()[-1].strip()}") from exc
+        given |= set(named)
+    return Start(model, frozenset(given), hashlib.sha256(b"".join(path.read_bytes() for path in init)).hexdigest())
+
+
+def _set_heads(begun: Start, mean_score: float) -> None:
+    """New heads predict the mean of the labels at first."""
+    for name in MEMBERS:
+        for part, layer in begun.model.members[name].named_modules():
+            key = f"members.{name}.{part}.bias"
+            if isinstance(layer, nn.Linear) and layer.out_features == 1 and key not in begun.given:
+                nn.init.constant_(layer.bias, math.log(mean_score / (1 - mean_score)))
+
+
+def _named(tensors: dict[str, Tensor], model: Ensemble) -> dict[str, Tensor]:
+    """Tensors of a checkpoint or a backbone by their names in the ensemble; empty if they belong to neither."""
+    known = set(model.state_dict())
+    prefixes = ("", *(f"members.{name}.{inner}" for name in MEMBERS for inner in ("", "features.")))
+    for prefix in prefixes:
+        named = {prefix + name: value for name, value in tensors.items() if name.split(".")[0] not in _CLASSIFIERS}
+        if named and set(named) <= known:
+            return named
+    return {}
+
+
+def train(
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: TrainingFolder,
+    begun: Start,
+    device: str = "cpu",
+    resume: bool = False,
+    report: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Trained:
+    """Train and write the checkpoint of the best epoch, its log and its curves.
+
+    Args:
+        dataset: what to train and validate on.
+        recipe: how.
+        folder: prepared; its output is the checkpoint, the log has the same name with .csv, the curves with .png.
+        begun: of `start`.
+        device: `cpu`, `cuda` or `cuda:i`.
+        resume: go on with the state beside the output.
+        report: receives the number of images done, over all epochs, after every step.
+        say: a line after every epoch.
+
+    Raises:
+        DifferentRun: the state belongs to another training.
+        RunError: the loss is not finite, or the disk is full; the epochs before are kept for `resume`.
+    """
+    output = folder.output
+    _set_heads(begun, float(np.clip(dataset.labels.scores.mean(), 0.01, 0.99)))
+    untouched = {
+        name: value.clone()
+        for name, value in begun.model.state_dict().items()
+        if name in begun.given and name.split(".")[1] not in recipe.members
+    }
+    trainer = Trainer(dataset, recipe, begun.model, torch.device(device))
+    fingerprint: Fingerprint = {name: str(value) for name, value in dataclasses.asdict(recipe).items()}
+    fingerprint["labels"] = dataset.labels.digest()
+    fingerprint["init"] = begun.digest
+    history = folder.read(fingerprint, trainer) if resume else []
+    total = len(trainer.rows["train"]) * recipe.epochs
+    before = len(trainer.rows["train"]) * len(history)
+    for number in range(len(history) + 1, recipe.epochs + 1):
+        if _stale(history, recipe):
+            say(f"no better epoch in {recipe.patience}: stopped early")
+            break
+        epoch = trainer.epoch(number, lambda done: report(Progress(done, total, before=before)))
+        history.append(epoch)
+        say(describe(epoch))
+        if best_of(history) is epoch:
+            with atomic(folder.best) as temporary:
+                save_file({**untouched, **{k: v.cpu().contiguous() for k, v in trainer.weights().items()}}, temporary)
+        folder.write(fingerprint, trainer, history)
+        _write_log(output.with_suffix(".csv"), history)
+        _draw(output.with_suffix(".png"), history)
+    with atomic(output) as temporary:
+        shutil.copyfile(folder.best, temporary)
+    shutil.rmtree(folder.path, ignore_errors=True)
+    return Trained(str(output), best_of(history), history, len(dataset.skipped))
+
+
+def best_of(history: Sequence[Epoch]) -> Epoch:
+    """The epoch with the highest SRCC + PLCC; of equals the first."""
+    return max(history, key=lambda epoch: epoch.merit)
+
+
+def _stale(history: list[Epoch], recipe: Recipe) -> bool:
+    return bool(recipe.patience and history and len(history) - best_of(history).number >= recipe.patience)
+
+
+def describe(epoch: Epoch) -> str:
+    """An epoch in a line."""
+    figures = "  ".join(f"{name} {epoch.srcc[name]:.4f}/{epoch.plcc[name]:.4f}" for name in epoch.srcc)
+    return f"epoch {epoch.number}: loss {epoch.loss:.4f}, SRCC/PLCC {figures}"
+
+
+def _write_log(path: Path, history: Sequence[Epoch]) -> None:
+    with atomic(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        measures = ("srcc", "plcc", "rmse")
+        names = list(history[0].srcc)
+        writer.writerow(["epoch", "rate", "loss", *(f"{measure}_{name}" for measure in measures for name in names)])
+        for epoch in history:
+            values = [getattr(epoch, measure)[name] for measure in measures for name in names]
+            writer.writerow([epoch.number, *(f"{value:.6g}" for value in (epoch.rate, epoch.loss, *values))])
+
+
+def _draw(path: Path, history: Sequence[Epoch]) -> None:
+    """Loss, and SRCC of each member, over the epochs."""
+    from matplotlib.figure import Figure
+
+    numbers = [epoch.number for epoch in history]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss, srcc = figure.subplots(1, 2)
+    loss.plot(numbers, [epoch.loss for epoch in history], "o-", ms=3)
+    loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    for name in history[0].srcc:
+        srcc.plot(numbers, [epoch.srcc[name] for epoch in history], "o-", ms=3, label=name)
+    srcc.set(xlabel="epoch", ylabel="SRCC, validation")
+    srcc.legend()
+    for axes in (loss, srcc):
+        axes.grid(alpha=0.3)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

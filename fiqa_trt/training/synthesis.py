@@ -1,0 +1,332 @@
+"""A training set from clean faces: crops, degraded and labelled, as image files and a table.
+
+The label of a crop is the product of three things, each in (0, 1]:
+
+- what is left of it after the degradations: full-reference metrics against the undamaged crop (`labels.py`);
+- how good the undamaged crop was: a first-round model's opinion, and the `quality` that the input table may give;
+- how much of the face the crop shows.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fiqa_trt.decode import decode_image, fit
+from fiqa_trt.errors import DifferentRun, InputError, storage_error
+from fiqa_trt.networks import Ensemble
+from fiqa_trt.parquet import Fingerprint, atomic, refuse_difference
+from fiqa_trt.progress import Progress
+from fiqa_trt.records import ImageError, open_path
+from fiqa_trt.sources import Source, list_inputs, read_file
+from fiqa_trt.spec import ModelSpec, digest
+from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
+from fiqa_trt.training.labels import METRICS, equalise, full_reference
+
+TABLE = "labels.csv"
+PARTS = "parts"
+BAD_CROP = "bad_crop"
+CHUNK = 16
+_BAD_CROPS = 0.07
+_HIDDEN = 0.75
+_BORDERS = ("constant", "edge", "reflect")
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """A clean photograph of a face.
+
+    Attributes:
+        path: as the input listed it.
+        group: person or photographer; no group stands on both sides of a split.
+        split: `train` or `val`, or empty where the table does not say.
+        quality: of the undamaged photograph in (0, 1], as far as something outside the pixels' fidelity tells (pose).
+        box: left, top, width, height of the face in pixels; None if the photograph is itself a crop.
+    """
+
+    path: str
+    group: str = ""
+    split: str = ""
+    quality: float = 1.0
+    box: tuple[float, float, float, float] | None = None
+
+
+def read_faces(source: Source) -> list[Face]:
+    """Faces of a folder, or of a list with the optional columns `group`, `split`, `quality` and `face_x`, `face_y`,
+    `face_w`, `face_h`.
+
+    Raises:
+        InputError: as `list_inputs`; a `quality` or a box that is not what it should be.
+    """
+    faces = []
+    for batch in list_inputs(source):
+        for row in batch.to_pylist():
+            try:
+                box = tuple(float(row[f"face_{side}"]) for side in "xywh") if row.get("face_w") else None
+                quality = float(row.get("quality") or 1)
+            except (KeyError, ValueError) as exc:
+                raise InputError(f"{row['path']}: its face box or quality is not a number ({exc})") from exc
+            if not 0 < quality <= 1 or (box and min(box[2:]) <= 0):
+                raise InputError(f"{row['path']}: quality must be in (0, 1] and a face box have a size")
+            faces.append(Face(row["path"], row.get("group") or "", row.get("split") or "", quality, box))  # type: ignore[arg-type]
+    return faces
+
+
+def cut(photo: Image, face: Face, hidden: float, rng: np.random.Generator, size: int) -> Image:
+    """A square crop, 1.1 to 2 times the face and slightly off its centre, half of the time mirrored.
+
+    Args:
+        photo: uint8 RGB [H, W, 3].
+        face: where the face is.
+        hidden: share of the face's box that is moved out of the crop, 0 to 1; at 0 the crop stays within the photo.
+        rng: of everything random.
+        size: side of the crop in pixels; the result is uint8 [size, size, 3].
+    """
+    from PIL import Image as Pillow
+
+    height, width = photo.shape[:2]
+    x, y, w, h = face.box or (0.0, 0.0, float(width), float(height))
+    side = min(max(w, h) * (rng.uniform(1.1, 2.0) if face.box else rng.uniform(0.9, 1)), width, height)
+    left, top = (start + length / 2 + rng.uniform(-0.06, 0.06) * side - side / 2 for start, length in ((x, w), (y, h)))
+    left, top = min(max(left, 0), width - side), min(max(top, 0), height - side)
+    border, edge = _BORDERS[rng.integers(len(_BORDERS))], rng.integers(4)
+    if hidden:
+        # Over one of the four edges, until only the wanted share of the face's box is inside.
+        if edge < 2:
+            left = x + hidden * w if edge == 0 else x + (1 - hidden) * w - side
+        else:
+            top = y + hidden * h if edge == 2 else y + (1 - hidden) * h - side
+        margin = int(np.ceil(max(0, -left, -top, left + side - width, top + side - height)))
+        photo = np.pad(photo, ((margin, margin), (margin, margin), (0, 0)), border)  # type: ignore[call-overload]
+        left, top = left + margin, top + margin
+    crop = Pillow.fromarray(photo).resize(
+        (size, size), Pillow.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+    )
+    pixels = np.asarray(crop)
+    return pixels[:, ::-1].copy() if rng.random() < 0.5 else pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """Photographs to make a chunk of crops of, and what decides the result."""
+
+    faces: list[tuple[int, Face]]
+    out: Path
+    per_face: int
+    seed: int
+    reference: Path | None
+    size: int
+
+    @property
+    def part(self) -> Path:
+        """Where the result is kept until all are there."""
+        return self.out / PARTS / f"{self.faces[0][0]:07d}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """Rows of the table without their scores, and photographs that could not be used."""
+
+    rows: list[dict[str, object]]
+    failed: list[str]
+
+
+def _make(job: _Job) -> _Made:
+    if not job.part.exists():
+        partial = job.part.with_suffix(".tmp")
+        partial.write_text(json.dumps(dataclasses.asdict(_render(job))))
+        partial.replace(job.part)
+    return _Made(**json.loads(job.part.read_text()))
+
+
+def _render(job: _Job) -> _Made:
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    clean, degraded, rows, failed = list[Image](), list[Image](), list[dict[str, object]](), list[str]()
+    for index, face in job.faces:
+        try:
+            photo = np.asarray(decode_image(read_file(open_path(face.path))))
+        except (ImageError, OSError) as exc:
+            failed.append(f"{face.path}: {exc}")
+            continue
+        for copy in range(job.per_face):
+            rng = np.random.default_rng([job.seed, index, copy])
+            severity = float(max(rng.random(), 0.01)) if rng.random() < _BAD_CROPS else 0.0
+            crop, chain = cut(photo, face, _HIDDEN * severity, rng, job.size), draw_chain(rng)
+            clean.append(crop)
+            degraded.append(apply_chain(crop, chain, rng))
+            name = f"{index // 1000:04d}/{index:07d}_{copy}.png"
+            (job.out / name).parent.mkdir(exist_ok=True)
+            if not cv2.imwrite(str(job.out / name), degraded[-1][..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+                raise OSError(f"cannot write {job.out / name}")
+            levels = dict.fromkeys((BAD_CROP, *FAMILIES), 0.0) | {BAD_CROP: severity}
+            for family, level in chain:
+                levels[family] = max(levels[family], level)
+            row: dict[str, object] = {"path": name, "group": face.group, "split": face.split, "source": face.path}
+            row["chain"] = json.dumps([[family, round(level, 3)] for family, level in chain])
+            row |= {"quality": face.quality, "visible": 1 - _HIDDEN * severity}
+            rows.append(row | {family: round(level, 3) for family, level in levels.items()})
+    if rows:
+        values = full_reference(_at_input_size(degraded), _at_input_size(clean))
+        opinions = _opinions(job.reference, _at_input_size(clean))
+        for row, metrics, opinion in zip(rows, values, opinions, strict=True):
+            row |= {name: round(float(value), 6) for name, value in zip(METRICS, metrics, strict=True)}
+            row["reference"] = round(float(opinion), 5)
+    return _Made(rows, failed)
+
+
+def _at_input_size(images: list[Image]) -> list[Image]:
+    from PIL import Image as Pillow
+
+    size = ModelSpec().preprocess.size
+    return [fit(Pillow.fromarray(image), size) for image in images]
+
+
+def _opinions(checkpoint: Path | None, images: list[Image]) -> npt.NDArray[np.float32]:
+    if checkpoint is None:
+        return np.ones(len(images), np.float32)
+    import torch
+
+    with torch.inference_mode():
+        scores = _network(checkpoint)(torch.from_numpy(np.stack(images))).mean(dim=1)
+    return np.asarray(scores.numpy(), np.float32)
+
+
+@functools.lru_cache(1)
+def _network(checkpoint: Path) -> Ensemble:
+    from fiqa_trt.engines.torch import load_checkpoint
+
+    return load_checkpoint(checkpoint).eval()
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthesized:
+    """What a synthesis gave.
+
+    Attributes:
+        table: the labels.
+        crops: its rows.
+        failed: a line for each photograph that could not be used, with its reason.
+    """
+
+    table: str
+    crops: int
+    failed: list[str]
+
+
+def synthesize(
+    faces: list[Face],
+    out: Path,
+    per_face: int,
+    seed: int = 0,
+    reference: Path | None = None,
+    workers: int = 2,
+    size: int = ModelSpec().preprocess.size,
+    restart: bool = False,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Synthesized:
+    """Write `per_face` degraded crops of each face below `out`, and `labels.csv` with a row for each.
+
+    The same arguments give the same files, whatever the number of workers. A call that was killed is continued by the
+    next one.
+
+    Args:
+        faces: of `read_faces`.
+        out: a folder, made if need be.
+        per_face: crops of each face.
+        seed: of everything random.
+        reference: a checkpoint whose scores of the undamaged crops, relative to the best twentieth, become part of the
+            labels; without one every undamaged crop counts as perfect.
+        workers: processes.
+        size: side of the crops in pixels; labels are computed at 224 px whatever it is.
+        restart: forget what is in `out`.
+        report: receives the number of photographs done.
+
+    Raises:
+        InputError: not one photograph could be decoded.
+        DifferentRun: `out` holds the work of another call, or a finished one.
+        RunError: the disk is full or fails.
+    """
+    numbered = list(enumerate(faces))
+    chunk = max(1, CHUNK // per_face)
+    jobs = [
+        _Job(numbered[start : start + chunk], out, per_face, seed, reference, size)
+        for start in range(0, len(faces), chunk)
+    ]
+    rows, failed, done = list[dict[str, object]](), list[str](), 0
+    try:
+        _begin(out, {"faces": digest([dataclasses.astuple(face) for face in faces]), "per_face": per_face,
+                     "seed": seed, "size": size, "reference": _digest(reference)}, restart)  # fmt: skip
+        before = sum(len(job.faces) for job in jobs if job.part.exists())
+        with multiprocessing.get_context("spawn").Pool(workers, _ignore_interrupts) as pool:
+            for job, made in zip(jobs, pool.imap(_make, jobs), strict=True):
+                rows += made.rows
+                failed += made.failed
+                done += len(job.faces)
+                report(Progress(done, len(faces), len(failed), before))
+        if not rows:
+            raise InputError(f"none of the {len(faces)} photographs can be read; the first: {failed[0]}")
+        _score(rows)
+        with atomic(out / TABLE) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        shutil.rmtree(out / PARTS)
+    except OSError as exc:
+        raise storage_error(out, exc) from exc
+    return Synthesized(str(out / TABLE), len(rows), failed)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C is the parent's to handle; it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _digest(file: Path | None) -> str:
+    return "none" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _begin(out: Path, fingerprint: Fingerprint, restart: bool) -> None:
+    """Take over the folder, or go on with what the same call left there."""
+    parts, table = out / PARTS, out / TABLE
+    run = parts / "run.json"
+    if restart:
+        shutil.rmtree(parts, ignore_errors=True)
+        table.unlink(missing_ok=True)
+    elif run.exists():
+        refuse_difference(str(out), json.loads(run.read_text()), fingerprint)
+    elif table.exists():
+        raise DifferentRun(f"{table} exists already; --restart makes it anew, or choose another -o")
+    parts.mkdir(parents=True, exist_ok=True)
+    with atomic(run) as temporary:
+        temporary.write_text(json.dumps(fingerprint))
+
+
+def _score(rows: list[dict[str, object]]) -> None:
+    """Add the `score` of every row; the `val` rows are ranked among the others."""
+
+    def column(name: str) -> npt.NDArray[np.float64]:
+        return np.array([row[name] for row in rows], np.float64)
+
+    metrics = np.stack([column(name) for name in METRICS], axis=1)
+    pool = np.array([row["split"] != "val" for row in rows])
+    pool = pool if pool.any() else ~pool
+    opinions = column("reference")
+    clean = np.minimum(opinions / np.quantile(opinions[pool], 0.95), 1) * column("quality")
+    scores = equalise(metrics, metrics[pool]) * clean * column("visible")
+    for row, score in zip(rows, scores, strict=True):
+        row["score"] = round(float(score), 5)
