@@ -162,11 +162,11 @@ def test_training_learns_and_keeps_what_it_measured(data: Dataset, tmp_path: Pat
     assert agreement(scores, data.labels.scores[rows]) == pytest.approx(
         (done.best.srcc["ensemble"], done.best.plcc["ensemble"], done.best.rmse["ensemble"]), abs=1e-5
     )
-    log = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+    log = list(csv.DictReader((tmp_path / "a.log.csv").read_text().splitlines()))
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
     assert float(log[0]["loss"]) == pytest.approx(done.history[0].loss, rel=1e-4)
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.png", "a.safetensors"]
+    assert (tmp_path / "a.curves.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.curves.png", "a.log.csv", "a.safetensors"]
 
 
 def test_resuming_changes_nothing(data: Dataset, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 `<output>.training/` holds `state.safetensors` (weights, moving average, optimizer and, as metadata, the history and the
 run's fingerprint), `best.safetensors` and, unless another place was given, the decoded images. Each epoch replaces the
-state in one step, so a kill costs at most an epoch. When the training is over the checkpoint, its `.csv` and its
-`.png` stand under their names and the folder is gone.
+state in one step, so a kill costs at most an epoch. When the training is over the checkpoint, its `.log.csv` and its
+`.curves.png` stand under their names and the folder is gone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fiqa_trt.errors import DifferentRun, EngineError, InputError, OutputError
+from fiqa_trt.errors import DifferentRun, EngineError, InputError, OutputError, RunError
 from fiqa_trt.networks import Ensemble
 from fiqa_trt.parquet import Fingerprint, atomic, refuse_difference
 from fiqa_trt.progress import Progress
@@ -195,7 +195,7 @@ def train(
     Args:
         dataset: what to train and validate on.
         recipe: how.
-        folder: prepared; its output is the checkpoint, the log has the same name with .csv, the curves with .png.
+        folder: prepared; its output is the checkpoint, the log has the same name with .log.csv, the curves with .curves.png.
         begun: of `start`.
         device: `cpu`, `cuda` or `cuda:i`.
         resume: go on with the state beside the output.
@@ -217,22 +217,29 @@ def train(
     fingerprint: Fingerprint = {name: str(value) for name, value in dataclasses.asdict(recipe).items()}
     fingerprint["labels"] = dataset.labels.digest()
     fingerprint["init"] = begun.digest
-    history = folder.read(fingerprint, trainer) if resume else []
+    if resume:
+        history = folder.read(fingerprint, trainer)
+    else:
+        history = []
+        folder.write(fingerprint, trainer, history)  # so that a kill during the first epoch can be resumed as well
     total = len(trainer.rows["train"]) * recipe.epochs
     before = len(trainer.rows["train"]) * len(history)
     for number in range(len(history) + 1, recipe.epochs + 1):
         if _stale(history, recipe):
             say(f"no better epoch in {recipe.patience}: stopped early")
             break
-        epoch = trainer.epoch(number, lambda done: report(Progress(done, total, before=before)))
+        try:
+            epoch = trainer.epoch(number, lambda done: report(Progress(done, total, before=before)))
+        except torch.OutOfMemoryError as exc:
+            raise RunError(f"{device} has no memory for batches of {recipe.batch}; use a smaller --batch-size") from exc
         history.append(epoch)
         say(describe(epoch))
         if best_of(history) is epoch:
             with atomic(folder.best) as temporary:
                 save_file({**untouched, **{k: v.cpu().contiguous() for k, v in trainer.weights().items()}}, temporary)
         folder.write(fingerprint, trainer, history)
-        _write_log(output.with_suffix(".csv"), history)
-        _draw(output.with_suffix(".png"), history)
+        _write_log(output.with_suffix(".log.csv"), history)
+        _draw(output.with_suffix(".curves.png"), history)
     with atomic(output) as temporary:
         shutil.copyfile(folder.best, temporary)
     shutil.rmtree(folder.path, ignore_errors=True)
