@@ -66,8 +66,8 @@ def command(
 ) -> None:
     """Train the ensemble on LABELS (.csv or .parquet: columns path and score; optional weight, group, split).
 
-    Beside FILE appear a log (.log.csv) and the curves (.curves.png). Where LABELS has no split, a tenth of the groups (of the
-    images, without that column) validates; the epoch with the best SRCC + PLCC on them is kept.
+    Beside FILE appear a log (.log.csv) and the curves (.curves.png). Where LABELS has no split, a tenth of the groups
+    (of the images, without that column) validates; the epoch with the best SRCC + PLCC on them is kept.
 
     \b
     Examples:

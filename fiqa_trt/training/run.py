@@ -195,7 +195,7 @@ def train(
     Args:
         dataset: what to train and validate on.
         recipe: how.
-        folder: prepared; its output is the checkpoint, the log has the same name with .log.csv, the curves with .curves.png.
+        folder: prepared; its output is the checkpoint, beside which the log and the curves appear.
         begun: of `start`.
         device: `cpu`, `cuda` or `cuda:i`.
         resume: go on with the state beside the output.
