@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fiqa_trt.engines import CHECKPOINT, RELEASED
 from fiqa_trt.export import export
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("members", type=Path, nargs=len(MEMBERS), help=" ".join(MEMBERS))
     parser.add_argument("-o", "--output", type=Path, help="an engine directory to look at first, instead")
     options = parser.parse_args()
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, path in zip(MEMBERS, options.members, strict=True):
         tensors |= {key: value for key, value in load_file(path).items() if key.startswith(f"members.{name}.")}
     folder: Path = options.output or RELEASED
