@@ -3,15 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+WHEELS := $(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .venv/wheels
+
+.PHONY: demo test test-gpu lint clean
 
 demo: .venv/demo
 	$(BIN)/python -m fiqa_trt.samples make samples
 	$(BIN)/fiqa-trt score samples -o scores.parquet --restart
 	$(BIN)/python -m fiqa_trt.samples show scores.parquet
 
-test: lint
+test: lint .venv/front-end
 	$(BIN)/pytest
+
+# What only a machine with an NVIDIA GPU can show, with whatever of TensorRT is installed there.
+test-gpu:
+	$(BIN)/pytest -m gpu -rA
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -25,9 +31,15 @@ $(BIN)/pip:
 	$(PYTHON) -m venv .venv
 
 .venv/demo: pyproject.toml constraints.txt | $(BIN)/pip
-	$(INSTALL) --editable '.[demo]'
+	$(INSTALL) --editable .
 	@touch $@
 
 .venv/dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+# Torch-TensorRT without a GPU, and the sources of every version that is supported; see tests/front_end.txt.
+.venv/front-end: tests/front_end.txt | .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ --requirement $<
+	for version in 2.11 2.12 2.13 2.14; do $(WHEELS) "torch-tensorrt==$$version.*" || exit 1; done
 	@touch $@

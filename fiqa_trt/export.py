@@ -1,51 +1,43 @@
-"""A checkpoint as an engine directory: the ONNX network beside its manifest. Needs torch (`[train]`)."""
+"""A checkpoint as an engine directory with the network as ONNX. Needs torch (`[build]`)."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from fiqa_trt.engines.base import MANIFEST, Manifest
+from fiqa_trt.engines.manifest import Manifest, Target, new_engine
+from fiqa_trt.engines.quantize import Ranges, with_qdq
 from fiqa_trt.engines.torch import load_checkpoint
-from fiqa_trt.errors import EngineError, storage_error
+from fiqa_trt.errors import EngineError
 from fiqa_trt.spec import ModelSpec
+from fiqa_trt.verification import check, compare, verification_batch
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
 PAYLOAD = "ensemble.onnx"
-TOLERANCE = 1e-5
+DEFAULT_BATCH = 8  # on a CPU small batches stay in the caches; see benchmarks/
+_TOLERANCE = 1e-5
 
 
-def verification_batch(count: int = 16, size: int = 224, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Images that reach every range of the scores: uint8 [count, size, size, 3], smooth to noisy, dark to bright."""
-    from PIL import Image
-
-    rng = np.random.default_rng(seed)
-    images = []
-    for index in range(count):
-        cells = int(np.geomspace(3, size, count)[index])
-        coarse = rng.integers(0, 256, (cells, cells, 3), np.uint8)
-        smooth = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
-        images.append(np.asarray(smooth) * rng.uniform(0.2, 1))
-    return np.stack(images).astype(np.uint8)
-
-
-def export(checkpoint: Path, folder: Path) -> Manifest:
+def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Manifest:
     """Write `ensemble.onnx` and `engine.json` for a checkpoint; returns the manifest.
 
     The network takes `images` (uint8 RGB [batch, 224, 224, 3], any batch) and gives `member_scores` (float32
-    [batch, 2]). It is compared in ONNX Runtime with PyTorch on a verification batch before anything is written.
+    [batch, 2]). It is compared in ONNX Runtime with PyTorch on the verification batch before anything is written.
+
+    Args:
+        checkpoint: safetensors.
+        folder: to be made or replaced.
+        ranges: with them the network is in INT8, with Q/DQ nodes.
 
     Raises:
-        EngineError: the checkpoint does not fit, or the two differ by more than 1e-5.
+        EngineError: the checkpoint does not fit, or the two differ by more than 1e-5 (INT8: than its tolerance).
         RunError: the folder cannot be written.
     """
     try:
@@ -53,11 +45,11 @@ def export(checkpoint: Path, folder: Path) -> Manifest:
         import onnxruntime
         import torch
     except ImportError as exc:
-        raise EngineError(f"export needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
+        raise EngineError(f"export needs {exc.name}: pip install 'fiqa-trt[build]'") from exc
 
-    spec = ModelSpec()
     network = load_checkpoint(checkpoint)
-    images = verification_batch(size=spec.preprocess.size)
+    model = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    images = verification_batch()
     with torch.inference_mode():
         expected = network(torch.from_numpy(images)).numpy()
     network.fold()
@@ -74,33 +66,36 @@ def export(checkpoint: Path, folder: Path) -> Manifest:
             verbose=False,
         )
     assert program is not None
-    model = _bare(program.model_proto)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    difference = np.abs(session.run(None, {"images": images})[0] - expected)
-    if not difference.max() <= TOLERANCE:
-        raise EngineError(
-            f"the ONNX network differs from {checkpoint} by {difference.max():.2g} (at most {TOLERANCE:g})"
-        )
-    payload = model.SerializeToString()
+    exported = _bare(program.model_proto)
+    if ranges is not None:
+        ranges.check_model(model)
+        exported = with_qdq(exported, ranges)
+    payload = exported.SerializeToString()
+    session = onnxruntime.InferenceSession(payload, providers=["CPUExecutionProvider"])
+    scores = np.asarray(session.run(None, {"images": images})[0])
+    agreement = compare(scores, expected)
+    if ranges is not None:
+        check(agreement, "int8", str(folder))
+    elif not np.abs(scores - expected).max() <= _TOLERANCE:
+        raise EngineError(f"the ONNX network differs from {checkpoint} by {agreement.max:.2g} (at most {_TOLERANCE:g})")
     manifest = Manifest(
-        model=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        precision="fp32",
-        target="cpu",
+        model=model,
+        backend="onnx",
+        precision="fp32" if ranges is None else "int8",
+        executed="fp32",
+        target=Target("cpu"),
+        batch=(1, DEFAULT_BATCH, 1 << 16),
         payload=PAYLOAD,
         payload_sha256=hashlib.sha256(payload).hexdigest(),
-        agreement={"images": len(images), "max": float(difference.max()), "mean": float(difference.mean())},
+        agreement=agreement.rounded(),
+        throughput=0.0,
+        seconds=0.0,
         versions={"torch": torch.__version__, "onnx": onnx.__version__, "opset": str(OPSET)},
-        spec=spec,
+        spec=ModelSpec(),
+        reference=tuple(tuple(float(f"{value:.7g}") for value in row) for row in expected),
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            manifest.write(Path(scratch))
-            (Path(scratch) / PAYLOAD).write_bytes(payload)
-            for name in (PAYLOAD, MANIFEST):
-                (Path(scratch) / name).replace(folder / name)
-    except OSError as exc:
-        raise storage_error(folder, exc) from exc
+    with new_engine(folder) as draft:
+        draft.write(manifest, payload)
     return manifest
 
 

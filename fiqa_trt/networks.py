@@ -27,7 +27,7 @@ class MobileNetV3Small(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float NCHW images to quality in [0, 1], shape [N]."""
-        pooled = self.features(images).mean(dim=(2, 3))
+        pooled = self.features(images).to(self.head.weight.dtype).mean(dim=(2, 3))
         return torch.sigmoid(self.head(pooled)).squeeze(1)
 
 
@@ -39,9 +39,19 @@ class ShuffleNetV2(nn.Module):
         self.features = shufflenet_v2_x1_0(weights=None)
         self.features.fc = nn.Linear(1024, 1)
 
+    @property
+    def head(self) -> nn.Linear:
+        """The output layer."""
+        head = self.features.fc
+        assert isinstance(head, nn.Linear)
+        return head
+
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float NCHW images to quality in [0, 1], shape [N]."""
-        return torch.sigmoid(self.features(images)).squeeze(1)
+        net = self.features
+        maps = net.conv5(net.stage4(net.stage3(net.stage2(net.maxpool(net.conv1(images))))))
+        pooled = maps.to(self.head.weight.dtype).mean(dim=(2, 3))
+        return torch.sigmoid(self.head(pooled)).squeeze(1)
 
     def fold(self) -> None:
         """Fold the channel shuffles into the weights, in place: quicker, same outputs. State dicts no longer fit."""
@@ -72,6 +82,17 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleDict({MEMBERS[0]: MobileNetV3Small(), MEMBERS[1]: ShuffleNetV2()})
         self.register_buffer("mean", torch.tensor(spec.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std) * 255, persistent=False)
+        self.dtype = torch.float32
+
+    def lower(self, dtype: torch.dtype) -> None:
+        """Compute the features in `dtype` (FP16 or BF16), in place. What is sensitive and costs nothing stays in FP32:
+        the normalisation, the pooling, the heads and the sigmoid.
+        """
+        self.dtype = dtype
+        for member in self.members.values():
+            assert isinstance(member, (MobileNetV3Small, ShuffleNetV2))
+            member.features.to(dtype)
+            member.head.float()
 
     def fold(self) -> None:
         """Make the network quicker without changing its outputs, in place, for export; see `fiqa_trt.folding`."""
@@ -84,7 +105,7 @@ class Ensemble(nn.Module):
         # Cast and normalise while the channels are last: engines then take the permutation for a matter of layout.
         # The copy is needed: without it, adaptive pooling exports as `as_strided`, which TensorRT cannot convert.
         normalised = (images.to(self.mean.dtype) - self.mean) / self.std
-        return normalised.permute(0, 3, 1, 2).contiguous()
+        return normalised.to(self.dtype).permute(0, 3, 1, 2).contiguous()
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 RGB [N, 224, 224, 3] to float32 [N, members] in [0, 1]; the score is the mean over members."""

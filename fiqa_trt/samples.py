@@ -1,4 +1,4 @@
-"""A dozen sample crops from a public-domain portrait (NASA's Eileen Collins, in scikit-image), good, bad and broken.
+"""A dozen sample crops from a public-domain portrait (NASA's Eileen Collins), good, bad and broken.
 
 `python -m fiqa_trt.samples make DIR`, then `fiqa-trt score`, then `python -m fiqa_trt.samples show SCORES`.
 """
@@ -13,15 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-SIZE = 224
+from fiqa_trt import verification
+from fiqa_trt.verification import SIZE
 
 
 def portrait() -> Image.Image:
     """The face, 224 x 224 pixels at the photograph's own resolution."""
-    from skimage import data
-
-    photo: npt.NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
-    return Image.fromarray(photo).crop((115, 10, 115 + SIZE, 10 + SIZE))
+    return Image.fromarray(verification.portrait())
 
 
 def crops() -> dict[str, Image.Image]:

@@ -57,6 +57,7 @@ def released() -> Iterator[Engine]:
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIQA_TRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FIQA_TRT_ENGINES", str(tmp_path_factory.mktemp("engines")))
         yield
 
 

@@ -1,6 +1,5 @@
 import json
 import shutil
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +8,13 @@ import pytest
 from PIL import Image
 
 from fiqa_trt import samples
+from fiqa_trt.building.measuring import infer
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
-from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.openvino import OpenVinoEngine, cache_folder
 from fiqa_trt.errors import EngineError
-from fiqa_trt.export import verification_batch
+from fiqa_trt.verification import verification_batch
 
 Pixels = npt.NDArray[np.uint8]
-
-
-def run(engine: Engine, images: Pixels) -> Scores:
-    """Score any number of images, in padded batches, all submitted before the first result is taken."""
-    batch = engine.info.batch
-    futures = list[Future[Scores]]()
-    for start in range(0, len(images), batch):
-        padded = np.zeros((batch, *images.shape[1:]), np.uint8)
-        part = images[start : start + batch]
-        padded[: len(part)] = part
-        futures.append(engine.submit(padded))
-    return np.concatenate([future.result(60) for future in futures])[: len(images)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +27,7 @@ def test_openvino_equals_torch(released: Engine, images: Pixels) -> None:
     reference = open_engine("cpu", engine="torch")
     assert reference.info.model == released.info.model
     assert reference.info.members == released.info.members
-    assert np.abs(run(released, images) - run(reference, images)).max() < 1e-4
+    assert np.abs(infer(released, images) - infer(reference, images)).max() < 1e-4
     reference.close()
 
 
@@ -54,7 +41,7 @@ def test_shipped_onnx_equals_the_shipped_checkpoint(images: Pixels) -> None:
     ]
     for count in (1, 3, len(images)):
         (scores,) = session.run(["member_scores"], {"images": images[:count]})
-        assert np.abs(scores - run(reference, images[:count])).max() < 1e-5
+        assert np.abs(scores - infer(reference, images[:count])).max() < 1e-5
     assert Manifest.read(RELEASED).model == reference.info.model
     reference.close()
 
@@ -65,7 +52,7 @@ def test_half_precision_is_within_its_tolerance(images: Pixels, released: Engine
     except EngineError as exc:
         pytest.skip(str(exc))
     assert engine.info.executed in ("bf16", "fp16")
-    assert np.abs(run(engine, images).mean(1) - run(released, images).mean(1)).max() < 1e-2
+    assert np.abs(infer(engine, images).mean(1) - infer(released, images).mean(1)).max() < 1e-2
     engine.close()
 
 
@@ -77,7 +64,7 @@ def test_a_score_does_not_depend_on_its_neighbours(precision: str, portrait: Ima
     for place in range(5):
         images = rng.integers(0, 256, (5, 224, 224, 3), np.uint8)
         images[place] = crop
-        results.add(tuple(run(engine, images)[place].tolist()))
+        results.add(tuple(infer(engine, images)[place].tolist()))
     assert len(results) == 1
     engine.close()
 
@@ -97,7 +84,7 @@ def test_an_exported_directory_is_an_engine(tmp_path: Path, images: Pixels, rele
     assert manifest.agreement["max"] <= 1e-5
     assert str(Path.home()).encode() not in (tmp_path / "mine" / "ensemble.onnx").read_bytes()
     engine = open_engine(engine=str(tmp_path / "mine"), precision="fp32")
-    assert np.abs(run(engine, images) - run(released, images)).max() < 1e-6
+    assert np.abs(infer(engine, images) - infer(released, images)).max() < 1e-6
     engine.close()
 
 
@@ -105,7 +92,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
-    from fiqa_trt.engines.torch import TorchEngine
+    from fiqa_trt.engines.torch import open_torch
     from fiqa_trt.export import export
 
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
@@ -113,7 +100,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     for name in ("x", "y", "gone"):
         path = tmp_path / f"{name}.safetensors"
         with pytest.raises(EngineError, match="is not a checkpoint of this ensemble"):
-            TorchEngine(path)
+            open_torch(path)
         with pytest.raises(EngineError, match="is not a checkpoint of this ensemble"):
             export(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -124,10 +111,13 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     [
         ({"device": "gpu"}, "one of auto, cpu, cuda"),
         ({"device": "cpu:1"}, "one of auto, cpu, cuda"),
-        ({"precision": "int8"}, "no INT8 engine yet"),
+        ({"precision": "int8", "device": "cpu"}, "no int8 engine here yet"),
         ({"engine": "/dev/null/gone"}, "no such directory"),
         ({"engine": "torch", "device": "cpu", "precision": "fp16"}, "no fp16 on cpu"),
         ({"engine": "openvino", "device": "cuda"}, "runs on the CPU"),
+        ({"engine": "tensorrt", "device": "cpu"}, "runs on a GPU"),
+        ({"engine": "tensorrt"}, "no TensorRT engine that can be used here"),
+        ({"engine": str(RELEASED), "device": "cuda"}, "runs on cpu"),
     ],
 )
 def test_what_cannot_be_had(options: dict[str, str], message: str) -> None:
@@ -170,13 +160,13 @@ def test_cache_is_used_and_may_be_damaged_or_absent(
     monkeypatch.setenv("FIQA_TRT_CACHE", str(tmp_path / "cache"))
     crop = np.asarray(portrait)[None]
     first = OpenVinoEngine(RELEASED, "fp32", 1)
-    expected = run(first, crop)
+    expected = infer(first, crop)
     blobs = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert blobs
     for blob in blobs:
         blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
-    assert np.array_equal(run(OpenVinoEngine(RELEASED, "fp32", 1), crop), expected)
+    assert np.array_equal(infer(OpenVinoEngine(RELEASED, "fp32", 1), crop), expected)
     (tmp_path / "file").touch()
     monkeypatch.setenv("FIQA_TRT_CACHE", str(tmp_path / "file" / "below"))
     assert cache_folder() is None
-    assert np.array_equal(run(OpenVinoEngine(RELEASED, "fp32", 1), crop), expected)
+    assert np.array_equal(infer(OpenVinoEngine(RELEASED, "fp32", 1), crop), expected)

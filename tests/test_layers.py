@@ -8,13 +8,27 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fiqa_trt"
 LAYERS = {
     0: {"__init__", "spec", "records", "errors", "progress"},
-    1: {"sources", "decode", "parquet", "networks", "folding", "samples"},
+    1: {"sources", "decode", "parquet", "networks", "folding", "samples", "verification"},
     2: {"engines", "training", "export", "pipeline"},
-    3: {"scoring", "evaluation"},
+    3: {"scoring", "evaluation", "building", "doctor"},
     4: {"cli", "__main__"},
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
-HEAVY = {"torch", "torchvision", "torch_tensorrt", "nvidia", "openvino", "skimage", "piq", "onnx", "onnxruntime"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "torch_tensorrt",
+    "nvidia",
+    "openvino",
+    "skimage",
+    "piq",
+    "nncf",
+    "modelopt",
+    "tensorrt",
+    "pynvml",
+    "onnx",
+    "onnxruntime",
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -7,6 +7,8 @@ member is taken. Without -o the files in `fiqa_trt/weights/` and `tests/golden.j
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -27,12 +29,15 @@ def main() -> None:
     tensors: dict[str, Tensor] = {}
     for name, path in zip(MEMBERS, options.members, strict=True):
         tensors |= {key: value for key, value in load_file(path).items() if key.startswith(f"members.{name}.")}
-    folder: Path = options.output or RELEASED
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / CHECKPOINT.name
-    save_file(tensors, checkpoint)
-    manifest = export(checkpoint, folder)
-    print(f"{manifest.model}: ONNX within {manifest.agreement['max']:.2g} of PyTorch")
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = Path(scratch) / CHECKPOINT.name
+        save_file(tensors, checkpoint)
+        manifest = export(checkpoint, Path(scratch) / "onnx")
+        folder: Path = options.output or RELEASED
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (checkpoint, *(Path(scratch) / "onnx").iterdir()):
+            shutil.copyfile(path, folder / path.name)
+    print(f"{manifest.model}: ONNX against PyTorch {manifest.agreement}")
     if options.output is None:
         golden.main()
 

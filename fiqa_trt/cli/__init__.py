@@ -12,8 +12,11 @@ from fiqa_trt.errors import FiqaError
 
 COMMANDS = {
     "score": "Score images into one file.",
+    "build": "Build an engine for this machine.",
+    "engines": "List the engines that were built.",
+    "doctor": "Say what works on this machine, and how to mend the rest.",
     "eval": "Compare scores with ratings, or with what recognition makes of the images.",
-    "export": "Write a checkpoint as an engine directory (ONNX).",
+    "export": "Write a checkpoint as ONNX.",
     "synthesize": "Make a training set from clean faces.",
     "train": "Train or fine-tune the ensemble on labelled crops.",
 }

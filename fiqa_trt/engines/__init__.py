@@ -6,13 +6,18 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from fiqa_trt.engines.base import PRECISIONS, Engine, EngineInfo, Manifest
+from fiqa_trt.engines.base import PRECISIONS, Engine, EngineInfo
+from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.store import best_engine, list_engines, store
 from fiqa_trt.errors import EngineError
 
 RELEASED = Path(__file__).parent.parent / "weights"
 CHECKPOINT = RELEASED / "ensemble.safetensors"
+BACKENDS = ("openvino", "tensorrt", "torch")
 
 __all__ = ["CHECKPOINT", "PRECISIONS", "RELEASED", "Engine", "EngineInfo", "Manifest", "choose_device", "open_engine"]
+
+Say = Callable[[str], None]
 
 
 def open_engine(
@@ -20,14 +25,17 @@ def open_engine(
     precision: str = "auto",
     engine: str = "auto",
     batch: int | None = None,
-    say: Callable[[str], None] = lambda message: None,
+    say: Say = lambda message: None,
 ) -> Engine:
     """The engine for this machine and these wishes.
+
+    `auto` takes the best engine of the released checkpoint that was built here (see `store.best_engine`); without one,
+    OpenVINO or PyTorch runs the released network as it is.
 
     Args:
         device: auto, cpu, cuda or cuda:i. Only `auto` falls back to the CPU, and tells `say` why.
         precision: auto, fp32, fp16 or int8.
-        engine: auto, `openvino`, `torch`, or an engine directory.
+        engine: auto, `openvino`, `tensorrt`, `torch`, or an engine directory.
         batch: images per call; the engine's own choice by default.
         say: receives one line for each decision that the user should know of.
 
@@ -37,19 +45,64 @@ def open_engine(
     _check_device(device)
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"--precision {precision}: it is one of auto, {', '.join(PRECISIONS)}")
-    if engine not in ("auto", "openvino", "torch") and not Path(engine).is_dir():
-        raise EngineError(f"--engine {engine}: no such directory; it is auto, openvino, torch or an engine directory")
-    if device == "auto":
-        device = "cuda" if engine in ("auto", "torch") and precision != "int8" and _usable_gpu(say) else "cpu"
-    if engine == "torch" or (engine == "auto" and device.startswith("cuda")):
-        from fiqa_trt.engines.torch import TorchEngine
+    if engine not in ("auto", *BACKENDS):
+        if not Path(engine).is_dir():
+            raise EngineError(
+                f"--engine {engine}: no such directory; it is auto, {', '.join(BACKENDS)} or an engine directory"
+            )
+        return _open_directory(Path(engine), device, precision, batch, say)
+    if engine == "openvino" and device.startswith("cuda"):
+        raise EngineError(f"--engine openvino runs on the CPU; with --device {device} use --engine auto or torch")
+    if engine == "tensorrt" and device == "cpu":
+        raise EngineError("--engine tensorrt runs on a GPU; with --device cpu use --engine auto or openvino")
+    if device == "auto" and engine != "tensorrt":
+        device = "cuda" if engine != "openvino" and _usable_gpu(say) else "cpu"
+    kind = "cpu" if device == "cpu" else "cuda"
+    if engine != "torch":
+        found = list_engines(store(), Manifest.read(RELEASED).model)
+        best = best_engine([entry for entry in found if _is_of(entry.manifest, engine)], kind, precision)
+        if best is not None:
+            say(f"using {best.folder}")
+            return _open_directory(best.folder, device, precision, batch, say)
+        if engine == "tensorrt":
+            raise EngineError("there is no TensorRT engine that can be used here; make one with: fiqa-trt build")
+    if kind == "cpu" and engine != "torch":
+        from fiqa_trt.engines.openvino import OpenVinoEngine
 
-        return TorchEngine(CHECKPOINT, device, precision, batch)
-    if device.startswith("cuda"):
-        raise EngineError(f"--engine {engine} runs on the CPU; with --device {device} use --engine auto or torch")
-    from fiqa_trt.engines.openvino import OpenVinoEngine
+        return OpenVinoEngine(RELEASED, precision, batch)
+    from fiqa_trt.engines.torch import open_torch
 
-    return OpenVinoEngine(RELEASED if engine in ("auto", "openvino") else Path(engine), precision, batch)
+    if kind == "cuda" and engine == "auto":
+        say("no TensorRT engine has been built here (fiqa-trt build makes one), so PyTorch runs the network")
+    return open_torch(CHECKPOINT, device, precision, batch)
+
+
+def _is_of(manifest: Manifest | None, engine: str) -> bool:
+    return engine == "auto" or (manifest is not None and manifest.backend == engine)
+
+
+def _open_directory(folder: Path, device: str, precision: str, batch: int | None, say: Say) -> Engine:
+    """The engine of a directory, whatever runs it. Raises EngineError as `open_engine`."""
+    manifest = Manifest.read(folder)
+    needed = "cpu" if manifest.backend in ("onnx", "openvino") else "cuda"
+    if device != "auto" and device.partition(":")[0] != needed:
+        raise EngineError(f"{folder} runs on {needed}, not on --device {device}")
+    if manifest.model != (released := Manifest.read(RELEASED).model):
+        say(f"{folder} is of another checkpoint than the released one ({manifest.model[:12]}, not {released[:12]})")
+    if needed == "cpu":
+        from fiqa_trt.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(folder, precision, batch)
+    if precision not in ("auto", manifest.precision):
+        raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {precision}")
+    place = "cuda" if device == "auto" else device
+    if manifest.backend == "tensorrt":
+        from fiqa_trt.engines.tensorrt import open_tensorrt
+
+        return open_tensorrt(folder, place, batch)
+    from fiqa_trt.engines.torch import open_torch_directory
+
+    return open_torch_directory(folder, place, batch)
 
 
 def _check_device(device: str) -> None:
@@ -58,7 +111,7 @@ def _check_device(device: str) -> None:
         raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, …")
 
 
-def choose_device(device: str, say: Callable[[str], None] = lambda message: None) -> str:
+def choose_device(device: str, say: Say = lambda message: None) -> str:
     """A device for torch: `auto` becomes `cuda` where that can be used, else `cpu`, and `say` hears why.
 
     Raises:
@@ -68,13 +121,13 @@ def choose_device(device: str, say: Callable[[str], None] = lambda message: None
     if device == "auto":
         return "cuda" if _usable_gpu(say) else "cpu"
     if device != "cpu":
-        from fiqa_trt.engines.torch import check_cuda
+        from fiqa_trt.engines.cuda import check_cuda
 
         check_cuda(device)
     return device
 
 
-def _usable_gpu(say: Callable[[str], None]) -> bool:
+def _usable_gpu(say: Say) -> bool:
     """Whether CUDA can be used; where there is a GPU that cannot, `say` hears why. Costs nothing without a GPU."""
     if not Path("/proc/driver/nvidia/version").exists():
         return False

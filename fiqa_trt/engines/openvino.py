@@ -1,8 +1,11 @@
-"""The CPU engine: OpenVINO on the exported ONNX network."""
+"""The CPU engine: OpenVINO on an engine directory, whose payload is the ONNX network or OpenVINO's own form of it."""
 
 from __future__ import annotations
 
+import io
 import os
+import tempfile
+import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -11,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.engines.base import EngineInfo, Manifest, Scores
+from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, RunError
 
-DEFAULT_BATCH = 8  # Small batches stay in the caches; see benchmarks/.
 _HALF = {"BF16": "bf16", "FP16": "f16"}
+_XML, _BIN = "network.xml", "network.bin"
 
 
 class OpenVinoEngine:
@@ -25,8 +29,9 @@ class OpenVinoEngine:
         """Compile the network of an engine directory, or take it from the cache.
 
         Args:
-            folder: with a manifest whose payload is ONNX.
-            precision: fp32, fp16 or auto: fp16 where the processor has BF16 or FP16 arithmetic, else fp32.
+            folder: with a manifest whose payload OpenVINO reads.
+            precision: fp32, fp16, int8 or auto. An ONNX payload runs in fp32 or in fp16 (auto: fp16 where the processor
+                has BF16 or FP16 arithmetic); another engine in the precision that it was built for and no other.
             batch: images per call.
 
         Raises:
@@ -35,21 +40,23 @@ class OpenVinoEngine:
         import openvino
 
         manifest = Manifest.read(folder)
+        if manifest.backend not in ("onnx", "openvino"):
+            raise EngineError(f"{folder} is for {manifest.backend}, not for a CPU; use --device cuda")
         core = openvino.Core()
-        hint = _precision_hint(core, precision)
+        hint = _precision_hint(core, manifest, precision, folder)
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
         settings["ENABLE_CPU_PINNING"] = False  # the decoding threads use the same cores
         cache = cache_folder()
         if cache is not None:
             settings["CACHE_DIR"] = str(cache / "openvino")
-        batch = batch or DEFAULT_BATCH
+        batch = batch or manifest.batch[1]
         size = manifest.spec.preprocess.size
         try:
-            network = core.read_model(folder / manifest.payload)
+            network = read_network(core, manifest.read_payload(folder), manifest.backend)
             # A fixed shape: an image's score must not depend on how many others happen to be beside it.
             network.reshape([batch, size, size, 3])
             compiled = core.compile_model(network, "CPU", settings)
-        except RuntimeError as exc:
+        except (RuntimeError, zipfile.BadZipFile, KeyError) as exc:
             raise EngineError(f"OpenVINO cannot use {folder / manifest.payload}: {str(exc).splitlines()[0]}") from exc
         self.slots = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._tensor = openvino.Tensor
@@ -59,14 +66,17 @@ class OpenVinoEngine:
         # A thread waits for each request: unlike a callback, it hears of an inference that failed.
         self._threads = ThreadPoolExecutor(self.slots, "openvino")
         executed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        executed = {"f32": "fp32", "f16": "fp16"}.get(executed, executed)
+        quantised = manifest.precision == "int8"
         self.info = EngineInfo(
             backend=f"openvino {openvino.__version__.split('-')[0]}",
             device=str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
-            precision="fp32" if hint == "f32" else "fp16",
-            executed={"f32": "fp32", "f16": "fp16"}.get(executed, executed),
+            precision="int8" if quantised else "fp32" if hint == "f32" else "fp16",
+            executed=f"int8 and {executed}" if quantised else executed,
             batch=batch,
             model=manifest.model,
             members=manifest.spec.members,
+            payload=manifest.payload_sha256,
         )
 
     def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
@@ -91,14 +101,50 @@ class OpenVinoEngine:
         self._threads.shutdown(cancel_futures=True)
 
 
-def _precision_hint(core: Any, precision: str) -> str:
-    if precision == "int8":
-        raise EngineError("there is no INT8 engine yet; use --precision fp32, fp16 or auto")
+def half_arithmetic(core: Any) -> str | None:
+    """OpenVINO's name of the 16-bit arithmetic that this processor has, BF16 before FP16; None if it has neither."""
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    half = next((hint for name, hint in _HALF.items() if name in able), None)
+    return next((hint for name, hint in _HALF.items() if name in able), None)
+
+
+def _precision_hint(core: Any, manifest: Manifest, precision: str, folder: Path) -> str:
+    """What OpenVINO is to compute in. It would choose by itself, so it is always told."""
+    half = half_arithmetic(core)
+    if manifest.backend == "openvino" or manifest.precision == "int8":
+        if precision not in ("auto", manifest.precision):
+            raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {precision}")
+        precision = manifest.precision
+    elif precision == "int8":
+        raise EngineError(
+            "there is no int8 engine here yet; make one with: fiqa-trt build --precision int8 --device cpu"
+        )
     if precision == "fp16" and half is None:
         raise EngineError("this processor has neither BF16 nor FP16 arithmetic; use --precision fp32 or auto")
     return "f32" if precision == "fp32" or half is None else half
+
+
+def read_network(core: Any, payload: bytes, backend: str) -> Any:
+    """An `openvino.Model` from a payload. Raises what OpenVINO and zipfile raise for one that is damaged."""
+    import openvino
+
+    if backend == "onnx":
+        return core.read_model(io.BytesIO(payload))
+    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+        weights = np.frombuffer(archive.read(_BIN), np.uint8)
+        return core.read_model(archive.read(_XML).decode(), openvino.Tensor(weights))
+
+
+def pack_network(network: Any, *, half: bool) -> bytes:
+    """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16."""
+    import openvino
+
+    packed = io.BytesIO()
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(packed, "w") as archive:
+        openvino.save_model(network, Path(scratch) / _XML, compress_to_fp16=half)
+        for name in (_XML, _BIN):
+            # A fixed date, so that the same network gives the same bytes.
+            archive.writestr(zipfile.ZipInfo(name), (Path(scratch) / name).read_bytes())
+    return packed.getvalue()
 
 
 def cache_folder() -> Path | None:

@@ -1,4 +1,4 @@
-"""The same network in PyTorch: the reference for other engines, and the engine of a plain CUDA machine."""
+"""The same network in PyTorch: the reference for other engines, and the engine of a CUDA machine without TensorRT."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.base import Engine, EngineInfo, Scores
+from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
+from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.tensorrt import difference_from_here
 from fiqa_trt.errors import EngineError, RunError
+from fiqa_trt.spec import ModelSpec
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from fiqa_trt.networks import Ensemble
 
 DEFAULT_BATCH = {"cpu": 8, "cuda": 256}
@@ -40,56 +47,98 @@ def load_checkpoint(path: Path) -> Ensemble:
     return network.eval()
 
 
-def check_cuda(device: str) -> None:
-    """Raise EngineError unless torch can use this CUDA device."""
-    import torch
+def open_torch(
+    checkpoint: Path,
+    device: str = "cpu",
+    precision: str = "auto",
+    batch: int | None = None,
+    executed: str | None = None,
+    *,
+    compiled: bool = False,
+) -> Engine:
+    """The engine of a checkpoint on `device`.
 
-    if not torch.cuda.is_available():
-        raise EngineError(f"--device {device}: torch {torch.__version__} sees no CUDA GPU; use --device cpu or auto")
-    if (torch.device(device).index or 0) >= torch.cuda.device_count():
-        raise EngineError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA GPU(s)")
+    Args:
+        checkpoint: safetensors.
+        device: `cpu`, `cuda` or `cuda:i`.
+        precision: fp32, fp16 (CUDA only) or auto: fp16 on CUDA, fp32 on a CPU.
+        batch: images per call.
+        executed: fp32, fp16 or bf16 where `precision` leaves a choice.
+        compiled: through torch.compile; on CUDA only.
+
+    Raises:
+        EngineError: torch or CUDA is not there, the checkpoint does not fit, a precision that is not to be had.
+    """
+    try:
+        import torch
+    except ImportError as exc:
+        raise EngineError("this engine needs torch: pip install 'fiqa-trt[gpu]'") from exc
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        check_cuda(device)
+    if precision == "int8" or (precision == "fp16" and kind == "cpu"):
+        raise EngineError(f"the torch engine has no {precision} on {kind}; use another --precision or --engine")
+    precision = "fp32" if kind == "cpu" or precision == "fp32" else "fp16"
+    executed = executed or precision
+    network = load_checkpoint(checkpoint)
+    if executed != "fp32":
+        network.lower(torch.float16 if executed == "fp16" else torch.bfloat16)
+    where = torch.device(device)
+    network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    info = EngineInfo(
+        backend=f"torch {torch.__version__}",
+        device=torch.cuda.get_device_name(where) if kind == "cuda" else "CPU",
+        precision=precision,
+        executed=executed + ", compiled" * compiled,
+        batch=batch or DEFAULT_BATCH[kind],
+        model=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        members=tuple(network.members),
+    )
+    if kind == "cpu":
+        return TorchCpuEngine(network, info)
+
+    def bind(images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
+        function = torch.compile(network, dynamic=False) if compiled else network
+
+        def launch() -> None:
+            with torch.inference_mode():
+                scores.copy_(function(images))
+
+        return launch
+
+    return CudaEngine(bind, where, info, ModelSpec().preprocess.size)
 
 
-class TorchEngine:
+def open_torch_directory(folder: Path, device: str = "cuda", batch: int | None = None) -> Engine:
+    """The engine of a directory whose payload is a checkpoint: what `build --backend torch` found quickest.
+
+    Raises:
+        EngineError: as `open_torch`; a directory of another GPU.
+    """
+    manifest = Manifest.read(folder)
+    if problem := difference_from_here(manifest, device):
+        raise EngineError(f"{folder}: {problem}")
+    manifest.read_payload(folder)
+    executed, _, how = manifest.executed.partition(", ")
+    return open_torch(
+        folder / manifest.payload,
+        device,
+        manifest.precision,
+        batch or manifest.batch[1],
+        executed,
+        compiled=how == "compiled",
+    )
+
+
+class TorchCpuEngine:
     """Eager PyTorch, channels-last, one call at a time in a thread of its own."""
 
     slots = 1
 
-    def __init__(
-        self, checkpoint: Path, device: str = "cpu", precision: str = "auto", batch: int | None = None
-    ) -> None:
-        """Load a checkpoint (safetensors).
-
-        Args:
-            checkpoint: the ensemble's weights.
-            device: `cpu`, `cuda` or `cuda:i`.
-            precision: fp32, fp16 (CUDA only) or auto: fp16 on CUDA, fp32 on a CPU.
-            batch: images per call.
-
-        Raises:
-            EngineError: torch or CUDA is not there, the checkpoint does not fit, a precision that is not to be had.
-        """
-        try:
-            import torch
-        except ImportError as exc:
-            raise EngineError("this engine needs torch: pip install 'fiqa-trt[gpu]'") from exc
-        kind = device.partition(":")[0]
-        if kind == "cuda":
-            check_cuda(device)
-        if precision == "int8" or (precision == "fp16" and kind == "cpu"):
-            raise EngineError(f"the torch engine has no {precision} on {kind}; use another --precision or --engine")
-        half = kind == "cuda" and precision != "fp32"
-        network = load_checkpoint(checkpoint)
-        network = network.to(device, torch.float16 if half else torch.float32)
-        self._network = network.to(memory_format=torch.channels_last)
-        self._device = torch.device(device)
+    def __init__(self, network: Ensemble, info: EngineInfo) -> None:
+        self._network = network
         self._thread = ThreadPoolExecutor(1, "torch")
-        name = torch.cuda.get_device_name(self._device) if kind == "cuda" else "CPU"
-        precision = "fp16" if half else "fp32"
-        model = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        members = tuple(network.members)
-        batch = batch or DEFAULT_BATCH[kind]
-        self.info = EngineInfo(f"torch {torch.__version__}", name, precision, precision, batch, model, members)
+        self.info = info
 
     def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
         """See `Engine.submit`."""
@@ -100,8 +149,7 @@ class TorchEngine:
 
         try:
             with torch.inference_mode():
-                scores = self._network(torch.from_numpy(images).to(self._device, non_blocking=True))
-            return np.asarray(scores.cpu().numpy(), np.float32)
+                return np.asarray(self._network(torch.from_numpy(images)).numpy(), np.float32)
         except RuntimeError as exc:
             raise RunError(f"torch could not score a batch: {str(exc).splitlines()[0]}") from exc
 

@@ -1,0 +1,114 @@
+"""CPU engines: OpenVINO, in FP32, FP16 or INT8."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fiqa_trt.building.calibration import Pixels, read_crops, read_ranges
+from fiqa_trt.building.measuring import Say, batch_sizes, measure_engine, with_figures
+from fiqa_trt.building.request import Request
+from fiqa_trt.engines import RELEASED
+from fiqa_trt.engines.manifest import Draft, Manifest, Target, this_processor
+from fiqa_trt.engines.quantize import Ranges, is_sensitive, with_qdq
+from fiqa_trt.errors import EngineError
+
+BATCHES = (1, 4, 8, 16, 32)
+
+
+def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, say: Say) -> tuple[Manifest, bytes]:
+    """OpenVINO's form of the exported network, in the arithmetic that is asked for; its own INT8 needs no GPU tools."""
+    import openvino
+
+    from fiqa_trt.engines.openvino import OpenVinoEngine, pack_network, read_network
+
+    source = _exported(request.checkpoint, scratch)
+    exported, core = Manifest.read(source), openvino.Core()
+    onnx = exported.read_payload(source)
+    versions = {"openvino": openvino.__version__}
+    if request.precision != "int8":
+        network = read_network(core, onnx, "onnx")
+    elif request.calibration is not None and request.calibration.is_dir():
+        network = _calibrated(read_network(core, onnx, "onnx"), read_crops(request.calibration), versions)
+    else:
+        network = _from_ranges(core, onnx, read_ranges(request.calibration), exported.model, versions)
+    payload = pack_network(network, half=request.precision != "fp32")
+    largest = request.max_batch or BATCHES[-1]
+    manifest = dataclasses.replace(
+        exported,
+        backend="openvino",
+        precision=request.precision,
+        target=Target("cpu", this_processor(), tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
+        batch=(1, min(8, largest), largest),
+        payload="network.zip",
+        payload_sha256=hashlib.sha256(payload).hexdigest(),
+        versions=versions,
+        reference=(),
+    )
+    draft.write(manifest, payload)
+    found = measure_engine(
+        lambda batch: OpenVinoEngine(draft.folder, request.precision, batch),
+        batch_sizes(BATCHES, largest),
+        np.array(exported.reference, np.float32),
+        request.precision,
+        f"the {request.precision} engine",
+        say,
+    )
+    return with_figures(manifest, found), payload
+
+
+def _exported(checkpoint: Path, scratch: Path) -> Path:
+    """An engine directory with the checkpoint's network as ONNX: the shipped one if it is of this checkpoint."""
+    try:
+        model = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    except OSError as exc:
+        raise EngineError(f"cannot read {checkpoint}: {exc.strerror}") from exc
+    if Manifest.read(RELEASED).model == model:
+        return RELEASED
+    from fiqa_trt.export import export
+
+    export(checkpoint, scratch / "onnx")
+    return scratch / "onnx"
+
+
+def _from_ranges(core: Any, payload: bytes, ranges: Ranges, model: str, versions: dict[str, str]) -> Any:
+    from fiqa_trt.engines.openvino import read_network
+
+    try:
+        import onnx
+    except ImportError as exc:
+        raise EngineError("building an int8 engine needs onnx: pip install 'fiqa-trt[build]'") from exc
+    ranges.check_model(model)
+    versions["onnx"] = onnx.__version__
+    quantised = with_qdq(onnx.ModelProto.FromString(payload), ranges, signed=False)
+    return read_network(core, quantised.SerializeToString(), "onnx")
+
+
+def _calibrated(network: Any, crops: Pixels, versions: dict[str, str]) -> Any:
+    """The network quantised by NNCF's post-training quantisation on some crops."""
+    try:
+        import nncf
+    except ImportError as exc:
+        raise EngineError(
+            "calibrating on a CPU needs nncf: pip install 'fiqa-trt[build]' (or leave --calibration out)"
+        ) from exc
+    versions["nncf"] = nncf.__version__
+    kept = [
+        operation.get_friendly_name()
+        for operation in network.get_ops()
+        if operation.get_type_name() in ("Convolution", "MatMul") and is_sensitive(_layer(operation))
+    ]
+    data = nncf.Dataset([crops[index : index + 1] for index in range(len(crops))])
+    # The mixed preset keeps activations unsigned; see `with_qdq` for why that matters.
+    preset, ignored = nncf.QuantizationPreset.MIXED, nncf.IgnoredScope(names=kept)
+    return nncf.quantize(network, data, preset=preset, ignored_scope=ignored, subset_size=len(crops))
+
+
+def _layer(operation: Any) -> str:
+    """Name of the layer that an OpenVINO operation came from, by its weight; empty if it has none."""
+    name: str = operation.input_value(1).get_node().get_friendly_name()
+    return name.removesuffix(".weight")

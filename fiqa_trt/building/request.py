@@ -1,0 +1,31 @@
+"""What a build is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from fiqa_trt.engines import CHECKPOINT
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to build.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        checkpoint: safetensors.
+        device: auto, cpu, cuda or cuda:i.
+        backend: auto, openvino, tensorrt or torch.
+        max_batch: largest batch; None for 32 on a CPU and 512 on a GPU.
+        calibration: for int8: a folder of crops, or a file of ranges; None for the shipped ranges.
+        output: the engine directory; None for one in the store, named after backend and precision.
+    """
+
+    precision: str = "fp16"
+    checkpoint: Path = CHECKPOINT
+    device: str = "auto"
+    backend: str = "auto"
+    max_batch: int | None = None
+    calibration: Path | None = None
+    output: Path | None = None

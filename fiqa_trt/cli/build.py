@@ -1,0 +1,71 @@
+"""`fiqa-trt build`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from fiqa_trt.cli.common import speaker
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(short_help="Build an engine for this machine.")
+@click.option("--checkpoint", metavar="FILE", type=_PATH, help="A .safetensors file.  [default: the released one]")
+@click.option("--precision", default="fp16", show_default=True, type=click.Choice(["fp32", "fp16", "int8"]))
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
+@click.option(
+    "--backend", default="auto", show_default=True, type=click.Choice(["auto", "openvino", "tensorrt", "torch"])
+)
+@click.option("--max-batch", type=click.IntRange(2, 4096), help="Largest batch.  [default: 32 on a CPU, 512 on a GPU]")
+@click.option(
+    "--calibration",
+    metavar="DIR|FILE",
+    type=_PATH,
+    help="For int8: a folder of crops like yours, or a file of ranges.  [default: the shipped ranges]",
+)
+@click.option(
+    "-o", "--output", metavar="DIR", type=_PATH, help="The engine directory.  [default: engines/BACKEND-PRECISION]"
+)
+@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as one JSON object on stdout.")
+def command(
+    checkpoint: Path | None,
+    precision: str,
+    device: str,
+    backend: str,
+    max_batch: int | None,
+    calibration: Path | None,
+    output: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Build an engine for this machine, verify it against FP32, time it, and keep it where `score` finds it.
+
+    On a CPU it is made by OpenVINO, on a GPU by TensorRT (through Torch-TensorRT), or by PyTorch where TensorRT is
+    missing. An engine whose scores are too far from FP32 is not written.
+
+    \b
+    Examples:
+      fiqa-trt build --precision fp16
+      fiqa-trt build --precision int8 --calibration /crops
+      fiqa-trt build --checkpoint mine.safetensors -o engines/mine
+    """
+    from fiqa_trt.building import Request, build
+    from fiqa_trt.engines import CHECKPOINT
+
+    say = speaker(quiet)
+    request = Request(precision, checkpoint or CHECKPOINT, device, backend, max_batch, calibration, output)
+    built = build(request, say)
+    manifest = built.manifest
+    size = (built.folder / manifest.payload).stat().st_size / 1e6
+    what = f"{manifest.backend} {manifest.precision} (run as {manifest.executed})"
+    say(f"{what} for {manifest.target.name}, {size:.1f} MB")
+    say(f"quickest batch {manifest.batch[1]}: {manifest.throughput:,.0f} images/s")
+    say("against FP32: " + ", ".join(f"{name} {value:.5g}" for name, value in manifest.agreement.items()))
+    say(f"written to {built.folder} in {manifest.seconds:.0f} s")
+    if as_json:
+        click.echo(json.dumps({"folder": str(built.folder), **dataclasses.asdict(manifest)}))

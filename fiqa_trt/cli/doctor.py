@@ -1,0 +1,39 @@
+"""`fiqa-trt doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import warnings
+
+import click
+
+
+@click.command(short_help="Say what works on this machine, and how to mend the rest.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(as_json: bool) -> None:
+    """Say which engines and decoders work on this machine and, for each that does not, what would make it work.
+
+    \b
+    Example:
+      fiqa-trt doctor
+    """
+    from fiqa_trt.doctor import examine
+
+    logging.disable(logging.ERROR)  # libraries complain of each other's absence in many words
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = examine()
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report)))
+        return
+    click.echo(f"fiqa-trt {report.version}, Python {report.python}, {report.system}")
+    click.echo(f"{report.processor}, {report.cores} core(s): {' '.join(report.arithmetic)}")
+    for gpu in report.gpus:
+        click.echo(f"{gpu.name}, {gpu.memory / 1e9:.0f} GB, driver {gpu.driver}")
+    click.echo("  ".join(f"{name} {version}" for name, version in report.versions.items() if version))
+    for check in report.checks:
+        click.echo(f"{'yes' if check.works else 'no ':3}  {check.name}: {check.detail}")
+        if check.remedy:
+            click.echo(f"     -> {check.remedy}")

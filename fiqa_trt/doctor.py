@@ -1,0 +1,233 @@
+"""What works on this machine, and for each thing that does not, the one command that would make it work."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from typing import Any
+
+from fiqa_trt import __version__
+from fiqa_trt.engines.manifest import this_processor
+
+PACKAGES = (
+    "openvino", "torch", "torchvision", "torch-tensorrt", "tensorrt", "nvidia-dali-cuda130", "nvidia-ml-py",
+    "nvidia-modelopt", "nncf", "onnx", "onnxruntime", "numpy", "pillow", "simplejpeg", "pyarrow",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that may work here.
+
+    Attributes:
+        name: of it.
+        works: whether it was seen to work.
+        detail: what was seen.
+        remedy: the command, or the words, that would make it work; empty if it does.
+    """
+
+    name: str
+    works: bool
+    detail: str
+    remedy: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """A GPU as NVML describes it; memory in bytes."""
+
+    name: str
+    memory: int
+    driver: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything that `fiqa-trt doctor` says."""
+
+    version: str
+    python: str
+    system: str
+    processor: str
+    cores: int
+    arithmetic: list[str]
+    gpus: list[Gpu]
+    versions: dict[str, str | None]
+    checks: list[Check]
+
+
+def examine() -> Report:
+    """Try everything. Takes some seconds: it imports every library that is there."""
+    gpus, nvml = _gpus()
+    versions = {name: _version(name) for name in PACKAGES}
+    has_gpu = bool(gpus)
+    return Report(
+        version=__version__,
+        python=platform.python_version(),
+        system=platform.platform(),
+        processor=this_processor(),
+        cores=len(os.sched_getaffinity(0)),
+        arithmetic=_arithmetic(),
+        gpus=gpus,
+        versions=versions,
+        checks=[
+            _openvino(),
+            _decoder(),
+            nvml,
+            _torch(),
+            _cuda(has_gpu),
+            _tensorrt(has_gpu),
+            _torch_tensorrt(),
+            _dali(),
+            _importable("INT8 on a GPU (modelopt)", "modelopt", "pip install 'nvidia-modelopt[hf]'"),
+            _importable("calibrating INT8 on a CPU (NNCF)", "nncf", "pip install 'fiqa-trt[build]'"),
+            _importable("building INT8 on a CPU (onnx)", "onnx", "pip install 'fiqa-trt[build]'"),
+            _importable("training (piq)", "piq", "pip install 'fiqa-trt[train]'"),
+        ],
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _arithmetic() -> list[str]:
+    try:
+        import openvino
+
+        return [str(name) for name in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
+    except Exception:  # the check of OpenVINO says why
+        return []
+
+
+def _gpus() -> tuple[list[Gpu], Check]:
+    name = "GPU readings (nvidia-ml-py)"
+    if importlib.util.find_spec("pynvml") is None:
+        return [], Check(name, False, "not installed", "pip install 'fiqa-trt[gpu]'")
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as exc:
+        return [], Check(name, False, str(exc), "install NVIDIA's driver, if there is a GPU")
+    try:
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+            found.append(Gpu(_text(pynvml.nvmlDeviceGetName(handle)), memory, driver))
+    except pynvml.NVMLError as exc:
+        return [], Check(name, False, str(exc), "update NVIDIA's driver")
+    finally:
+        pynvml.nvmlShutdown()
+    return found, Check(name, True, f"{len(found)} GPU(s), driver {driver}")
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _seen(name: str, function: Any, remedy: str) -> Check:
+    """The check that `function` passes if it returns what it saw, and fails if it raises whatever a library raises."""
+    try:
+        return Check(name, True, function())
+    except Exception as exc:
+        reason = " ".join(str(exc).split())[:160] or type(exc).__name__
+        return Check(name, False, reason, remedy)
+
+
+def _openvino() -> Check:
+    def try_it() -> str:
+        from fiqa_trt.engines import RELEASED
+        from fiqa_trt.engines.openvino import OpenVinoEngine
+
+        engine = OpenVinoEngine(RELEASED, batch=1)
+        engine.close()
+        return f"{engine.info.backend}, auto runs in {engine.info.executed}"
+
+    return _seen("CPU engine (OpenVINO)", try_it, "pip install --force-reinstall fiqa-trt")
+
+
+def _decoder() -> Check:
+    def try_it() -> str:
+        from fiqa_trt.decode import FORMATS
+        from fiqa_trt.verification import portrait
+
+        return f"{', '.join(FORMATS)}; {portrait().shape[0]} px sample decoded"
+
+    return _seen("CPU decoder (Pillow, libjpeg-turbo)", try_it, "pip install --force-reinstall fiqa-trt")
+
+
+def _torch() -> Check:
+    def try_it() -> str:
+        import torch
+
+        from fiqa_trt.engines import CHECKPOINT
+        from fiqa_trt.engines.torch import load_checkpoint
+
+        load_checkpoint(CHECKPOINT)
+        return f"torch {torch.__version__}"
+
+    return _seen("PyTorch engine, export and training", try_it, "pip install 'fiqa-trt[gpu]'")
+
+
+def _cuda(has_gpu: bool) -> Check:
+    name = "CUDA in PyTorch"
+    try:
+        import torch
+    except ImportError:
+        return Check(name, False, "torch is not installed", "pip install 'fiqa-trt[gpu]'")
+    if torch.cuda.is_available():
+        return Check(name, True, f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPU(s)")
+    remedy = "install a driver that knows CUDA " + str(torch.version.cuda) if has_gpu else "needs an NVIDIA GPU"
+    return Check(name, False, f"torch {torch.__version__} sees no GPU", remedy)
+
+
+def _tensorrt(has_gpu: bool) -> Check:
+    def try_it() -> str:
+        import tensorrt
+
+        if not tensorrt.Builder(tensorrt.Logger(tensorrt.Logger.ERROR)):
+            raise RuntimeError("its builder cannot be made")
+        return f"TensorRT {tensorrt.__version__}"
+
+    remedy = "pip install 'fiqa-trt[gpu]' --extra-index-url (NVIDIA's package index; see README, Install)"
+    return _seen("TensorRT", try_it, remedy if has_gpu else "needs an NVIDIA GPU")
+
+
+def _torch_tensorrt() -> Check:
+    def try_it() -> str:
+        from fiqa_trt.engines.compile import import_torch_tensorrt
+
+        return f"torch-tensorrt {import_torch_tensorrt().__version__}"
+
+    return _seen("Torch-TensorRT", try_it, "pip install 'torch-tensorrt>=2.11,<2.15' on a machine with an NVIDIA GPU")
+
+
+def _dali() -> Check:
+    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+        return Check("GPU decoder (DALI)", False, "not installed", "pip install 'fiqa-trt[gpu]'")
+
+    def try_it() -> str:
+        import nvidia.dali
+
+        return f"DALI {nvidia.dali.__version__}"
+
+    return _seen("GPU decoder (DALI)", try_it, "pip install --force-reinstall nvidia-dali-cuda130")
+
+
+def _importable(name: str, module: str, remedy: str) -> Check:
+    if importlib.util.find_spec(module) is None:
+        return Check(name, False, "not installed", remedy)
+
+    def try_it() -> str:
+        return f"{module} {getattr(importlib.import_module(module), '__version__', '')}".strip()
+
+    return _seen(name, try_it, remedy)

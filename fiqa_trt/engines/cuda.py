@@ -1,0 +1,119 @@
+"""What every CUDA engine shares: streams, buffers that stay where they are, CUDA graphs, and two batches in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.errors import EngineError, RunError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SLOTS = 2
+_WARM_UP = 3
+
+Launch = Callable[[], None]
+Bind = Callable[["Tensor", "Tensor", "torch.cuda.Stream"], Launch]
+"""Takes uint8 [batch, 224, 224, 3] and float32 [batch, members] on the GPU, and the stream; returns what launches the
+network from the one to the other on that stream."""
+
+
+def check_cuda(device: str) -> None:
+    """Raise EngineError unless torch can use this CUDA device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineError(f"--device {device}: torch {torch.__version__} sees no CUDA GPU; use --device cpu or auto")
+    if (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA GPU(s)")
+
+
+class _Slot:
+    """Buffers of one batch, on a stream of its own, with the whole call recorded as a CUDA graph."""
+
+    def __init__(self, bind: Bind, device: torch.device, batch: int, size: int, members: int) -> None:
+        import torch
+
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._host = torch.zeros((batch, size, size, 3), dtype=torch.uint8).pin_memory()
+        self._out = torch.zeros((batch, members)).pin_memory()
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        with torch.cuda.device(device), torch.cuda.stream(self._stream):
+            self._images = torch.zeros_like(self._host, device=device)
+            self._scores = torch.zeros_like(self._out, device=device)
+            launch = bind(self._images, self._scores, self._stream)
+            for _ in range(_WARM_UP):  # libraries choose their kernels and allocate at the first calls
+                launch()
+            self._stream.synchronize()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, stream=self._stream):
+                launch()
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Scores:
+        """Copy in, launch, copy out; returns when the scores are there."""
+        import torch
+
+        np.copyto(self._host.numpy(), images)
+        with torch.cuda.device(self._images.device), torch.cuda.stream(self._stream):
+            self._images.copy_(self._host, non_blocking=True)
+            self._graph.replay()
+            self._out.copy_(self._scores, non_blocking=True)
+            self._done.record(self._stream)
+        self._done.synchronize()
+        return np.array(self._out.numpy(), np.float32)
+
+
+class CudaEngine:
+    """An `Engine` on a CUDA device. While one batch is computed, another is copied."""
+
+    slots = SLOTS
+
+    def __init__(self, bind: Bind, device: torch.device, info: EngineInfo, size: int) -> None:
+        """Allocate, warm up and record.
+
+        Args:
+            bind: the network; called once for each slot.
+            device: where.
+            info: what it is.
+            size: side of the input images.
+
+        Raises:
+            EngineError: the GPU has no memory for the batch, or the network cannot be recorded as a graph.
+        """
+        import torch
+
+        self.info = info
+        self._idle: SimpleQueue[_Slot] = SimpleQueue()
+        try:
+            for _ in range(self.slots):
+                self._idle.put(_Slot(bind, device, info.batch, size, len(info.members)))
+        except torch.OutOfMemoryError as exc:
+            raise EngineError(f"{info.device} has no memory for batches of {info.batch}; use --batch-size") from exc
+        except RuntimeError as exc:
+            raise EngineError(f"{info.device} cannot run this engine: {str(exc).splitlines()[0]}") from exc
+        self._threads = ThreadPoolExecutor(self.slots, "cuda")
+
+    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+        """See `Engine.submit`."""
+        return self._threads.submit(self._run, images)
+
+    def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
+        slot = self._idle.get()
+        try:
+            return slot.run(images)
+        except RuntimeError as exc:
+            raise RunError(f"CUDA could not score a batch: {str(exc).splitlines()[0]}") from exc
+        finally:
+            self._idle.put(slot)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._threads.shutdown(cancel_futures=True)

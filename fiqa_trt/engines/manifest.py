@@ -1,0 +1,193 @@
+"""An engine directory: `engine.json` beside one payload file. Read, checked against the machine, written atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from fiqa_trt.errors import EngineError, storage_error
+from fiqa_trt.spec import ModelSpec, PreprocessSpec
+
+MANIFEST = "engine.json"
+FORMAT = 2
+BACKENDS = ("onnx", "openvino", "tensorrt", "torch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What an engine was made for and measured on.
+
+    Attributes:
+        kind: `cpu` or `cuda`.
+        name: of the processor or GPU; empty if the payload is the same for all.
+        features: what its code may rely on: a processor's arithmetic (`BF16`, `INT8`), a GPU's `sm_90`.
+    """
+
+    kind: str
+    name: str = ""
+    features: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """`engine.json`.
+
+    Attributes:
+        model: SHA-256 of the checkpoint that the payload was made from.
+        backend: what runs it: `onnx` (any ONNX runtime; here OpenVINO), `openvino`, `tensorrt` or `torch`.
+        precision: fp32, fp16 or int8.
+        executed: the arithmetic that was really used where it was built.
+        target: where that was.
+        batch: smallest, quickest and largest number of images of a call.
+        payload: file name beside the manifest.
+        payload_sha256: of that file.
+        agreement: measured against the FP32 reference; see `fiqa_trt.verification.Agreement`.
+        throughput: images per second with the quickest batch, measured when it was built; 0 if it was not.
+        seconds: that the build took.
+        versions: of the libraries that made it.
+        spec: the model's preprocessing and members.
+        reference: member scores of the verification batch by PyTorch in FP32; only `onnx` payloads have them.
+    """
+
+    model: str
+    backend: str
+    precision: str
+    executed: str
+    target: Target
+    batch: tuple[int, int, int]
+    payload: str
+    payload_sha256: str
+    agreement: dict[str, float]
+    throughput: float
+    seconds: float
+    versions: dict[str, str]
+    spec: ModelSpec
+    reference: tuple[tuple[float, ...], ...] = ()
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read `engine.json` and check what it says of itself; the payload is not looked at (see `read_payload`).
+
+        Raises:
+            EngineError: not an engine directory, or one of another format.
+        """
+        try:
+            values = json.loads((folder / MANIFEST).read_text())
+            if values.pop("format") != FORMAT:
+                raise EngineError(f"{folder} was made by another version of fiqa-trt; build it again")
+            spec, target = values.pop("spec"), values.pop("target")
+            preprocess = PreprocessSpec(**spec.pop("preprocess"))
+            spec = ModelSpec(**{key: tuple(value) for key, value in spec.items()}, preprocess=preprocess)
+            target = Target(target["kind"], target["name"], tuple(target["features"]))
+            low, best, high = values.pop("batch")
+            reference = tuple(tuple(map(float, row)) for row in values.pop("reference"))
+            manifest = cls(**values, spec=spec, target=target, batch=(low, best, high), reference=reference)
+            if manifest.backend not in BACKENDS or Path(manifest.payload).name != manifest.payload:
+                raise ValueError(f"backend {manifest.backend!r}, payload {manifest.payload!r}")
+        except FileNotFoundError as exc:
+            raise EngineError(f"{folder} is not an engine directory: {MANIFEST} is missing") from exc
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise EngineError(f"{folder} is not an engine directory: {exc}") from exc
+        return manifest
+
+    def read_payload(self, folder: Path) -> bytes:
+        """The payload's bytes.
+
+        Raises:
+            EngineError: it is missing or not what it was.
+        """
+        path = folder / self.payload
+        try:
+            payload = path.read_bytes()
+        except OSError as exc:
+            reason = "is missing" if isinstance(exc, FileNotFoundError) else f"cannot be read: {exc.strerror}"
+            raise EngineError(f"{folder} is not an engine directory: {self.payload} {reason}") from exc
+        if hashlib.sha256(payload).hexdigest() != self.payload_sha256:
+            raise EngineError(
+                f"{path} is damaged: it is not the file that {MANIFEST} describes; build it again (fiqa-trt build)"
+            )
+        return payload
+
+
+class Draft:
+    """An engine directory in the making, out of sight."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, manifest: Manifest, payload: bytes) -> None:
+        """Put both files there and on the disk; may be repeated."""
+        for name, content in ((manifest.payload, payload), (MANIFEST, manifest.dump().encode())):
+            with (self.folder / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def new_engine(folder: Path) -> Iterator[Draft]:
+    """A draft that becomes `folder` when the block ends well, and vanishes when it does not.
+
+    Of two builds of the same engine the last to finish wins.
+
+    Raises:
+        EngineError: `folder` holds something else than an engine.
+        RunError: the disk is full or fails.
+    """
+    _refuse_foreign(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as exc:
+        raise storage_error(folder, exc) from exc
+    try:
+        yield Draft(draft)
+        draft.chmod(0o755)
+        _replace(draft, folder)
+    except OSError as exc:
+        raise storage_error(folder, exc) from exc
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists():
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"."}
+        if names and names != {MANIFEST, Manifest.read(folder).payload if MANIFEST in names else ""}:
+            raise EngineError(f"{folder} exists and is not just an engine; choose another -o")
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`. A directory cannot be replaced in one step: the old one steps aside first."""
+    while True:
+        try:
+            new.rename(folder)
+            return
+        except OSError:
+            if not folder.exists():
+                raise
+        aside = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+        with aside as place, contextlib.suppress(FileNotFoundError):  # another build was quicker
+            folder.rename(Path(place) / "old")
+
+
+def this_processor() -> str:
+    """The processor by name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,163 @@
+"""What an engine is checked with: a fixed batch of images, and how near to the FP32 reference its scores must come."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fiqa_trt.errors import EngineError
+
+Pixels = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.float32]
+
+SIZE = 224
+_SEED = 0
+_LEVELS = 6
+
+
+def portrait() -> Pixels:
+    """Uint8 RGB [224, 224, 3]: a face from a public-domain portrait (NASA's Eileen Collins, 1999), undamaged."""
+    with Image.open(Path(__file__).with_name("portrait.png"), formats=["PNG"]) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def verification_batch() -> Pixels:
+    """Images that reach every range of the scores: uint8 [64, 224, 224, 3], the same on every machine.
+
+    The portrait, eight kinds of damage to it at six levels, and fifteen random patterns from smooth to noise. Made with
+    NumPy alone, so that no version of a codec or a resize filter can change a pixel.
+    """
+    # The legacy generator's streams are frozen; those of `default_rng` may change with NumPy.
+    rng = np.random.RandomState(_SEED)
+    face = portrait().astype(np.float64)
+    grain = rng.normal(0, 1, face.shape)
+    images = [face]
+    for level in np.arange(1, _LEVELS + 1) / _LEVELS:
+        side, small = round(150 * level), round(224 * 0.06**level)
+        hidden = face.copy()
+        hidden[40 : 40 + side, 37 : 37 + side] = 90
+        images += [
+            _blurred(face, 8 * level**1.5),
+            face + 60 * level * grain,
+            face * (1 - 0.95 * level),
+            face * (1 - 0.9 * level) + 200 * level,
+            np.minimum(face * (1 + 3 * level), 255),
+            _stretched(_stretched(face, small), SIZE),
+            128 + (face - 128) * (1 - 0.95 * level),
+            hidden,
+        ]
+    for cells in np.geomspace(3, SIZE, 15).astype(int):
+        pattern = rng.randint(0, 256, (cells, cells, 3)).astype(np.float64)
+        images.append(_stretched(pattern, SIZE) * rng.uniform(0.2, 1))
+    return np.rint(np.clip(np.stack(images), 0, 255)).astype(np.uint8)
+
+
+def _blurred(image: npt.NDArray[np.float64], sigma: float) -> npt.NDArray[np.float64]:
+    reach = int(np.ceil(3 * sigma))
+    kernel = np.exp(-((np.arange(-reach, reach + 1) / sigma) ** 2) / 2)
+    kernel /= kernel.sum()
+    for axis in (0, 1):
+        padding = [(reach, reach) if axis == this else (0, 0) for this in range(3)]
+        padded = np.pad(image, padding, "reflect")
+        image = sum(
+            weight * np.take(padded, np.arange(start, start + SIZE), axis) for start, weight in enumerate(kernel)
+        )
+    return image
+
+
+def _stretched(image: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
+    """Bilinear, without antialiasing."""
+    for axis in (0, 1):
+        count = image.shape[axis]
+        places = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
+        low = np.floor(places).astype(int)
+        share = (places - low).reshape((-1, 1) if axis else (-1, 1, 1))
+        high = np.minimum(low + 1, count - 1)
+        image = np.take(image, low, axis) * (1 - share) + np.take(image, high, axis) * share
+    return image
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How near the scores of an engine (means over members) come to the reference's.
+
+    Attributes:
+        images: how many were compared.
+        max: largest absolute difference.
+        mean: mean absolute difference.
+        srcc: Spearman's rank correlation.
+    """
+
+    images: int
+    max: float
+    mean: float
+    srcc: float
+
+    def rounded(self) -> dict[str, float]:
+        """As it is recorded."""
+        values = {name: float(f"{value:.6g}") for name, value in dataclasses.asdict(self).items()}
+        return {**values, "images": self.images}
+
+    def __str__(self) -> str:
+        """In a line."""
+        return f"max {self.max:.2g}, mean {self.mean:.2g}, SRCC {self.srcc:.5f} on {self.images} images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """What an engine of a precision must keep to, or it is not written."""
+
+    max: float = 1.0
+    mean: float = 1.0
+    srcc: float = 0.0
+
+    def __str__(self) -> str:
+        """Only what it limits."""
+        parts = [f"{name} <= {value:g}" for name, value in (("max", self.max), ("mean", self.mean)) if value < 1]
+        return ", ".join([*parts, f"SRCC >= {self.srcc:g}"] if self.srcc > 0 else parts)
+
+
+TOLERANCES = {
+    "fp32": Tolerance(max=1e-4),
+    "fp16": Tolerance(max=1e-2, srcc=0.9995),
+    "int8": Tolerance(mean=0.02, srcc=0.99),
+}
+
+
+def compare(scores: Scores, reference: Scores) -> Agreement:
+    """Agreement of member scores [N, members] with a reference of the same shape.
+
+    Raises:
+        EngineError: a score that is not a number.
+    """
+    if not np.isfinite(scores).all():
+        raise EngineError("the engine returned scores that are not numbers; build it with another --precision")
+    ours, theirs = scores.mean(axis=1, dtype=np.float64), reference.mean(axis=1, dtype=np.float64)
+    difference = np.abs(ours - theirs)
+    return Agreement(len(ours), float(difference.max()), float(difference.mean()), _spearman(ours, theirs))
+
+
+def _spearman(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    """Spearman's correlation with mean ranks for ties; 0 where one side is constant. SciPy is not a dependency here."""
+
+    def centred(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+        return np.asarray(ranks - ranks.mean())
+
+    first, second = centred(x), centred(y)
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / scale if scale else 0.0
+
+
+def check(agreement: Agreement, precision: str, what: str) -> None:
+    """Raise EngineError unless the agreement is within the tolerance of `precision` (fp32, fp16 or int8)."""
+    limit = TOLERANCES[precision]
+    if not (agreement.max <= limit.max and agreement.mean <= limit.mean and agreement.srcc >= limit.srcc):
+        raise EngineError(
+            f"{what} is too far from FP32, so it was not written: {agreement}; a {precision} engine needs {limit}"
+        )

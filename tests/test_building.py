@@ -1,0 +1,253 @@
+"""`fiqa-trt build`, `engines`, `export` and `doctor` on a CPU, with real engines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from fiqa_trt import building, verification
+from fiqa_trt.building import Request, measuring
+from fiqa_trt.building.measuring import batch_sizes, infer
+from fiqa_trt.cli import group
+from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
+from fiqa_trt.engines.manifest import MANIFEST
+from fiqa_trt.errors import EngineError, FiqaError, InputError
+from fiqa_trt.verification import Tolerance, compare, verification_batch
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of its own; timing is not what is tested here."""
+    monkeypatch.setenv("FIQA_TRT_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setattr(measuring, "_TIMED_SECONDS", 0.05)
+    monkeypatch.setattr(measuring, "_ROUNDS", 1)
+    return tmp_path / "engines"
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 48 crops, one of them damaged."""
+    folder = tmp_path_factory.mktemp("crops")
+    for index, image in enumerate(verification_batch()[:48]):
+        Image.fromarray(image).save(folder / f"{index:02}.png")
+    (folder / "07.png").write_bytes(b"nothing")
+    return folder
+
+
+def call(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(group, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, (SystemExit, FiqaError)):
+        raise result.exception
+    return result
+
+
+def has_half() -> bool:
+    try:
+        open_engine("cpu", "fp16").close()
+    except EngineError:
+        return False
+    return True
+
+
+def test_build_list_and_score(store: Path, tmp_path: Path, crops: Path) -> None:
+    done = call("build", "--precision", "fp32", "--device", "cpu", "--max-batch", "4", "--json", "-q")
+    assert not done.stderr
+    built = json.loads(done.stdout)
+    assert built["folder"] == str(store / "openvino-fp32")
+    assert built["agreement"]["images"] == 64
+    assert built["agreement"]["max"] < 1e-4
+    assert built["throughput"] > 0
+    assert built["batch"][1] in (1, 4)
+    assert built["batch"][2] == 4
+    assert call("build", "--precision", "int8", "--max-batch", "4", "-q", "--device", "cpu").exit_code == 0
+    listed = call("engines").stdout
+    assert f"{store}/openvino-fp32: openvino fp32" in listed
+    assert f"{store}/openvino-int8: openvino int8" in listed
+    assert listed.count("the choice of auto") == 1
+    entries = json.loads(call("engines", "--json").stdout)["engines"]
+    assert [entry["problem"] for entry in entries] == [None, None]
+    for precision, executed in (("fp32", "fp32"), ("int8", "int8 and ")):
+        scores = tmp_path / f"{precision}.parquet"
+        done = call("score", crops, "-o", scores, "--device", "cpu", "--precision", precision, "--json")
+        assert f"using {store}/openvino-{precision}" in done.stderr
+        engine = json.loads(done.stdout.splitlines()[-1])["engine"]
+        assert engine["precision"] == precision
+        assert engine["executed"].startswith(executed)
+        assert engine["payload"] == Manifest.read(store / f"openvino-{precision}").payload_sha256
+
+
+def test_an_fp16_engine_is_half_as_large(store: Path) -> None:
+    if not has_half():
+        pytest.skip("this processor has neither BF16 nor FP16 arithmetic")
+    built = building.build(Request("fp16", device="cpu", max_batch=2))
+    size = (built.folder / built.manifest.payload).stat().st_size
+    assert size < 0.7 * (RELEASED / "ensemble.onnx").stat().st_size
+    assert built.manifest.executed in ("bf16", "fp16")
+    assert built.manifest.agreement["srcc"] >= 0.9995
+    with pytest.raises(EngineError, match="is an fp16 engine; build one for --precision fp32"):
+        open_engine("cpu", "fp32", str(built.folder))
+
+
+def test_int8_from_ranges_and_by_calibration_agree(store: Path, crops: Path) -> None:
+    pytest.importorskip("nncf")
+    ours = building.build(Request("int8", device="cpu", max_batch=2))
+    theirs = building.build(Request("int8", device="cpu", max_batch=2, calibration=crops, output=store / "nncf"))
+    assert "nncf" in theirs.manifest.versions
+    assert "nncf" not in ours.manifest.versions
+    scores = []
+    for built in (ours, theirs):
+        engine = open_engine("cpu", engine=str(built.folder))
+        scores.append(infer(engine, verification_batch()))
+        engine.close()
+    agreement = compare(scores[0], scores[1])
+    assert agreement.mean <= 0.02
+    assert agreement.srcc >= 0.99
+
+
+def test_another_checkpoint(store: Path, tmp_path: Path) -> None:
+    weights = load_file(CHECKPOINT)
+    weights["members.mobilenet_v3_small.head.bias"] += 0.5
+    save_file(weights, tmp_path / "mine.safetensors")
+    call("build", "--checkpoint", tmp_path / "mine.safetensors", "--precision", "fp32", "-o", store / "mine", "-q")
+    manifest = Manifest.read(store / "mine")
+    assert manifest.model != Manifest.read(RELEASED).model
+    said = list[str]()
+    engine = open_engine("cpu", engine=str(store / "mine"), say=said.append)
+    assert "of another checkpoint" in said[0]
+    ours, released = (infer(e, verification_batch()) for e in (engine, open_engine("cpu", "fp32")))
+    assert (ours[:, 0] > released[:, 0]).all()
+    assert np.abs(ours[:, 1] - released[:, 1]).max() < 1e-4
+    assert "of another checkpoint" in call("engines").stdout
+    # Its INT8 ranges are others.
+    with pytest.raises(EngineError, match="of another checkpoint"):
+        building.build(Request("int8", tmp_path / "mine.safetensors", "cpu"))
+
+
+def test_out_of_tolerance_nothing_is_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(verification.TOLERANCES, "int8", Tolerance(mean=1e-6))
+    with pytest.raises(EngineError, match=r"too far from FP32.*mean 0\.0.*needs mean <= 1e-06"):
+        building.build(Request("int8", device="cpu"))
+    assert not list(store.iterdir())
+
+
+def test_an_engine_that_is_wrong_is_not_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate, end to end: a network whose weights were lost on the way."""
+    from fiqa_trt.engines import openvino as backend
+
+    read_network = backend.read_network
+
+    def spoiled(core: object, payload: bytes, kind: str) -> object:
+        if kind == "onnx":
+            network = onnx.ModelProto.FromString(payload)
+            bias = next(tensor for tensor in network.graph.initializer if tensor.name.endswith("head.bias"))
+            bias.CopyFrom(onnx.numpy_helper.from_array(np.array([3.0], np.float32), bias.name))
+            payload = network.SerializeToString()
+        return read_network(core, payload, kind)
+
+    monkeypatch.setattr(backend, "read_network", spoiled)
+    with pytest.raises(EngineError, match="too far from FP32, so it was not written"):
+        building.build(Request("fp32", device="cpu"))
+    assert not list(store.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request("fp16", calibration=Path("x")), "--calibration is for --precision int8"),
+        (Request("fp32", Path("/gone.safetensors"), "cpu"), "cannot read /gone.safetensors"),
+        (Request("fp16", device="cpu", backend="tensorrt"), "--backend tensorrt does not run on --device cpu"),
+        (Request("fp16", device="cuda"), "--device cuda"),
+        (Request("int8", device="cpu", calibration=Path("/gone.json")), "does not exist"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_built(request_: Request, message: str, store: Path) -> None:
+    if request_.device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(EngineError, match=message):
+        building.build(request_)
+    assert not store.exists() or not list(store.iterdir())
+
+
+def test_three_crops_are_too_few_to_calibrate(tmp_path: Path, crops: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in ("00.png", "01.png", "02.png"):
+        shutil.copy(crops / name, few)
+    with pytest.raises(InputError, match="3 of 3 images could be decoded; calibrating takes at least 32"):
+        building.build(Request("int8", device="cpu", calibration=few))
+
+
+def test_a_foreign_checkpoint_is_one_line(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(EngineError, match="is not a checkpoint of this ensemble"):
+        building.build(Request("fp32", tmp_path / "x.safetensors", "cpu"))
+
+
+def test_a_plan_is_refused_by_the_cpu_and_by_a_machine_without_its_gpu(store: Path) -> None:
+    built = building.build(Request("fp32", device="cpu", max_batch=2))
+    values = json.loads((built.folder / MANIFEST).read_text())
+    values["backend"] = "tensorrt"
+    values["target"] = {"kind": "cuda", "name": "H100", "features": ["sm_90"]}
+    (built.folder / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(EngineError, match="runs on cuda, not on --device cpu"):
+        open_engine("cpu", engine=str(built.folder))
+    if not torch.cuda.is_available():
+        with pytest.raises(EngineError, match="sees no CUDA GPU"):
+            open_engine(engine=str(built.folder))
+        assert "needs a CUDA GPU (H100)" in call("engines").stdout
+
+
+def test_export_with_qdq_nodes(tmp_path: Path, released: Engine) -> None:
+    done = call("export", "--format", "onnx", "--precision", "int8", "-o", tmp_path / "e")
+    assert "ensemble.onnx" in done.stdout
+    session = onnxruntime.InferenceSession(tmp_path / "e" / "ensemble.onnx", providers=["CPUExecutionProvider"])
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
+        ("images", "tensor(uint8)", ["batch", 224, 224, 3])
+    ]
+    images = verification_batch()
+    scores = session.run(["member_scores"], {"images": images})[0]
+    agreement = compare(scores, infer(released, images))
+    assert agreement.mean <= 0.02
+    assert agreement.srcc >= 0.99
+    graph = onnx.load(tmp_path / "e" / "ensemble.onnx").graph
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
+    # TensorRT takes no zero point but 0.
+    zeros = [t for t in graph.initializer if t.name.endswith(".zero")]
+    assert zeros
+    assert not any(onnx.numpy_helper.to_array(t).any() for t in zeros)
+    done = call("export", "-o", tmp_path / "x", "--calibration", "y")
+    assert "--calibration is for" in str(done.exception)
+
+
+def test_batch_sizes() -> None:
+    assert batch_sizes((1, 4, 8), 8) == [1, 4, 8]
+    assert batch_sizes((1, 4, 8), 6) == [1, 4, 6]
+    assert batch_sizes((8, 32), 64) == [8, 32]
+
+
+def test_doctor_says_what_works_and_mends_the_rest() -> None:
+    report = json.loads(call("doctor", "--json").stdout)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert checks["CPU engine (OpenVINO)"]["works"]
+    assert checks["CPU decoder (Pillow, libjpeg-turbo)"]["works"]
+    assert checks["PyTorch engine, export and training"]["works"]
+    assert checks["CUDA in PyTorch"]["works"] == torch.cuda.is_available()
+    for check in report["checks"]:
+        assert check["detail"]
+        assert bool(check["remedy"]) != check["works"], check
+    assert report["versions"]["openvino"]
+    text = call("doctor").stdout
+    assert "yes  CPU engine" in text
+    for check in report["checks"]:
+        assert check["works"] or f"-> {check['remedy']}" in text

@@ -1,0 +1,200 @@
+"""Engine directories: what is written, read, refused, listed and chosen. No engine runs here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from fiqa_trt.engines import RELEASED
+from fiqa_trt.engines import manifest as manifest_module
+from fiqa_trt.engines.manifest import MANIFEST, Manifest, Target, new_engine, this_processor
+from fiqa_trt.engines.store import best_engine, list_engines
+from fiqa_trt.errors import EngineError, RunError
+from fiqa_trt.spec import ModelSpec
+
+PAYLOAD = b"an engine"
+MODEL = "a" * 64
+
+
+def manifest(precision: str = "fp16", rate: float = 100.0, **changes: object) -> Manifest:
+    made = Manifest(
+        model=MODEL,
+        backend="openvino",
+        precision=precision,
+        executed="bf16",
+        target=Target("cpu", this_processor(), ("BF16",)),
+        batch=(1, 8, 32),
+        payload="network.zip",
+        payload_sha256=hashlib.sha256(PAYLOAD).hexdigest(),
+        agreement={"max": 0.001},
+        throughput=rate,
+        seconds=1.5,
+        versions={"openvino": "1"},
+        spec=ModelSpec(),
+    )
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def put(folder: Path, made: Manifest, payload: bytes = PAYLOAD) -> Path:
+    with new_engine(folder) as draft:
+        draft.write(made, payload)
+    return folder
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    made = manifest(reference=((0.25, 0.5), (0.125, 1.0)))
+    folder = put(tmp_path / "deep" / "e", made)
+    assert Manifest.read(folder) == made
+    assert made.read_payload(folder) == PAYLOAD
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, "network.zip"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["e"]
+
+
+def test_an_engine_is_replaced_whole(tmp_path: Path) -> None:
+    folder = put(tmp_path / "e", manifest(rate=1))
+    put(folder, manifest(rate=2, payload="other.bin", payload_sha256=hashlib.sha256(b"x").hexdigest()), b"x")
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, "other.bin"]
+    assert Manifest.read(folder).throughput == 2
+
+
+def test_a_build_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = put(tmp_path / "e", manifest(rate=1))
+    with pytest.raises(EngineError, match="out of tolerance"), new_engine(folder) as draft:
+        draft.write(manifest(rate=2), PAYLOAD)
+        raise EngineError("out of tolerance")
+    assert Manifest.read(folder).throughput == 1
+    with pytest.raises(EngineError), new_engine(tmp_path / "new"):
+        raise EngineError("out of tolerance")
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
+
+
+def test_nothing_but_an_engine_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.jpg").touch()
+    (tmp_path / "file").touch()
+    put(tmp_path / "e", manifest())
+    (tmp_path / "e" / "notes.txt").touch()
+    for name in ("mine", "file", "e"):
+        with pytest.raises(EngineError, match="choose another -o"), new_engine(tmp_path / name):
+            pytest.fail("begun")
+    assert (tmp_path / "mine" / "photo.jpg").exists()
+    (tmp_path / "empty").mkdir()
+    put(tmp_path / "empty", manifest())
+
+
+def test_two_builds_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
+    errors = list[BaseException]()
+    barrier = threading.Barrier(8)
+
+    def make(rate: int) -> None:
+        try:
+            with new_engine(tmp_path / "e") as draft:
+                draft.write(manifest(rate=rate), PAYLOAD)
+                barrier.wait()
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=make, args=(rate,)) for rate in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert Manifest.read(tmp_path / "e").read_payload(tmp_path / "e") == PAYLOAD
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest_module.os, "fsync", full)
+    with pytest.raises(RunError, match="no space left"):
+        put(tmp_path / "e", manifest())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "null", '{"format": 2}', '{"format": 1}'])
+def test_a_foreign_manifest(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(EngineError, match=r"not an engine directory|another version"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"backend": "magic"}, {"payload": "../../etc/passwd"}, {"batch": [1, 2]}, {"target": {}}, {"extra": 1}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_manifest_that_cannot_be_ours(tmp_path: Path, change: dict[str, object]) -> None:
+    values = {**json.loads(manifest().dump()), **change}
+    (tmp_path / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(EngineError, match="not an engine directory"):
+        Manifest.read(tmp_path)
+
+
+def test_a_damaged_payload(tmp_path: Path) -> None:
+    made = manifest()
+    folder = put(tmp_path / "e", made)
+    (folder / "network.zip").write_bytes(PAYLOAD[:-1])
+    with pytest.raises(EngineError, match=r"is damaged.*fiqa-trt build"):
+        made.read_payload(folder)
+    (folder / "network.zip").unlink()
+    with pytest.raises(EngineError, match="is missing"):
+        made.read_payload(folder)
+
+
+def test_the_list_says_what_can_be_used(tmp_path: Path) -> None:
+    put(tmp_path / "good", manifest())
+    put(tmp_path / "other-model", manifest(model="b" * 64))
+    put(tmp_path / "other-cpu", manifest(target=Target("cpu", "Z80", ())))
+    put(tmp_path / "gpu", manifest(backend="tensorrt", target=Target("cuda", "H100", ("sm_90",))))
+    put(tmp_path / "onnx", manifest(backend="onnx"))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / MANIFEST).write_text("{")
+    (tmp_path / ".draft.x").mkdir()
+    (tmp_path / ".draft.x" / MANIFEST).write_text("{")
+    (tmp_path / "folder").mkdir()
+    problems = {entry.folder.name: entry.problem for entry in list_engines(tmp_path, MODEL)}
+    assert list(problems) == ["broken", "good", "gpu", "onnx", "other-cpu", "other-model"]
+    assert problems["good"] is None
+    assert "of another checkpoint (bbbb" in str(problems["other-model"])
+    assert f"built on Z80, this is {this_processor()}" in str(problems["other-cpu"])
+    assert "GPU" in str(problems["gpu"])
+    assert "--engine DIR" in str(problems["onnx"])
+    assert "not an engine directory" in str(problems["broken"])
+    assert list_engines(tmp_path / "none", MODEL) == []
+
+
+def test_auto_takes_the_quickest(tmp_path: Path) -> None:
+    def best(precision: str = "auto") -> str | None:
+        found = best_engine(list_engines(tmp_path, MODEL), "cpu", precision)
+        return found.folder.name if found else None
+
+    assert best() is None
+    put(tmp_path / "int8", manifest("int8", 300))
+    assert best() is None  # nothing says that it is quicker than FP16
+    assert best("int8") == "int8"
+    put(tmp_path / "fp16", manifest("fp16", 200))
+    assert best() == "int8"
+    put(tmp_path / "fp16", manifest("fp16", 300))
+    assert best() == "fp16"  # equally quick, more precise
+    put(tmp_path / "fp32", manifest("fp32", 900))
+    assert best() == "fp32"
+    assert best("fp16") == "fp16"
+    put(tmp_path / "foreign", manifest("fp16", 9999, model="b" * 64))
+    assert best() == "fp32"
+    assert best_engine(list_engines(tmp_path, MODEL), "cuda") is None
+
+
+def test_the_released_directory_is_an_engine() -> None:
+    released = Manifest.read(RELEASED)
+    assert released.backend == "onnx"
+    assert len(released.reference) == 64
+    assert hashlib.sha256((RELEASED / "ensemble.safetensors").read_bytes()).hexdigest() == released.model
+    released.read_payload(RELEASED)
