@@ -190,7 +190,7 @@ def test_interruption_is_resumable(many: Path, tmp_path: Path, number: signal.Si
 def test_every_command_has_help_with_an_example_and_a_place_in_the_readme(command: str) -> None:
     result = CliRunner().invoke(group, [command, "--help"])
     assert result.exit_code == 0
-    assert f"fiqa-trt {command} " in result.output.split("Example")[1]
+    assert f"fiqa-trt {command}" in result.output.split("Example")[1]
     assert f"fiqa-trt {command}" in (ROOT / "README.md").read_text()
 
 

@@ -61,7 +61,11 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
 @click.option(
-    "--engine", default="auto", show_default=True, metavar="auto|openvino|torch|DIR", help="DIR: an engine directory."
+    "--engine",
+    default="auto",
+    show_default=True,
+    metavar="auto|openvino|tensorrt|torch|DIR",
+    help="DIR: of build.",
 )
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per engine call.  [default: the engine's]")
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that read and decode.  [default: one a core]")

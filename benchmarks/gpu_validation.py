@@ -1,0 +1,139 @@
+"""Everything that needs a GPU, in one JSON: `python -m benchmarks.gpu_validation [-o FILE]`.
+
+Agreement and images/s by batch of eager FP32, PyTorch FP16 and BF16 with CUDA graphs, through torch.compile, and of
+TensorRT FP16 and INT8 where its libraries are. What could not be run is listed with its reason; nothing is reported
+that was not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS, machine
+from fiqa_trt import building
+from fiqa_trt.building.measuring import infer, throughput
+from fiqa_trt.engines import CHECKPOINT, Engine
+from fiqa_trt.engines.base import Scores
+from fiqa_trt.errors import FiqaError
+from fiqa_trt.verification import compare, verification_batch
+
+BATCHES = (1, 8, 32, 128, 256, 512)
+SECONDS = 1.0
+
+
+def gpu() -> dict[str, Any]:
+    """Name, clocks, power and driver of the GPU, by NVML."""
+    try:
+        import pynvml
+    except ImportError:
+        return {"nvml": "nvidia-ml-py is not installed"}
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    try:
+        return {
+            "name": pynvml.nvmlDeviceGetName(handle),
+            "driver": pynvml.nvmlSystemGetDriverVersion(),
+            "memory_gb": round(pynvml.nvmlDeviceGetMemoryInfo(handle).total / 1e9, 1),
+            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "max_sm_clock_mhz": pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "power_w": pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            "power_limit_w": pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+        }
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def eager(batch: int) -> float:
+    """Images/s of plain eager FP32, one call after the other, images on the GPU: what a first script would do."""
+    import torch
+
+    from fiqa_trt.engines.torch import load_checkpoint
+
+    network = load_checkpoint(CHECKPOINT).cuda()
+    images = torch.from_numpy(verification_batch()).cuda().repeat(8, 1, 1, 1)[:batch].contiguous()
+    with torch.inference_mode():
+        for _ in range(3):
+            network(images)
+        torch.cuda.synchronize()
+        done, began = 0, time.perf_counter()
+        while time.perf_counter() - began < SECONDS:
+            network(images).cpu()
+            done += batch
+        return done / (time.perf_counter() - began)
+
+
+def measure(open_with: Callable[[int], Engine], reference: Scores) -> dict[str, Any]:
+    """Agreement with the reference, and images/s by batch, copies to and from the host included."""
+    found: dict[str, Any] = {"images_per_s": {}}
+    for batch in BATCHES:
+        try:
+            engine = open_with(batch)
+        except FiqaError as exc:
+            found.setdefault("skipped", {})[str(batch)] = str(exc)
+            continue
+        try:
+            if "agreement" not in found:
+                found["agreement"] = compare(infer(engine, verification_batch()), reference).rounded()
+            found["images_per_s"][str(batch)] = round(throughput(engine, SECONDS), 1)
+        finally:
+            engine.close()
+    return found
+
+
+def main() -> int:
+    """Run it all; 1 without a GPU."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "gpu_validation.json")
+    options = parser.parse_args()
+    import torch
+
+    from fiqa_trt.engines.tensorrt import open_tensorrt, tensorrt_version
+    from fiqa_trt.engines.torch import open_torch
+
+    if not torch.cuda.is_available():
+        print("no CUDA GPU here; nothing was run", file=sys.stderr)
+        return 1
+    engine = open_torch(CHECKPOINT, "cpu")
+    reference = infer(engine, verification_batch())
+    engine.close()
+    facts: dict[str, Any] = {"machine": machine(), "gpu": gpu(), "skipped": {}}
+    facts["eager fp32"] = {"images_per_s": {str(batch): round(eager(batch), 1) for batch in BATCHES}}
+    for executed in ("fp32", "fp16", "bf16"):
+        for compiled in (False, True):
+
+            def opened(batch: int, executed: str = executed, compiled: bool = compiled) -> Engine:
+                precision = "fp32" if executed == "fp32" else "fp16"
+                return open_torch(CHECKPOINT, "cuda", precision, batch, executed, compiled=compiled)
+
+            name = f"torch {executed}, CUDA graphs" + ", torch.compile" * compiled
+            facts[name] = measure(opened, reference)
+            print(name, facts[name], flush=True)
+    for precision in ("fp32", "fp16", "int8"):
+        name = f"tensorrt {precision}"
+        if tensorrt_version() is None:
+            facts["skipped"][name] = "TensorRT's libraries are not installed"
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            request = building.Request(precision, device="cuda", backend="tensorrt", output=Path(folder) / "engine")
+            try:
+                built = building.build(request, print)
+            except FiqaError as exc:
+                facts["skipped"][name] = str(exc)
+                continue
+            found = measure(lambda batch, where=built.folder: open_tensorrt(where, "cuda", batch), reference)  # type: ignore[misc]
+            facts[name] = {**found, "manifest": {**dataclasses.asdict(built.manifest), "reference": None}}
+            print(name, found, flush=True)
+    options.output.write_text(json.dumps(facts, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""What only a machine with an NVIDIA GPU can show. `make test-gpu`; skipped elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fiqa_trt import building
+from fiqa_trt.building import Request, measuring
+from fiqa_trt.building.measuring import infer
+from fiqa_trt.engines import CHECKPOINT, Engine, open_engine
+from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.tensorrt import tensorrt_version
+from fiqa_trt.engines.torch import open_torch
+from fiqa_trt.verification import check, compare, verification_batch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+needs_tensorrt = pytest.mark.skipif(tensorrt_version() is None, reason="needs TensorRT's libraries")
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FIQA_TRT_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setattr(measuring, "_ROUNDS", 1)
+    return tmp_path / "engines"
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[Scores]:
+    engine = open_torch(CHECKPOINT, "cpu")
+    yield infer(engine, verification_batch())
+    engine.close()
+
+
+def test_tolerances_are_kept_by_pytorch(reference: Scores) -> None:
+    for precision, executed in (("fp32", "fp32"), ("fp16", "fp16")):
+        engine = open_torch(CHECKPOINT, "cuda", precision, 32, executed)
+        assert engine.info.executed == executed
+        check(compare(infer(engine, verification_batch()), reference), precision, executed)
+        engine.close()
+
+
+def test_batches_in_flight_do_not_mix(reference: Scores) -> None:
+    engine = open_torch(CHECKPOINT, "cuda", "fp32", 8)
+    images = verification_batch()
+    futures = [(row, engine.submit(images[row : row + 8])) for _ in range(20) for row in range(0, 64, 8)]
+    for row, future in futures:
+        assert np.abs(future.result() - reference[row : row + 8]).max() < 1e-3
+    engine.close()
+
+
+def test_a_pytorch_engine_is_built_and_chosen(store: Path, reference: Scores) -> None:
+    built = building.build(Request("fp16", device="cuda", backend="torch", max_batch=32))
+    said = list[str]()
+    engine: Engine = open_engine(say=said.append)
+    assert any(str(built.folder) in line for line in said)
+    assert engine.info.executed == built.manifest.executed
+    check(compare(infer(engine, verification_batch()), reference), "fp16", "it")
+    engine.close()
+
+
+@needs_tensorrt
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_tensorrt_engine_is_built_and_chosen(precision: str, store: Path, reference: Scores) -> None:
+    built = building.build(Request(precision, device="cuda", backend="tensorrt", max_batch=32))
+    assert built.manifest.target.name == torch.cuda.get_device_name()
+    engine = open_engine("cuda", precision)
+    assert engine.info.backend.startswith("tensorrt")
+    assert engine.info.payload == built.manifest.payload_sha256
+    check(compare(infer(engine, verification_batch()), reference), precision, "it")
+    engine.close()
+    small = open_engine("cuda", precision, str(built.folder), batch=2)
+    assert infer(small, verification_batch()[:3]).shape == (3, 2)
+    small.close()
