@@ -59,7 +59,7 @@ def torch_sides() -> dict[str, Callable[[int], Rate]]:
 
         return lambda batch: of_calls(call, batch)
 
-    last = load_checkpoint(CHECKPOINT).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = load_checkpoint(CHECKPOINT).to(memory_format=torch.channels_last)
     return {"torch eager fp32": side(load_checkpoint(CHECKPOINT)), "torch eager fp32, channels last": side(last)}
 
 

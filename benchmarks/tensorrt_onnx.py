@@ -196,7 +196,7 @@ def measure(plan: bytes, images: Any, scores: Any, cuda: Cuda) -> dict[str, Any]
             cuda.call("cudaEventElapsedTime", ctypes.byref(elapsed), begin, end)
             times.append(elapsed.value / CALLS)
         rates[str(batch)] = round(batch / float(np.median(times[WARM_UP:])) * 1000)
-    srcc = float(np.corrcoef(*ranks)[0, 1])
+    srcc = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
     return {"max": float(difference.max()), "mean": float(difference.mean()), "srcc": srcc, "images_per_s": rates}
 
 

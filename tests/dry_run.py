@@ -64,7 +64,8 @@ def load_front_end(folder: Path) -> ModuleType:
         setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     import torch_tensorrt
 
-    return torch_tensorrt
+    module: ModuleType = torch_tensorrt
+    return module
 
 
 def emit_quantize_operators_on_cpu() -> None:

@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from fiqa_trt import building, verification
 from fiqa_trt.building import Request, measuring
-from fiqa_trt.building.measuring import batch_sizes, infer
+from fiqa_trt.building.measuring import Measured, batch_sizes, infer, quickest
 from fiqa_trt.cli import group
-from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
+from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, EngineInfo, Manifest, open_engine
 from fiqa_trt.engines.manifest import MANIFEST
 from fiqa_trt.errors import EngineError, FiqaError, InputError
 from fiqa_trt.verification import Tolerance, compare, verification_batch
+
+INFO = EngineInfo("x", "y", "fp16", "fp16", 8, "0", ("a", "b"))
 
 
 @pytest.fixture(autouse=True)
@@ -228,6 +230,20 @@ def test_export_with_qdq_nodes(tmp_path: Path, released: Engine) -> None:
     assert not any(onnx.numpy_helper.to_array(t).any() for t in zeros)
     done = call("export", "-o", tmp_path / "x", "--calibration", "y")
     assert "--calibration is for" in str(done.exception)
+
+
+def test_the_quickest_way_within_tolerance_is_taken() -> None:
+    def measured(rate: int) -> Measured:
+        if rate > 50:
+            raise EngineError(f"{rate} is too far from FP32")
+        return Measured(INFO, rate, {})
+
+    said = list[str]()
+    assert quickest(measured, [10, 30, 99, 20], said.append).rate == 30
+    assert said == ["left out: 99 is too far from FP32"]
+    assert quickest(measured, [99, 10, 98], said.append).rate == 10
+    with pytest.raises(EngineError, match="98 is too far"):
+        quickest(measured, [99, 98], said.append)
 
 
 def test_batch_sizes() -> None:

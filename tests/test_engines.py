@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import openvino
 import pytest
 from PIL import Image
 
 from fiqa_trt import samples
 from fiqa_trt.building.measuring import infer
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
-from fiqa_trt.engines.openvino import OpenVinoEngine, cache_folder
+from fiqa_trt.engines.openvino import OpenVinoEngine, cache_folder, half_arithmetic
 from fiqa_trt.errors import EngineError
 from fiqa_trt.verification import verification_batch
 
@@ -69,8 +70,22 @@ def test_a_score_does_not_depend_on_its_neighbours(precision: str, portrait: Ima
     engine.close()
 
 
-def test_auto_takes_half_precision_only_where_the_processor_has_it() -> None:
+@pytest.mark.parametrize(
+    ("processor", "quicker"),
+    [
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16 amx_bf16 amx_tile", True),
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16", False),
+        ("vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16", True),
+        ("CPU implementer : 0x41", True),
+    ],
+)
+def test_auto_takes_half_precision_where_it_is_quicker(
+    processor: str, quicker: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiqa_trt.engines.openvino.processor_description", lambda: processor)
+    has_half = bool(half_arithmetic(openvino.Core()))
     engine = OpenVinoEngine(RELEASED, "auto", 2)
+    assert (engine.info.precision == "fp16") == (quicker and has_half)
     assert (engine.info.precision == "fp16") == (engine.info.executed in ("bf16", "fp16"))
     engine.close()
 

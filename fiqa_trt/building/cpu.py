@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fiqa_trt.building.calibration import Pixels, read_crops, read_ranges
-from fiqa_trt.building.measuring import Say, batch_sizes, measure_engine, with_figures
+from fiqa_trt.building.measuring import Measured, Say, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, this_processor
@@ -24,7 +24,7 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
     """OpenVINO's form of the exported network, in the arithmetic that is asked for; its own INT8 needs no GPU tools."""
     import openvino
 
-    from fiqa_trt.engines.openvino import OpenVinoEngine, pack_network, read_network
+    from fiqa_trt.engines.openvino import OpenVinoEngine, half_arithmetic, pack_network, read_network
 
     source = _exported(request.checkpoint, scratch)
     exported, core = Manifest.read(source), openvino.Core()
@@ -49,16 +49,19 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
         versions=versions,
         reference=(),
     )
-    draft.write(manifest, payload)
-    found = measure_engine(
-        lambda batch: OpenVinoEngine(draft.folder, request.precision, batch),
-        batch_sizes(BATCHES, largest),
-        np.array(exported.reference, np.float32),
-        request.precision,
-        f"the {request.precision} engine",
-        say,
-    )
-    return with_figures(manifest, found), payload
+    halves = half_arithmetic(core)
+    choices = {"fp32": ["fp32"], "fp16": halves, "int8": [f"int8 and {name}" for name in ("fp32", *halves)]}
+    if not choices[request.precision]:
+        raise EngineError("this processor has neither BF16 nor FP16 arithmetic; use --precision fp32 or int8")
+
+    def measured(executed: str) -> Measured:
+        draft.write(dataclasses.replace(manifest, executed=executed), payload)
+        return measure_engine(
+            lambda batch: OpenVinoEngine(draft.folder, request.precision, batch),
+            batch_sizes(BATCHES, largest), np.array(exported.reference, np.float32), request.precision, executed, say,
+        )  # fmt: skip
+
+    return with_figures(manifest, quickest(measured, choices[request.precision], say)), payload
 
 
 def _exported(checkpoint: Path, scratch: Path) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fiqa_trt.building.calibration import int8_ranges
-from fiqa_trt.building.measuring import Measured, Say, batch_sizes, infer, measure_engine, with_figures
+from fiqa_trt.building.measuring import Measured, Say, batch_sizes, infer, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
-from fiqa_trt.engines import RELEASED, Engine
+from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target
 from fiqa_trt.errors import EngineError
@@ -63,26 +63,18 @@ def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say:
     where, reference = torch.device(device), _reference(request.checkpoint, device)
     largest = request.max_batch or BATCHES[-1]
     payload = request.checkpoint.read_bytes()
-    best: Measured | None = None
-    executions = ["fp32"] if request.precision == "fp32" else ["fp16", "bf16"]
-    for executed in executions:
-        for compiled in (False, True):
-            say(f"{executed}{', compiled' * compiled}:")
 
-            def opened(batch: int, executed: str = executed, compiled: bool = compiled) -> Engine:
-                return open_torch(request.checkpoint, device, request.precision, batch, executed, compiled=compiled)
+    def measured(way: tuple[str, bool]) -> Measured:
+        executed, compiled = way
+        return measure_engine(
+            lambda batch: open_torch(
+                request.checkpoint, device, request.precision, batch, executed, compiled=compiled
+            ),
+            batch_sizes(BATCHES, largest), reference, request.precision, executed + ", compiled" * compiled, say,
+        )  # fmt: skip
 
-            try:
-                found = measure_engine(
-                    opened, batch_sizes(BATCHES, largest), reference, request.precision, "the PyTorch engine", say
-                )
-            except EngineError as exc:
-                say(f"  left out: {exc}")
-                continue
-            if best is None or found.rate > best.rate:
-                best = found
-    if best is None:
-        raise EngineError("no way of running the network in PyTorch is within tolerance here; nothing was written")
+    types = ["fp32"] if request.precision == "fp32" else ["fp16", "bf16"]
+    best = quickest(measured, [(executed, compiled) for executed in types for compiled in (False, True)], say)
     manifest = _cuda_manifest(
         request, where, payload, "torch", "ensemble.safetensors", best.info.executed, (1, best.info.batch, largest),
         {"torch": torch.__version__},

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,14 @@ import numpy.typing as npt
 from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.errors import EngineError
 from fiqa_trt.verification import check, compare, verification_batch
 
 _TIMED_SECONDS, _ROUNDS = 0.4, 5
 
 Pixels = npt.NDArray[np.uint8]
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 def infer(engine: Engine, images: Pixels) -> Scores:
@@ -79,9 +82,30 @@ def measure_engine(
                 check(agreement, precision, what)
         rounds = [[throughput(engine, _TIMED_SECONDS) for engine in engines] for _ in range(_ROUNDS)]
     rates = [statistics.median(rates) for rates in zip(*rounds, strict=True)]
-    say("  images/s by batch: " + ", ".join(f"{b} {rate:,.0f}" for b, rate in zip(batches, rates, strict=True)))
+    say(f"{what}, images/s by batch: " + ", ".join(f"{b} {rate:,.0f}" for b, rate in zip(batches, rates, strict=True)))
     best = max(range(len(rates)), key=lambda index: rates[index])
     return Measured(engines[best].info, rates[best], agreement.rounded())
+
+
+def quickest(measured: Callable[[T], Measured], ways: Sequence[T], say: Say) -> Measured:
+    """The quickest of several ways to run a network that are within tolerance; the others are told to `say`.
+
+    Raises:
+        EngineError: none is; the message is the last one's.
+    """
+    best: Measured | None = None
+    for index, way in enumerate(ways):
+        try:
+            found = measured(way)
+        except EngineError as exc:
+            if best is None and index == len(ways) - 1:
+                raise
+            say(f"left out: {exc}")
+            continue
+        if best is None or found.rate > best.rate:
+            best = found
+    assert best is not None
+    return best
 
 
 def with_figures(manifest: Manifest, found: Measured) -> Manifest:

@@ -183,11 +183,16 @@ def _replace(new: Path, folder: Path) -> None:
             folder.rename(Path(place) / "old")
 
 
+def processor_description() -> str:
+    """What Linux says of the processors; empty elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
 def this_processor() -> str:
     """The processor by name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    lines = processor_description().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.engines.base import EngineInfo, Scores
-from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.manifest import Manifest, processor_description
 from fiqa_trt.errors import EngineError, RunError
 
-_HALF = {"BF16": "bf16", "FP16": "f16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _XML, _BIN = "network.xml", "network.bin"
 
 
@@ -30,8 +30,8 @@ class OpenVinoEngine:
 
         Args:
             folder: with a manifest whose payload OpenVINO reads.
-            precision: fp32, fp16, int8 or auto. An ONNX payload runs in fp32 or in fp16 (auto: fp16 where the processor
-                has BF16 or FP16 arithmetic); another engine in the precision that it was built for and no other.
+            precision: fp32, fp16, int8 or auto. An ONNX payload runs in fp32 or in fp16 (auto: in fp16 where that can
+                be expected to be quicker); another engine in the precision that it was built for and no other.
             batch: images per call.
 
         Raises:
@@ -43,8 +43,8 @@ class OpenVinoEngine:
         if manifest.backend not in ("onnx", "openvino"):
             raise EngineError(f"{folder} is for {manifest.backend}, not for a CPU; use --device cuda")
         core = openvino.Core()
-        hint = _precision_hint(core, manifest, precision, folder)
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
+        arithmetic = _arithmetic(core, manifest, precision, folder)
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _HINTS[arithmetic]}
         settings["ENABLE_CPU_PINNING"] = False  # the decoding threads use the same cores
         cache = cache_folder()
         if cache is not None:
@@ -71,7 +71,7 @@ class OpenVinoEngine:
         self.info = EngineInfo(
             backend=f"openvino {openvino.__version__.split('-')[0]}",
             device=str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
-            precision="int8" if quantised else "fp32" if hint == "f32" else "fp16",
+            precision="int8" if quantised else "fp32" if arithmetic == "fp32" else "fp16",
             executed=f"int8 and {executed}" if quantised else executed,
             batch=batch,
             model=manifest.model,
@@ -101,26 +101,40 @@ class OpenVinoEngine:
         self._threads.shutdown(cancel_futures=True)
 
 
-def half_arithmetic(core: Any) -> str | None:
-    """OpenVINO's name of the 16-bit arithmetic that this processor has, BF16 before FP16; None if it has neither."""
+def half_arithmetic(core: Any) -> list[str]:
+    """The 16-bit arithmetic that this processor has: `bf16`, `fp16`, both or none."""
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return next((hint for name, hint in _HALF.items() if name in able), None)
+    return [name for name in ("bf16", "fp16") if name.upper() in able]
 
 
-def _precision_hint(core: Any, manifest: Manifest, precision: str, folder: Path) -> str:
-    """What OpenVINO is to compute in. It would choose by itself, so it is always told."""
-    half = half_arithmetic(core)
+def _half_is_quicker() -> bool:
+    """Whether 16-bit arithmetic, where a processor has it, can be expected to be quicker than FP32.
+
+    On x86 it is with AMX tiles and on AMD's cores; on Intel's without AMX it was measured to be slower (see
+    `benchmarks/results/engines.json`). `fiqa-trt build` measures instead of expecting.
+    """
+    text = processor_description()
+    return "amx_bf16" in text or "AuthenticAMD" in text or "vendor_id" not in text
+
+
+def _arithmetic(core: Any, manifest: Manifest, precision: str, folder: Path) -> str:
+    """What OpenVINO is to compute in: fp32, bf16 or fp16. It would choose by itself, so it is always told."""
+    halves = half_arithmetic(core)
     if manifest.backend == "openvino" or manifest.precision == "int8":
         if precision not in ("auto", manifest.precision):
             raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {precision}")
-        precision = manifest.precision
-    elif precision == "int8":
+        # Of an INT8 engine, what the layers that are not quantised are computed in.
+        wanted = manifest.executed.split()[-1]
+        if wanted not in ("fp32", *halves):
+            raise EngineError(f"{folder} was built to run in {wanted}, which this processor lacks; build it again here")
+        return wanted
+    if precision == "int8":
         raise EngineError(
             "there is no int8 engine here yet; make one with: fiqa-trt build --precision int8 --device cpu"
         )
-    if precision == "fp16" and half is None:
+    if precision == "fp16" and not halves:
         raise EngineError("this processor has neither BF16 nor FP16 arithmetic; use --precision fp32 or auto")
-    return "f32" if precision == "fp32" or half is None else half
+    return halves[0] if precision == "fp16" or (precision == "auto" and halves and _half_is_quicker()) else "fp32"
 
 
 def read_network(core: Any, payload: bytes, backend: str) -> Any:
