@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from fiqa_trt.engines import RELEASED
-from fiqa_trt.engines import manifest as manifest_module
 from fiqa_trt.engines.manifest import MANIFEST, Manifest, Target, new_engine, this_processor
 from fiqa_trt.engines.store import best_engine, list_engines
 from fiqa_trt.errors import EngineError, RunError
@@ -113,7 +112,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manifest_module.os, "fsync", full)
+    monkeypatch.setattr("fiqa_trt.engines.manifest.os.fsync", full)
     with pytest.raises(RunError, match="no space left"):
         put(tmp_path / "e", manifest())
     assert not list(tmp_path.iterdir())
