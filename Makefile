@@ -16,7 +16,7 @@ test: lint .venv/front-end
 	$(BIN)/pytest
 
 # What only a machine with an NVIDIA GPU can show, with whatever of TensorRT is installed there.
-test-gpu:
+test-gpu: .venv/dev
 	$(BIN)/pytest -m gpu -rA
 
 lint: .venv/dev

@@ -22,7 +22,7 @@ from fiqa_trt import building
 from fiqa_trt.building.measuring import infer, throughput
 from fiqa_trt.engines import CHECKPOINT, Engine
 from fiqa_trt.engines.base import Scores
-from fiqa_trt.errors import FiqaError
+from fiqa_trt.errors import FiqaError, one_line
 from fiqa_trt.verification import compare, verification_batch
 
 BATCHES = (1, 8, 32, 128, 256, 512)
@@ -105,32 +105,38 @@ def main() -> int:
     reference = infer(engine, verification_batch())
     engine.close()
     facts: dict[str, Any] = {"machine": machine(), "gpu": gpu(), "skipped": {}}
-    facts["eager fp32"] = {"images_per_s": {str(batch): round(eager(batch), 1) for batch in BATCHES}}
-    for executed in ("fp32", "fp16", "bf16"):
-        for compiled in (False, True):
 
-            def opened(batch: int, executed: str = executed, compiled: bool = compiled) -> Engine:
-                precision = "fp32" if executed == "fp32" else "fp16"
-                return open_torch(CHECKPOINT, "cuda", precision, batch, executed, compiled=compiled)
+    def section(name: str, measured: Callable[[], dict[str, Any]]) -> None:
+        try:
+            facts[name] = {**measured(), "gpu after": gpu()}
+        except (FiqaError, RuntimeError) as exc:
+            facts["skipped"][name] = one_line(exc)
+        print(name, facts.get(name) or facts["skipped"][name], flush=True)
+        options.output.write_text(json.dumps(facts, indent=1) + "\n")
 
-            name = f"torch {executed}, CUDA graphs" + ", torch.compile" * compiled
-            facts[name] = measure(opened, reference)
-            print(name, facts[name], flush=True)
-    for precision in ("fp32", "fp16", "int8"):
-        name = f"tensorrt {precision}"
-        if tensorrt_version() is None:
-            facts["skipped"][name] = "TensorRT's libraries are not installed"
-            continue
+    def by_torch(executed: str, compiled: bool) -> dict[str, Any]:
+        precision = "fp32" if executed == "fp32" else "fp16"
+        return measure(
+            lambda batch: open_torch(CHECKPOINT, "cuda", precision, batch, executed, compiled=compiled), reference
+        )
+
+    def by_tensorrt(precision: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             request = building.Request(precision, device="cuda", backend="tensorrt", output=Path(folder) / "engine")
-            try:
-                built = building.build(request, print)
-            except FiqaError as exc:
-                facts["skipped"][name] = str(exc)
-                continue
-            found = measure(lambda batch, where=built.folder: open_tensorrt(where, "cuda", batch), reference)  # type: ignore[misc]
-            facts[name] = {**found, "manifest": {**dataclasses.asdict(built.manifest), "reference": None}}
-            print(name, found, flush=True)
+            built = building.build(request, print)
+            found = measure(lambda batch: open_tensorrt(built.folder, "cuda", batch), reference)
+        return {**found, "manifest": {**dataclasses.asdict(built.manifest), "reference": None}}
+
+    section("eager fp32", lambda: {"images_per_s": {str(batch): round(eager(batch), 1) for batch in BATCHES}})
+    for executed in ("fp32", "fp16", "bf16"):
+        for compiled in (False, True):
+            name = f"torch {executed}, CUDA graphs" + ", torch.compile" * compiled
+            section(name, lambda executed=executed, compiled=compiled: by_torch(executed, compiled))  # type: ignore[misc]
+    for precision in ("fp32", "fp16", "int8"):
+        if tensorrt_version() is None:
+            facts["skipped"][f"tensorrt {precision}"] = "TensorRT's libraries are not installed"
+            continue
+        section(f"tensorrt {precision}", lambda precision=precision: by_tensorrt(precision))  # type: ignore[misc]
     options.output.write_text(json.dumps(facts, indent=1) + "\n")
     return 0
 

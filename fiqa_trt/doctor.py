@@ -11,6 +11,7 @@ from typing import Any
 
 from fiqa_trt import __version__
 from fiqa_trt.engines.manifest import this_processor
+from fiqa_trt.errors import one_line
 
 PACKAGES = (
     "openvino", "torch", "torchvision", "torch-tensorrt", "tensorrt", "nvidia-dali-cuda130", "nvidia-ml-py",
@@ -139,8 +140,7 @@ def _seen(name: str, function: Any, remedy: str) -> Check:
     try:
         return Check(name, True, function())
     except Exception as exc:
-        reason = " ".join(str(exc).split())[:160] or type(exc).__name__
-        return Check(name, False, reason, remedy)
+        return Check(name, False, one_line(exc, 160), remedy)
 
 
 def _openvino() -> Check:
@@ -182,8 +182,8 @@ def _cuda(has_gpu: bool) -> Check:
     name = "CUDA in PyTorch"
     try:
         import torch
-    except ImportError:
-        return Check(name, False, "torch is not installed", "pip install 'fiqa-trt[gpu]'")
+    except Exception as exc:  # a library that is missing shows in many ways
+        return Check(name, False, one_line(exc, 160), "pip install 'fiqa-trt[gpu]'")
     if torch.cuda.is_available():
         return Check(name, True, f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPU(s)")
     remedy = "install a driver that knows CUDA " + str(torch.version.cuda) if has_gpu else "needs an NVIDIA GPU"
@@ -198,8 +198,7 @@ def _tensorrt(has_gpu: bool) -> Check:
             raise RuntimeError("its builder cannot be made")
         return f"TensorRT {tensorrt.__version__}"
 
-    remedy = "pip install 'fiqa-trt[gpu]' --extra-index-url (NVIDIA's package index; see README, Install)"
-    return _seen("TensorRT", try_it, remedy if has_gpu else "needs an NVIDIA GPU")
+    return _seen("TensorRT", try_it, "pip install 'fiqa-trt[gpu]'" if has_gpu else "needs an NVIDIA GPU")
 
 
 def _torch_tensorrt() -> Check:

@@ -53,3 +53,8 @@ def storage_error(path: str | os.PathLike[str], error: OSError) -> RunError:
         return RunError(f"no space left for {os.fspath(path)}; free some and run the same command again to resume")
     reason = error.strerror or str(error)
     return RunError(f"cannot write {os.fspath(path)}: {reason}; run the same command again to resume")
+
+
+def one_line(error: BaseException, length: int = 300) -> str:
+    """What a library's exception says, in one line of at most `length` characters; its type if it says nothing."""
+    return " ".join(str(error).split())[:length] or type(error).__name__

@@ -169,6 +169,8 @@ def test_an_engine_that_is_wrong_is_not_written(store: Path, monkeypatch: pytest
         (Request("fp32", Path("/gone.safetensors"), "cpu"), "cannot read /gone.safetensors"),
         (Request("fp16", device="cpu", backend="tensorrt"), "--backend tensorrt does not run on --device cpu"),
         (Request("fp16", device="cuda"), "--device cuda"),
+        (Request("fp16", device="cuda", backend="openvino"), "--device cuda"),
+        (Request("int8", Path("/gone.safetensors"), "cpu"), "cannot read /gone.safetensors"),
         (Request("int8", device="cpu", calibration=Path("/gone.json")), "does not exist"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -224,12 +226,16 @@ def test_export_with_qdq_nodes(tmp_path: Path, released: Engine) -> None:
     assert agreement.srcc >= 0.99
     graph = onnx.load(tmp_path / "e" / "ensemble.onnx").graph
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
+    with pytest.raises(EngineError, match="is for TensorRT and ONNX Runtime; here use fiqa-trt build"):
+        open_engine("cpu", engine=str(tmp_path / "e"))
     # TensorRT takes no zero point but 0.
     zeros = [t for t in graph.initializer if t.name.endswith(".zero")]
     assert zeros
     assert not any(onnx.numpy_helper.to_array(t).any() for t in zeros)
     done = call("export", "-o", tmp_path / "x", "--calibration", "y")
     assert "--calibration is for" in str(done.exception)
+    done = call("export", "/gone.safetensors", "-o", tmp_path / "x", "--precision", "int8")
+    assert "cannot read /gone.safetensors" in str(done.exception)
 
 
 def test_the_quickest_way_within_tolerance_is_taken() -> None:

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from fiqa_trt.engines.compile import KEYWORDS, VERSIONS
+from fiqa_trt.engines import CHECKPOINT
+from fiqa_trt.engines.compile import KEYWORDS, VERSIONS, export_program
 from fiqa_trt.engines.tensorrt import check_layer_types, types_of_layers
+from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError
 
 ROOT = Path(__file__).parent.parent
@@ -112,31 +115,50 @@ def test_every_supported_version_takes_what_we_pass(version: str) -> None:
     assert "Debugger" in exported
 
 
+UNKNOWN = {"Outputs": [{"Format/Datatype": "N/A due to dynamic shapes"}]}
+
+
 @pytest.mark.parametrize(
-    ("output", "found"),
+    ("layer", "found"),
     [
-        ({"Format/Datatype": "Row major linear FP32"}, {"Float"}),
-        ({"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}, {"Half"}),
-        ({"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}, {"Int8"}),
-        ({"Datatype": "Half"}, {"Half"}),
-        ({"Datatype": "BFloat16"}, {"BF16"}),
-        ({"Datatype": "Float"}, {"Float"}),
-        ({}, set()),
+        ({"Outputs": [{"Format/Datatype": "Row major linear FP32"}]}, {"fp32"}),
+        ({"Outputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}]}, {"fp16"}),
+        ({"Outputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}]}, {"int8"}),
+        ({"Outputs": [{"Datatype": "Half"}]}, {"fp16"}),
+        (UNKNOWN, set()),
+        ({**UNKNOWN, "Weights": {"Type": "Half", "Count": 432}}, {"fp16"}),
+        ({**UNKNOWN, "Weights": {"Type": "Float", "Count": 432}}, {"fp32"}),
+        ({**UNKNOWN, "TacticName": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc"}, {"fp16"}),
+        (
+            {**UNKNOWN, "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32"},
+            {"int8"},
+        ),
+        ({**UNKNOWN, "TacticName": "sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32_nhwckrsc_nhwc"}, {"fp32"}),
+        ("only a name", set()),
     ],
 )
-def test_types_of_layers(output: dict[str, str], found: set[str]) -> None:
-    assert types_of_layers({"Layers": [{"Name": "x", "Outputs": [output]}]}) == found
-    assert types_of_layers({"Layers": ["only a name"]}) == set()
+def test_types_of_layers(layer: object, found: set[str]) -> None:
+    assert types_of_layers({"Layers": [layer]}) == found
 
 
 def test_an_engine_of_the_wrong_type_is_an_error() -> None:
-    check_layer_types({"Half", "Float"}, "fp16")
-    check_layer_types({"Int8", "Half"}, "int8")
-    check_layer_types(set(), "int8")
-    with pytest.raises(EngineError, match="without Half layers"):
-        check_layer_types({"Float"}, "fp16")
-    with pytest.raises(EngineError, match="without Int8 layers"):
-        check_layer_types({"Half", "Float"}, "int8")
+    check_layer_types({"fp16", "fp32"}, "fp16")
+    check_layer_types({"int8", "fp16"}, "int8")
+    with pytest.raises(EngineError, match="without fp16 layers"):
+        check_layer_types({"fp32"}, "fp16")
+    with pytest.raises(EngineError, match="without int8 layers"):
+        check_layer_types({"fp16", "fp32"}, "int8")
+
+
+def test_a_graph_of_the_wrong_type_is_an_error() -> None:
+    """The silent FP32 engine: `prepare` forgotten."""
+    network = load_checkpoint(CHECKPOINT)
+    network.fold()
+    network.dtype = torch.float16
+    for member in network.members.values():
+        member.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
+    with pytest.raises(EngineError, match="computes in {torch.float32}, not in torch.float16"):
+        export_program(network, 4, "cpu")
 
 
 def test_a_machine_without_torch_tensorrt_is_told_the_way_out() -> None:

@@ -105,11 +105,20 @@ def test_an_exported_directory_is_an_engine(tmp_path: Path, images: Pixels, rele
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     from fiqa_trt.engines.torch import open_torch
     from fiqa_trt.export import export
 
+    weights = load_file(CHECKPOINT)
+    for change, message in (
+        ({"x": torch.zeros(1)}, "it has x"),
+        ({"members.shufflenet_v2_x1_0.features.fc.bias": None}, "it lacks members."),
+    ):
+        changed = {name: value for name, value in {**weights, **change}.items() if value is not None}
+        save_file(changed, tmp_path / "z.safetensors")
+        with pytest.raises(EngineError, match=message):
+            open_torch(tmp_path / "z.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     (tmp_path / "y.safetensors").write_bytes(b"junk")
     for name in ("x", "y", "gone"):
@@ -126,6 +135,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     [
         ({"device": "gpu"}, "one of auto, cpu, cuda"),
         ({"device": "cpu:1"}, "one of auto, cpu, cuda"),
+        ({"device": "cuda:"}, "one of auto, cpu, cuda"),
         ({"precision": "int8", "device": "cpu"}, "no int8 engine here yet"),
         ({"engine": "/dev/null/gone"}, "no such directory"),
         ({"engine": "torch", "device": "cpu", "precision": "fp16"}, "no fp16 on cpu"),

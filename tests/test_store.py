@@ -86,6 +86,17 @@ def test_nothing_but_an_engine_is_replaced(tmp_path: Path) -> None:
     put(tmp_path / "empty", manifest())
 
 
+@pytest.mark.parametrize("text", ["{", '{"format": 1}'])
+def test_a_damaged_or_old_engine_can_be_built_again(tmp_path: Path, text: str) -> None:
+    folder = put(tmp_path / "e", manifest())
+    (folder / MANIFEST).write_text(text)
+    put(folder, manifest())
+    assert Manifest.read(folder) == manifest()
+    (folder / "network.zip").unlink()
+    put(folder, manifest())
+    assert manifest().read_payload(folder) == PAYLOAD
+
+
 def test_two_builds_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
     errors = list[BaseException]()
     barrier = threading.Barrier(8)
@@ -168,6 +179,7 @@ def test_the_list_says_what_can_be_used(tmp_path: Path) -> None:
     assert "--engine DIR" in str(problems["onnx"])
     assert "not an engine directory" in str(problems["broken"])
     assert list_engines(tmp_path / "none", MODEL) == []
+    assert "gpu" not in {entry.folder.name for entry in list_engines(tmp_path, MODEL, None)}
 
 
 def test_auto_takes_the_quickest(tmp_path: Path) -> None:
@@ -179,6 +191,8 @@ def test_auto_takes_the_quickest(tmp_path: Path) -> None:
     put(tmp_path / "int8", manifest("int8", 300))
     assert best() is None  # nothing says that it is quicker than FP16
     assert best("int8") == "int8"
+    put(tmp_path / "fp32", manifest("fp32", 250))
+    assert best() == "fp32"  # as before: this processor has BF16, in which it may be quicker
     put(tmp_path / "fp16", manifest("fp16", 200))
     assert best() == "int8"
     put(tmp_path / "fp16", manifest("fp16", 300))

@@ -37,7 +37,8 @@ def build(request: Request, say: Say = lambda message: None) -> Built:
     """
     if request.calibration is not None and request.precision != "int8":
         raise EngineError("--calibration is for --precision int8; leave it out")
-    device = "cpu" if request.backend == "openvino" else choose_device(request.device, say)
+    wanted = "cpu" if request.backend == "openvino" and request.device == "auto" else request.device
+    device = choose_device(wanted, say)
     backend = request.backend
     if backend == "auto":
         backend = _backend(device, say)

@@ -47,8 +47,16 @@ def int8_ranges(checkpoint: Path, calibration: Path | None) -> Ranges:
     if calibration is not None and calibration.is_dir():
         return measure(checkpoint, read_crops(calibration), str(calibration))
     ranges = read_ranges(calibration)
-    ranges.check_model(hashlib.sha256(checkpoint.read_bytes()).hexdigest())
+    ranges.check_model(digest_of(checkpoint))
     return ranges
+
+
+def digest_of(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint. Raises EngineError if it cannot be read."""
+    try:
+        return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    except OSError as exc:
+        raise EngineError(f"cannot read {checkpoint}: {exc.strerror}") from exc
 
 
 def measure(checkpoint: Path, crops: Pixels, source: str) -> Ranges:
@@ -57,8 +65,7 @@ def measure(checkpoint: Path, crops: Pixels, source: str) -> Ranges:
 
     network = load_checkpoint(checkpoint)
     network.fold()
-    model = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    return Ranges(model, len(crops), source, calibrate(network, crops))
+    return Ranges(digest_of(checkpoint), len(crops), source, calibrate(network, crops))
 
 
 def read_crops(folder: Path, count: int = MAX_CROPS) -> Pixels:

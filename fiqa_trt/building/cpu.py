@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fiqa_trt.building.calibration import Pixels, read_crops, read_ranges
+from fiqa_trt.building.calibration import Pixels, digest_of, read_crops, read_ranges
 from fiqa_trt.building.measuring import Measured, Say, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines import RELEASED
@@ -59,6 +59,7 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
         return measure_engine(
             lambda batch: OpenVinoEngine(draft.folder, request.precision, batch),
             batch_sizes(BATCHES, largest), np.array(exported.reference, np.float32), request.precision, executed, say,
+            at_once=True,
         )  # fmt: skip
 
     return with_figures(manifest, quickest(measured, choices[request.precision], say)), payload
@@ -66,11 +67,7 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
 
 def _exported(checkpoint: Path, scratch: Path) -> Path:
     """An engine directory with the checkpoint's network as ONNX: the shipped one if it is of this checkpoint."""
-    try:
-        model = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    except OSError as exc:
-        raise EngineError(f"cannot read {checkpoint}: {exc.strerror}") from exc
-    if Manifest.read(RELEASED).model == model:
+    if Manifest.read(RELEASED).model == digest_of(checkpoint):
         return RELEASED
     from fiqa_trt.export import export
 

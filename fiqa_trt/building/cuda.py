@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from fiqa_trt.building.calibration import int8_ranges
+from fiqa_trt.building.calibration import digest_of, int8_ranges
 from fiqa_trt.building.measuring import Measured, Say, batch_sizes, infer, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, one_line
+from fiqa_trt.parquet import atomic
 from fiqa_trt.verification import verification_batch
 
 BATCHES = (8, 32, 64, 128, 256, 512)
@@ -28,39 +31,73 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
 
     where = torch.device(device)
     largest = request.max_batch or BATCHES[-1]
-    batches = [size for size in batch_sizes(BATCHES, largest) if size >= compiler.SMALLEST] or [compiler.SMALLEST]
+    batches = [size for size in batch_sizes(BATCHES, largest) if size >= compiler.SMALLEST]
     torch_tensorrt = compiler.import_torch_tensorrt()
-    reference = _reference(request.checkpoint, device)
-    network = load_checkpoint(request.checkpoint).to(where)
-    ranges = int8_ranges(request.checkpoint, request.calibration) if request.precision == "int8" else None
-    compiler.prepare(network, request.precision, ranges)
-    program = compiler.export_program(network, max(largest, compiler.SMALLEST), device)
-    say("compiling with TensorRT, which tries many kernels and takes minutes")
-    timing = draft.folder.parent / "timing.cache"
-    payload = compiler.compile_plan(program, batches[-1], max(largest, compiler.SMALLEST), where, timing)
-    types = tensorrt.layer_types(tensorrt.load_plan(payload, "the new engine"))
-    tensorrt.check_layer_types(types, request.precision)
     versions = {"torch": torch.__version__, "torch_tensorrt": torch_tensorrt.__version__}
-    versions["tensorrt"] = str(tensorrt.tensorrt_version())
+    versions |= {"tensorrt": str(tensorrt.tensorrt_version()), "driver": driver_version()}
+    model, reference = digest_of(request.checkpoint), _reference(request.checkpoint)
+    ranges = int8_ranges(request.checkpoint, request.calibration) if request.precision == "int8" else None
+    try:
+        network = load_checkpoint(request.checkpoint).to(where)
+        compiler.prepare(network, request.precision, ranges)
+    except RuntimeError as exc:
+        raise EngineError(f"--device {device} cannot take the network: {one_line(exc)}") from exc
+    program = compiler.export_program(network, largest, device)
+    say("compiling with TensorRT, which tries many kernels and takes minutes")
+    target = Target("cuda", *tensorrt.gpu_target(where))
+    with _timing_cache(draft.folder.parent, target, versions["tensorrt"], scratch) as timing:
+        payload = compiler.compile_plan(program, batches[-1], largest, where, timing)
+    with torch.cuda.device(where):
+        types = tensorrt.layer_types(tensorrt.load_plan(payload, "the new engine"))
+    tensorrt.check_layer_types(types, request.precision)
+    say(f"layers in {', '.join(sorted(types))}" if types else "TensorRT does not tell in what types its layers compute")
     batch = (compiler.SMALLEST, batches[-1], largest)
-    manifest = _cuda_manifest(request, where, payload, "tensorrt", "ensemble.plan", request.precision, batch, versions)
+    manifest = _manifest(request, model, target, payload, "tensorrt", "ensemble.plan", batch, versions)
     draft.write(manifest, payload)
     found = measure_engine(
         lambda batch: tensorrt.open_tensorrt(draft.folder, device, batch),
-        batches, reference, request.precision, f"the TensorRT {request.precision} engine", say,
+        batches, reference, request.precision, f"TensorRT {request.precision}", say,
     )  # fmt: skip
     return with_figures(manifest, found), payload
+
+
+@contextlib.contextmanager
+def _timing_cache(folder: Path, target: Target, version: str, scratch: Path) -> Iterator[Path]:
+    """A file for TensorRT to keep its measurements in: one for each GPU and version, replaced whole after a build."""
+    name = "-".join(("timing", version, *target.features, target.name)).replace(" ", "_").replace("/", "_")
+    kept, used = folder / f"{name}.cache", scratch / "timing.cache"
+    with contextlib.suppress(OSError):
+        shutil.copyfile(kept, used)
+    yield used
+    # The next build is quicker with it, but does not need it.
+    with contextlib.suppress(OSError), atomic(kept) as temporary:
+        shutil.copyfile(used, temporary)
+
+
+def driver_version() -> str:
+    """Of NVIDIA's driver, by NVML; empty if that cannot be asked."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        try:
+            return str(pynvml.nvmlSystemGetDriverVersion())
+        finally:
+            pynvml.nvmlShutdown()
+    except Exception:  # it is recorded for information only
+        return ""
 
 
 def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say: Say) -> tuple[Manifest, bytes]:
     """PyTorch in FP16 or BF16, as it is or through torch.compile, with CUDA graphs: whichever is quickest here."""
     import torch
 
+    from fiqa_trt.engines.tensorrt import gpu_target
     from fiqa_trt.engines.torch import open_torch
 
     if request.precision == "int8":
         raise EngineError("PyTorch has no int8 here; use --precision fp16, or install TensorRT")
-    where, reference = torch.device(device), _reference(request.checkpoint, device)
+    model, reference = digest_of(request.checkpoint), _reference(request.checkpoint)
     largest = request.max_batch or BATCHES[-1]
     payload = request.checkpoint.read_bytes()
 
@@ -75,41 +112,40 @@ def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say:
 
     types = ["fp32"] if request.precision == "fp32" else ["fp16", "bf16"]
     best = quickest(measured, [(executed, compiled) for executed in types for compiled in (False, True)], say)
-    manifest = _cuda_manifest(
-        request, where, payload, "torch", "ensemble.safetensors", best.info.executed, (1, best.info.batch, largest),
-        {"torch": torch.__version__},
-    )  # fmt: skip
+    target = Target("cuda", *gpu_target(torch.device(device)))
+    versions = {"torch": torch.__version__, "driver": driver_version()}
+    batch = (1, best.info.batch, largest)
+    manifest = _manifest(request, model, target, payload, "torch", "ensemble.safetensors", batch, versions)
     return with_figures(manifest, best), payload
 
 
-def _reference(checkpoint: Path, device: str) -> Scores:
+def _reference(checkpoint: Path) -> Scores:
+    """Of the verification batch, in FP32 on the CPU: a GPU would be compared with itself."""
     from fiqa_trt.engines.torch import open_torch
 
-    engine = open_torch(checkpoint, device, "fp32", 32)
+    engine = open_torch(checkpoint, "cpu")
     try:
         return infer(engine, verification_batch())
     finally:
         engine.close()
 
 
-def _cuda_manifest(
+def _manifest(
     request: Request,
-    device: Any,
+    model: str,
+    target: Target,
     payload: bytes,
     backend: str,
     name: str,
-    executed: str,
     batch: tuple[int, int, int],
     versions: dict[str, str],
 ) -> Manifest:
-    from fiqa_trt.engines.tensorrt import gpu_target
-
     return Manifest(
-        model=hashlib.sha256(request.checkpoint.read_bytes()).hexdigest(),
+        model=model,
         backend=backend,
         precision=request.precision,
-        executed=executed,
-        target=Target("cuda", *gpu_target(device)),
+        executed=request.precision,
+        target=target,
         batch=batch,
         payload=name,
         payload_sha256=hashlib.sha256(payload).hexdigest(),

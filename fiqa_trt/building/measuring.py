@@ -18,7 +18,7 @@ from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError
-from fiqa_trt.verification import check, compare, verification_batch
+from fiqa_trt.verification import Agreement, check, compare, verification_batch
 
 _TIMED_SECONDS, _ROUNDS = 0.4, 5
 
@@ -43,11 +43,16 @@ def throughput(engine: Engine, seconds: float) -> float:
     """Images per second of an engine that is kept busy, its copies included."""
     images = np.resize(verification_batch(), (engine.info.batch, 224, 224, 3))
     flying = deque(engine.submit(images) for _ in range(2 * engine.slots))
-    flying[0].result()  # the first calls allocate
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
+
+    def turn() -> None:
         flying.append(engine.submit(images))
         flying.popleft().result()
+
+    for _ in range(len(flying)):  # the first calls allocate, and what they finished is not to be counted
+        turn()
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        turn()
         done += 1
     rate = done * len(images) / (time.perf_counter() - began)
     for future in flying:
@@ -65,26 +70,57 @@ class Measured:
 
 
 def measure_engine(
-    open_with: Callable[[int], Engine], batches: Sequence[int], reference: Scores, precision: str, what: str, say: Say
+    open_with: Callable[[int], Engine],
+    batches: Sequence[int],
+    reference: Scores,
+    precision: str,
+    what: str,
+    say: Say,
+    *,
+    at_once: bool = False,
 ) -> Measured:
-    """Verify an engine, then time it with several batch sizes, in turn, so that none has a quiet moment for itself.
+    """Verify an engine with every batch size, and time it.
+
+    Args:
+        open_with: opens it with a batch size.
+        batches: sizes to try; those that the machine has no memory for are left out, and `say` hears of it.
+        reference: member scores of the verification batch.
+        precision: whose tolerance holds.
+        what: the engine, in a word.
+        say: told what was measured.
+        at_once: keep all open and time them in turn, so that none has a quiet moment of the machine for itself. Not on
+            a GPU, whose memory that could exceed.
 
     Raises:
-        EngineError: out of tolerance.
+        EngineError: out of tolerance, or it cannot be opened with any batch size.
     """
+    rates, found = dict[int, list[float]](), dict[int, tuple[EngineInfo, Agreement]]()
     with contextlib.ExitStack() as stack:
-        engines = list[Engine]()
+        engines = dict[int, Engine]()
         for batch in batches:
-            engines.append(open_with(batch))
-            stack.callback(engines[-1].close)
-            if len(engines) == 1:
-                agreement = compare(infer(engines[0], verification_batch()), reference)
-                check(agreement, precision, what)
-        rounds = [[throughput(engine, _TIMED_SECONDS) for engine in engines] for _ in range(_ROUNDS)]
-    rates = [statistics.median(rates) for rates in zip(*rounds, strict=True)]
-    say(f"{what}, images/s by batch: " + ", ".join(f"{b} {rate:,.0f}" for b, rate in zip(batches, rates, strict=True)))
-    best = max(range(len(rates)), key=lambda index: rates[index])
-    return Measured(engines[best].info, rates[best], agreement.rounded())
+            try:
+                engine = open_with(batch)
+            except EngineError as exc:
+                if batch == batches[-1] and not found:
+                    raise
+                say(f"{what}, batch {batch} left out: {exc}")
+                continue
+            stack.callback(engine.close)
+            engines[batch] = engine
+            agreement = compare(infer(engine, verification_batch()), reference)
+            check(agreement, precision, f"the {what} engine")
+            found[batch] = engine.info, agreement
+            if not at_once:
+                rates[batch] = [throughput(engine, _TIMED_SECONDS) for _ in range(_ROUNDS)]
+                stack.pop_all().close()
+        if at_once:
+            rounds = [[throughput(engine, _TIMED_SECONDS) for engine in engines.values()] for _ in range(_ROUNDS)]
+            rates = {batch: [one[place] for one in rounds] for place, batch in enumerate(engines)}
+    medians = {batch: statistics.median(values) for batch, values in rates.items()}
+    say(f"{what}, images/s by batch: " + ", ".join(f"{batch}: {rate:,.0f}" for batch, rate in medians.items()))
+    best = max(medians, key=lambda batch: medians[batch])
+    info, agreement = found[best]
+    return Measured(info, medians[best], agreement.rounded())
 
 
 def quickest(measured: Callable[[T], Measured], ways: Sequence[T], say: Say) -> Measured:

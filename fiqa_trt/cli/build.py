@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from fiqa_trt.cli.common import speaker
+from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.progress import ProgressLine
 
 _PATH = click.Path(path_type=Path)
 
@@ -59,7 +60,8 @@ def command(
 
     say = speaker(quiet)
     request = Request(precision, checkpoint or CHECKPOINT, device, backend, max_batch, calibration, output)
-    built = build(request, say)
+    with interruptible(ProgressLine("", quiet=True), "nothing was written"):
+        built = build(request, say)
     manifest = built.manifest
     size = (built.folder / manifest.payload).stat().st_size / 1e6
     what = f"{manifest.backend} {manifest.precision} (run as {manifest.executed})"

@@ -25,8 +25,8 @@ _PATH = click.Path(path_type=Path)
 def command(checkpoint: Path | None, output: Path, _format: str, precision: str, calibration: Path | None) -> None:
     """Write CHECKPOINT (default: the released one) as an engine directory: ONNX (opset 18) and its manifest.
 
-    Input `images`: uint8 RGB [batch, 224, 224, 3]; output `member_scores`: float32 [batch, 2]. For `score --engine`,
-    ONNX Runtime, Triton and trtexec.
+    Input `images`: uint8 RGB [batch, 224, 224, 3]; output `member_scores`: float32 [batch, 2]. For ONNX Runtime, Triton
+    and trtexec; in fp32 also for `score --engine`.
 
     \b
     Examples:

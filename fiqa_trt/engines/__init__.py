@@ -59,7 +59,7 @@ def open_engine(
         device = "cuda" if engine != "openvino" and _usable_gpu(say) else "cpu"
     kind = "cpu" if device == "cpu" else "cuda"
     if engine != "torch":
-        found = list_engines(store(), Manifest.read(RELEASED).model)
+        found = list_engines(store(), Manifest.read(RELEASED).model, None if kind == "cpu" else device)
         best = best_engine([entry for entry in found if _is_of(entry.manifest, engine)], kind, precision)
         if best is not None:
             say(f"using {best.folder}")
@@ -73,7 +73,11 @@ def open_engine(
     from fiqa_trt.engines.torch import open_torch
 
     if kind == "cuda" and engine == "auto":
-        say("no TensorRT engine has been built here (fiqa-trt build makes one), so PyTorch runs the network")
+        from fiqa_trt.engines.tensorrt import INSTALL, tensorrt_version
+
+        missing = f"TensorRT is missing ({INSTALL})"
+        unbuilt = "no engine has been built here (fiqa-trt build makes one)"
+        say(f"{missing if tensorrt_version() is None else unbuilt}, so PyTorch runs the network")
     return open_torch(CHECKPOINT, device, precision, batch)
 
 
@@ -106,8 +110,8 @@ def _open_directory(folder: Path, device: str, precision: str, batch: int | None
 
 
 def _check_device(device: str) -> None:
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+    kind, colon, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not index.isdigit())):
         raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, …")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.engines.quantize import LEVELS, Ranges, quantised_layers
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 VERSIONS = ((2, 11), (2, 14))
 SMALLEST = 2  # a batch of 1 would make the exporter specialise on it
 # One engine or an error: never a silent fall-back to PyTorch for a part.
-KEYWORDS: dict[str, Any] = {"require_full_compilation": True, "min_block_size": 1, "pass_through_build_failures": True}
+KEYWORDS: dict[str, Any] = {
+    "require_full_compilation": True,
+    "min_block_size": 1,
+    "pass_through_build_failures": True,
+    "disable_tf32": True,  # FP32 is to be FP32
+}
 
 
 def prepare(network: Ensemble, precision: str, ranges: Ranges | None = None) -> None:
@@ -80,14 +85,28 @@ def _quantise(network: Ensemble, ranges: Ranges) -> None:
 
 
 def export_program(network: Ensemble, max_batch: int, device: str = "cuda") -> ExportedProgram:
-    """Export a prepared ensemble with a dynamic batch of SMALLEST to `max_batch`."""
+    """Export a prepared ensemble with a dynamic batch of SMALLEST to `max_batch`.
+
+    Raises:
+        EngineError: torch cannot export it, or the graph is not in the types that it was prepared for.
+    """
     import torch
 
     size = 224
     example = torch.zeros((SMALLEST + 1, size, size, 3), dtype=torch.uint8, device=device)
-    batch = torch.export.Dim("batch", min=SMALLEST, max=max_batch)
-    with torch.inference_mode(), _quantised_export():
-        return torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
+    batch = torch.export.Dim("batch", min=SMALLEST, max=max(max_batch, SMALLEST + 2))
+    try:
+        with torch.inference_mode(), _quantised_export():
+            program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
+    except Exception as exc:  # torch raises whatever it stumbles over
+        raise EngineError(f"torch {torch.__version__} cannot export the network: {one_line(exc)}") from exc
+    # TensorRT keeps to the types of this graph, so it is here that FP16 is really FP16.
+    found = {
+        node.meta["val"].dtype for node in program.graph.nodes if "conv2d" in str(node.target) and "val" in node.meta
+    }
+    if found != {network.dtype}:
+        raise EngineError(f"the exported network computes in {found}, not in {network.dtype}; please report this")
+    return program
 
 
 @contextlib.contextmanager
@@ -111,8 +130,9 @@ def import_torch_tensorrt() -> Any:
     except Exception as exc:
         from fiqa_trt.engines.tensorrt import INSTALL
 
-        reason = " ".join(str(exc).split())[:120] or type(exc).__name__
-        raise EngineError(f"Torch-TensorRT cannot be loaded ({reason}): {INSTALL}; or use --backend torch") from exc
+        raise EngineError(
+            f"Torch-TensorRT cannot be loaded ({one_line(exc, 120)}): {INSTALL}; or use --backend torch"
+        ) from exc
     found = tuple(int(part) for part in torch_tensorrt.__version__.split(".")[:2])
     if not VERSIONS[0] <= found <= VERSIONS[1]:
         raise EngineError(
@@ -164,8 +184,7 @@ def compile_plan(
                     **KEYWORDS,
                 )
         except Exception as exc:  # it raises whatever went wrong inside
-            reason = " ".join(str(exc).split())[:300]
             raise EngineError(
-                f"Torch-TensorRT {torch_tensorrt.__version__} could not compile the network: {reason}"
+                f"Torch-TensorRT {torch_tensorrt.__version__} could not compile the network: {one_line(exc)}"
             ) from exc
     return bytes(plan)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.engines.base import EngineInfo, Scores
-from fiqa_trt.errors import EngineError, RunError
+from fiqa_trt.errors import EngineError, RunError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,8 @@ class _Slot:
         with torch.cuda.device(device), torch.cuda.stream(self._stream):
             self._images = torch.zeros_like(self._host, device=device)
             self._scores = torch.zeros_like(self._out, device=device)
-            launch = bind(self._images, self._scores, self._stream)
+            # Kept for what it holds: the graph below uses the network's memory, but does not own it.
+            self._launch = launch = bind(self._images, self._scores, self._stream)
             for _ in range(_WARM_UP):  # libraries choose their kernels and allocate at the first calls
                 launch()
             self._stream.synchronize()
@@ -96,9 +97,11 @@ class CudaEngine:
             for _ in range(self.slots):
                 self._idle.put(_Slot(bind, device, info.batch, size, len(info.members)))
         except torch.OutOfMemoryError as exc:
-            raise EngineError(f"{info.device} has no memory for batches of {info.batch}; use --batch-size") from exc
+            raise EngineError(
+                f"{info.device} has no memory for batches of {info.batch}; use a smaller one (--batch-size or --max-batch)"
+            ) from exc
         except RuntimeError as exc:
-            raise EngineError(f"{info.device} cannot run this engine: {str(exc).splitlines()[0]}") from exc
+            raise EngineError(f"{info.device} cannot run this engine: {one_line(exc)}") from exc
         self._threads = ThreadPoolExecutor(self.slots, "cuda")
 
     def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
@@ -110,10 +113,12 @@ class CudaEngine:
         try:
             return slot.run(images)
         except RuntimeError as exc:
-            raise RunError(f"CUDA could not score a batch: {str(exc).splitlines()[0]}") from exc
+            raise RunError(f"CUDA could not score a batch: {one_line(exc)}") from exc
         finally:
             self._idle.put(slot)
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get()

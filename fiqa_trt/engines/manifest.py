@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -128,12 +129,15 @@ class Draft:
         self.folder = folder
 
     def write(self, manifest: Manifest, payload: bytes) -> None:
-        """Put both files there and on the disk; may be repeated."""
-        for name, content in ((manifest.payload, payload), (MANIFEST, manifest.dump().encode())):
-            with (self.folder / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+        """Put both files there and on the disk; may be repeated. Raises RunError if the disk is full or fails."""
+        try:
+            for name, content in ((manifest.payload, payload), (MANIFEST, manifest.dump().encode())):
+                with (self.folder / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as exc:
+            raise storage_error(self.folder, exc) from exc
 
 
 @contextlib.contextmanager
@@ -154,23 +158,29 @@ def new_engine(folder: Path) -> Iterator[Draft]:
         raise storage_error(folder, exc) from exc
     try:
         yield Draft(draft)
-        draft.chmod(0o755)
-        _replace(draft, folder)
-    except OSError as exc:
-        raise storage_error(folder, exc) from exc
+        try:
+            draft.chmod(0o755)
+            _replace(draft, folder)
+        except OSError as exc:
+            raise storage_error(folder, exc) from exc
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def _refuse_foreign(folder: Path) -> None:
-    if folder.exists():
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"."}
-        if names and names != {MANIFEST, Manifest.read(folder).payload if MANIFEST in names else ""}:
-            raise EngineError(f"{folder} exists and is not just an engine; choose another -o")
+    """An engine is `engine.json` and at most one file more, whatever they hold: a damaged one can be built again."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise EngineError(f"{folder} cannot be replaced by an engine: {exc.strerror}; choose another -o") from exc
+    if names and (MANIFEST not in names or len(names) > 2):
+        raise EngineError(f"{folder} exists and is not just an engine; choose another -o")
 
 
 def _replace(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`. A directory cannot be replaced in one step: the old one steps aside first."""
+    """Put `new` in the place of `folder`. A directory cannot be replaced in one step, so the old one steps aside."""
     while True:
         try:
             new.rename(folder)
@@ -178,9 +188,19 @@ def _replace(new: Path, folder: Path) -> None:
         except OSError:
             if not folder.exists():
                 raise
-        aside = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
-        with aside as place, contextlib.suppress(FileNotFoundError):  # another build was quicker
-            folder.rename(Path(place) / "old")
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            with contextlib.suppress(FileNotFoundError):  # another build was quicker
+                folder.rename(aside / "old")
+            new.rename(folder)
+            return
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if not folder.exists() and (aside / "old").exists():
+                    (aside / "old").rename(folder)
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def processor_description() -> str:

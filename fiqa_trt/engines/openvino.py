@@ -120,7 +120,10 @@ def _half_is_quicker() -> bool:
 def _arithmetic(core: Any, manifest: Manifest, precision: str, folder: Path) -> str:
     """What OpenVINO is to compute in: fp32, bf16 or fp16. It would choose by itself, so it is always told."""
     halves = half_arithmetic(core)
-    if manifest.backend == "openvino" or manifest.precision == "int8":
+    if manifest.backend == "onnx" and manifest.precision == "int8":
+        # Its activations are signed; see `fiqa_trt.engines.quantize.with_qdq`.
+        raise EngineError(f"{folder} is for TensorRT and ONNX Runtime; here use fiqa-trt build --precision int8")
+    if manifest.backend == "openvino":
         if precision not in ("auto", manifest.precision):
             raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {precision}")
         # Of an INT8 engine, what the layers that are not quantised are computed in.

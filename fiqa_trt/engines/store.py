@@ -32,12 +32,13 @@ def store() -> Path:
     return Path(os.environ.get("FIQA_TRT_ENGINES") or "engines")
 
 
-def list_engines(folder: Path, model: str) -> list[Found]:
+def list_engines(folder: Path, model: str, device: str | None = "cuda") -> list[Found]:
     """Every engine directory in `folder`, by name.
 
     Args:
         folder: the store; none there is no error.
         model: digest of the checkpoint that an engine must be of to be usable.
+        device: the CUDA device that engines for GPUs are to be usable on; None leaves them out.
     """
     found = []
     for path in sorted(folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []:
@@ -48,11 +49,12 @@ def list_engines(folder: Path, model: str) -> list[Found]:
         except EngineError as exc:
             found.append(Found(path.parent, None, str(exc)))
             continue
-        found.append(Found(path.parent, manifest, _difference(manifest, model)))
+        if manifest.target.kind == "cpu" or device is not None:
+            found.append(Found(path.parent, manifest, _difference(manifest, model, device or "")))
     return found
 
 
-def _difference(manifest: Manifest, model: str) -> str | None:
+def _difference(manifest: Manifest, model: str, device: str) -> str | None:
     """What keeps an engine from being used here, or None."""
     if manifest.model != model:
         return f"of another checkpoint ({manifest.model[:12]}, not {model[:12]})"
@@ -64,13 +66,14 @@ def _difference(manifest: Manifest, model: str) -> str | None:
         return None if manifest.target.name == here else f"built on {manifest.target.name}, this is {here}"
     from fiqa_trt.engines.tensorrt import difference_from_here
 
-    return difference_from_here(manifest)
+    return difference_from_here(manifest, device)
 
 
 def best_engine(found: Sequence[Found], kind: str, precision: str = "auto") -> Found | None:
     """The usable engine with the highest recorded throughput; of equals the more precise one.
 
-    INT8 is only chosen where a more precise engine that it outruns stands beside it, or by name.
+    INT8 is only chosen by name, or where it outruns an FP16 engine that stands beside it (FP32, on a processor without
+    16-bit arithmetic).
 
     Args:
         found: of `list_engines`.
@@ -84,7 +87,11 @@ def best_engine(found: Sequence[Found], kind: str, precision: str = "auto") -> F
     ]
     if precision != "auto":
         usable = [(entry, manifest) for entry, manifest in usable if manifest.precision == precision]
-    elif all(manifest.precision == "int8" for _, manifest in usable):
-        return None
+    else:
+        precisions = {manifest.precision for _, manifest in usable}
+        features = {feature for _, manifest in usable for feature in manifest.target.features}
+        rival = "fp16" if kind == "cuda" or features & {"BF16", "FP16"} else "fp32"
+        if rival not in precisions:
+            usable = [(entry, manifest) for entry, manifest in usable if manifest.precision != "int8"]
     ranked = max(usable, key=lambda e: (e[1].throughput, -PRECISIONS.index(e[1].precision)), default=None)
     return ranked[0] if ranked else None

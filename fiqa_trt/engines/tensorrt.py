@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -101,8 +101,11 @@ def load_plan(plan: bytes, what: str) -> Any:
     """A `tensorrt.ICudaEngine` from its serialized form, on the current device. Raises EngineError, naming `what`."""
     import tensorrt
 
-    runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
-    engine = runtime.deserialize_cuda_engine(plan)
+    try:
+        runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
+        engine = runtime.deserialize_cuda_engine(plan)
+    except Exception as exc:  # without a usable driver it is a plain Exception or a TypeError
+        raise EngineError(f"TensorRT {tensorrt.__version__} cannot be used here: {one_line(exc)}") from exc
     if engine is None:  # it does not raise
         raise EngineError(f"{what}: TensorRT {tensorrt.__version__} cannot load this engine; build it again here")
     return engine
@@ -113,6 +116,8 @@ def bind_plan(engine: Any, images: Tensor, scores: Tensor, stream: torch.cuda.St
     import tensorrt
 
     context = engine.create_execution_context()
+    if context is None:
+        raise EngineError("the GPU has no memory for this engine; free some, or build with a smaller --max-batch")
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT]
     if len(inputs) != 1 or len(names) != 2:
@@ -131,9 +136,9 @@ def bind_plan(engine: Any, images: Tensor, scores: Tensor, stream: torch.cuda.St
 
 
 def layer_types(engine: Any) -> set[str]:
-    """Arithmetic types that the layers of a loaded plan put out, as TensorRT writes them (`Half`, `Float`, `Int8`).
+    """What the layers of a loaded plan compute in: `fp32`, `fp16`, `int8`; see `types_of_layers`.
 
-    Needs a plan that was built with detailed profiling verbosity; an empty set otherwise.
+    Needs a plan that was built with detailed profiling verbosity.
     """
     import tensorrt
 
@@ -141,36 +146,34 @@ def layer_types(engine: Any) -> set[str]:
     return types_of_layers(json.loads(text))
 
 
+_TYPES = {
+    "fp32": re.compile(r"\b(float|fp32)\b|f32f32|sgemm|_s1688", re.IGNORECASE),
+    "fp16": re.compile(r"\b(half|fp16)\b|f16f16|h16816|h884|hmma", re.IGNORECASE),
+    "int8": re.compile(r"\bint8\b|i8i8|i16832|i8816|imma", re.IGNORECASE),
+}
+
+
 def types_of_layers(information: dict[str, Any]) -> set[str]:
-    """The types in an engine inspector's JSON: the last word of each output's `Format/Datatype` or `Datatype`."""
+    """The types that an engine inspector's JSON tells of; empty if it tells of none.
+
+    With a dynamic batch it writes `N/A due to dynamic shapes` for every tensor, so the types of the weights and the
+    names of the kernels count as well.
+    """
     found = set[str]()
     for layer in information.get("Layers", []):
-        for output in layer.get("Outputs", []) if isinstance(layer, dict) else []:
-            text = str(output.get("Datatype") or output.get("Format/Datatype") or "")
-            found |= {name for name in ("Float", "Half", "BF16", "Int8", "FP8") if _mentions(text, name)}
+        if not isinstance(layer, dict):  # without detailed verbosity it is just a name
+            continue
+        texts = [str(layer.get("TacticName", "")), str((layer.get("Weights") or {}).get("Type", ""))]
+        for output in layer.get("Outputs") or []:
+            texts += [str(output.get("Datatype", "")), str(output.get("Format/Datatype", ""))]
+        found |= {name for name, pattern in _TYPES.items() if any(map(pattern.search, texts))}
     return found
-
-
-def _mentions(text: str, name: str) -> bool:
-    """Inspectors of different versions write `Half`, `FP16` or `Row major linear FP16 format`."""
-    words = {"Float": ("float", "fp32"), "Half": ("half", "fp16"), "BF16": ("bf16", "bfloat16")}
-    lowered = text.lower().replace("bfloat16", "bf16")
-    return any(word in lowered.split() or lowered == word for word in words.get(name, (name.lower(),)))
 
 
 def check_layer_types(found: set[str], precision: str) -> None:
     """Raise EngineError if an engine does not compute in what it was built for; nothing is known of an empty set."""
-    wanted = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}[precision]
-    if found and wanted not in found:
+    if found and precision not in found:
         raise EngineError(
-            f"TensorRT built an engine without {wanted} layers (only {', '.join(sorted(found))}), so it is no "
-            f"{precision} engine and was not written; please report this with the output of fiqa-trt doctor"
+            f"TensorRT built an engine without {precision} layers (only {', '.join(sorted(found))}), so it was not "
+            "written; please report this with the output of fiqa-trt doctor"
         )
-
-
-def installed(package: str) -> str | None:
-    """Version of an installed distribution, without importing it."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -14,7 +14,7 @@ from fiqa_trt.engines.base import Engine, EngineInfo, Scores
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.tensorrt import difference_from_here
-from fiqa_trt.errors import EngineError, RunError
+from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -40,10 +40,17 @@ def load_checkpoint(path: Path) -> Ensemble:
     except ImportError as exc:
         raise EngineError(f"a checkpoint needs {exc.name}: pip install 'fiqa-trt[gpu]'") from exc
     network = Ensemble()
+    foreign = f"{path} is not a checkpoint of this ensemble"
     try:
-        network.load_state_dict(load_file(path))
+        weights = load_file(path)
+        if differing := sorted(weights.keys() ^ network.state_dict().keys()):
+            which = "has" if differing[0] in weights else "lacks"
+            raise EngineError(
+                f"{foreign}: it {which} {differing[0]}; fiqa-trt train makes one, --init takes a backbone"
+            )
+        network.load_state_dict(weights)
     except (OSError, RuntimeError, SafetensorError) as exc:
-        raise EngineError(f"{path} is not a checkpoint of this ensemble: {str(exc).splitlines()[0]}") from exc
+        raise EngineError(f"{foreign}: {one_line(exc)}") from exc
     return network.eval()
 
 
@@ -84,7 +91,12 @@ def open_torch(
     if executed != "fp32":
         network.lower(torch.float16 if executed == "fp16" else torch.bfloat16)
     where = torch.device(device)
-    network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    except RuntimeError as exc:
+        raise EngineError(f"--device {device} cannot take the network: {one_line(exc)}") from exc
+    if kind == "cuda" and executed == "fp32":
+        torch.backends.cudnn.allow_tf32 = False  # FP32 is to be FP32
     info = EngineInfo(
         backend=f"torch {torch.__version__}",
         device=torch.cuda.get_device_name(where) if kind == "cuda" else "CPU",
@@ -97,8 +109,12 @@ def open_torch(
     if kind == "cpu":
         return TorchCpuEngine(network, info)
 
+    if compiled:
+        torch._dynamo.reset()  # its limit of compilations is for the process, not for an engine
+
     def bind(images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
-        function = torch.compile(network, dynamic=False) if compiled else network
+        # Without `fullgraph` it would give up after some shapes and run eager, silently.
+        function = torch.compile(network, dynamic=False, fullgraph=True) if compiled else network
 
         def launch() -> None:
             with torch.inference_mode():
@@ -116,6 +132,7 @@ def open_torch_directory(folder: Path, device: str = "cuda", batch: int | None =
         EngineError: as `open_torch`; a directory of another GPU.
     """
     manifest = Manifest.read(folder)
+    check_cuda(device)
     if problem := difference_from_here(manifest, device):
         raise EngineError(f"{folder}: {problem}")
     manifest.read_payload(folder)
@@ -151,7 +168,7 @@ class TorchCpuEngine:
             with torch.inference_mode():
                 return np.asarray(self._network(torch.from_numpy(images)).numpy(), np.float32)
         except RuntimeError as exc:
-            raise RunError(f"torch could not score a batch: {str(exc).splitlines()[0]}") from exc
+            raise RunError(f"torch could not score a batch: {one_line(exc)}") from exc
 
     def close(self) -> None:
         """See `Engine.close`."""
