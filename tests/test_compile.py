@@ -157,7 +157,7 @@ def test_a_graph_of_the_wrong_type_is_an_error() -> None:
     network.dtype = torch.float16
     for member in network.members.values():
         member.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
-    with pytest.raises(EngineError, match="computes in {torch.float32}, not in torch.float16"):
+    with pytest.raises(EngineError, match=r"computes in \{torch.float32\}, not in torch.float16"):
         export_program(network, 4, "cpu")
 
 

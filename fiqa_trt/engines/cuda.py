@@ -98,7 +98,7 @@ class CudaEngine:
                 self._idle.put(_Slot(bind, device, info.batch, size, len(info.members)))
         except torch.OutOfMemoryError as exc:
             raise EngineError(
-                f"{info.device} has no memory for batches of {info.batch}; use a smaller one (--batch-size or --max-batch)"
+                f"{info.device} has no memory for batches of {info.batch}; use smaller ones (--batch-size, --max-batch)"
             ) from exc
         except RuntimeError as exc:
             raise EngineError(f"{info.device} cannot run this engine: {one_line(exc)}") from exc
