@@ -93,7 +93,7 @@ def test_users_mistakes(crops: Path, tmp_path: Path) -> None:
     assert "name it .parquet, .csv, .jsonl" in complaint(crops, "-o", tmp_path / "s.xlsx")
     assert "does not exist" in complaint(crops, "-o", tmp_path / "no" / "s.parquet")
     assert "no column `path`" in complaint("--list", tmp_path / "l.csv", "-o", out)
-    assert "no INT8 engine yet" in complaint(crops, "-o", out, "--precision", "int8")
+    assert "no int8 engine here yet" in complaint(crops, "-o", out, "--precision", "int8")
     assert "--engine" in complaint(crops, "-o", out, "--engine", tmp_path / "gone")
     assert "one of auto, cpu" in complaint(crops, "-o", out, "--device", "tpu")
     assert "-o OUT" in complaint(crops)
