@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fiqa_trt.engines.manifest import Manifest, Target, new_engine
+from fiqa_trt.engines.manifest import Manifest, Target, digest_of, new_engine
 from fiqa_trt.engines.quantize import Ranges, with_qdq
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError
@@ -48,7 +48,7 @@ def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Mani
         raise EngineError(f"export needs {exc.name}: pip install 'fiqa-trt[build]'") from exc
 
     network = load_checkpoint(checkpoint)
-    model = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    model = digest_of(checkpoint)
     images = verification_batch()
     with torch.inference_mode():
         expected = network(torch.from_numpy(images)).numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,14 +10,17 @@ import numpy.typing as npt
 
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.engines import RELEASED
+from fiqa_trt.engines.manifest import digest_of
 from fiqa_trt.engines.quantize import Ranges, calibrate
 from fiqa_trt.errors import EngineError, InputError
 from fiqa_trt.records import ImageError, Status, open_path
 from fiqa_trt.sources import Source, list_inputs, read_file
+from fiqa_trt.spec import PreprocessSpec
 
 MIN_CROPS = 32
 MAX_CROPS = 512
 _RANGES = "int8_ranges.json"
+_SIZE = PreprocessSpec().size
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -51,14 +53,6 @@ def int8_ranges(checkpoint: Path, calibration: Path | None) -> Ranges:
     return ranges
 
 
-def digest_of(checkpoint: Path) -> str:
-    """SHA-256 of a checkpoint. Raises EngineError if it cannot be read."""
-    try:
-        return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    except OSError as exc:
-        raise EngineError(f"cannot read {checkpoint}: {exc.strerror}") from exc
-
-
 def measure(checkpoint: Path, crops: Pixels, source: str) -> Ranges:
     """INT8 ranges of a checkpoint on crops, uint8 [N, 224, 224, 3]. `source` says in words which crops."""
     from fiqa_trt.engines.torch import load_checkpoint
@@ -76,7 +70,7 @@ def read_crops(folder: Path, count: int = MAX_CROPS) -> Pixels:
     """
     paths = [path for batch in list_inputs(Source((str(folder),))) for path in batch.column("path").to_pylist()]
     chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, min(2 * count, len(paths))).astype(int)]
-    decoder, crops = CpuDecoder(), np.zeros((min(count, len(chosen)), 224, 224, 3), np.uint8)
+    decoder, crops = CpuDecoder(), np.zeros((min(count, len(chosen)), _SIZE, _SIZE, 3), np.uint8)
     filled = 0
     for path in _spread(chosen):
         try:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fiqa_trt.building.calibration import Pixels, digest_of, read_crops, read_ranges
+from fiqa_trt.building.calibration import Pixels, read_crops, read_ranges
 from fiqa_trt.building.measuring import Measured, Say, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines import RELEASED
-from fiqa_trt.engines.manifest import Draft, Manifest, Target, this_processor
+from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, this_processor
 from fiqa_trt.engines.quantize import Ranges, is_sensitive, with_qdq
 from fiqa_trt.errors import EngineError
 

@@ -41,7 +41,8 @@ def infer(engine: Engine, images: Pixels) -> Scores:
 
 def throughput(engine: Engine, seconds: float) -> float:
     """Images per second of an engine that is kept busy, its copies included."""
-    images = np.resize(verification_batch(), (engine.info.batch, 224, 224, 3))
+    images = verification_batch()
+    images = np.resize(images, (engine.info.batch, *images.shape[1:]))
     flying = deque(engine.submit(images) for _ in range(2 * engine.slots))
 
     def turn() -> None:

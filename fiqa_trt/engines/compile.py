@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.engines.quantize import LEVELS, Ranges, quantised_layers
 from fiqa_trt.errors import EngineError, one_line
+from fiqa_trt.spec import PreprocessSpec
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fiqa_trt.networks import Ensemble
 
 VERSIONS = ((2, 11), (2, 14))
+_IMAGE = (PreprocessSpec().size, PreprocessSpec().size, 3)
 SMALLEST = 2  # a batch of 1 would make the exporter specialise on it
 # One engine or an error: never a silent fall-back to PyTorch for a part.
 KEYWORDS: dict[str, Any] = {
@@ -92,8 +94,7 @@ def export_program(network: Ensemble, max_batch: int, device: str = "cuda") -> E
     """
     import torch
 
-    size = 224
-    example = torch.zeros((SMALLEST + 1, size, size, 3), dtype=torch.uint8, device=device)
+    example = torch.zeros((SMALLEST + 1, *_IMAGE), dtype=torch.uint8, device=device)
     batch = torch.export.Dim("batch", min=SMALLEST, max=max(max_batch, SMALLEST + 2))
     try:
         with torch.inference_mode(), _quantised_export():
@@ -144,8 +145,7 @@ def import_torch_tensorrt() -> Any:
 
 def input_shapes(best: int, max_batch: int) -> dict[str, tuple[int, ...]]:
     """Smallest, quickest and largest input of an engine, for `torch_tensorrt.Input`."""
-    rest = (224, 224, 3)
-    return {"min_shape": (SMALLEST, *rest), "opt_shape": (best, *rest), "max_shape": (max_batch, *rest)}
+    return {"min_shape": (SMALLEST, *_IMAGE), "opt_shape": (best, *_IMAGE), "max_shape": (max_batch, *_IMAGE)}
 
 
 def compile_plan(

@@ -203,6 +203,14 @@ def _replace(new: Path, folder: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def digest_of(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint, by which engines know it. Raises EngineError if it cannot be read."""
+    try:
+        return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    except OSError as exc:
+        raise EngineError(f"cannot read {checkpoint}: {exc.strerror}") from exc
+
+
 def processor_description() -> str:
     """What Linux says of the processors; empty elsewhere."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from fiqa_trt.engines.base import Engine, EngineInfo, Scores
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
-from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.engines.tensorrt import difference_from_here
 from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.spec import ModelSpec
@@ -103,7 +102,7 @@ def open_torch(
         precision=precision,
         executed=executed + ", compiled" * compiled,
         batch=batch or DEFAULT_BATCH[kind],
-        model=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        model=digest_of(checkpoint),
         members=tuple(network.members),
     )
     if kind == "cpu":
