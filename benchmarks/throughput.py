@@ -5,57 +5,24 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from benchmarks.common import COMMAND, link_many, machine, make_crops, median, record, timed
+from fiqa_trt.benchmark import bound_of, decode_rate, engine_rate, read_rate
 from fiqa_trt.decode import CpuDecoder
-from fiqa_trt.engines import Engine, open_engine
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines import open_engine
 from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.sources import Source, read_file
+from fiqa_trt.sources import Source
+from fiqa_trt.workers import InProcess
 
 IMAGES, ROUNDS, THREADS = 6000, 5, 2
 
 
-def decode_only(paths: list[str], batch: int) -> float:
-    """Images/s of reading and decoding alone, in the threads that a run uses."""
-    decoder = CpuDecoder()
-
-    def work(start: int) -> None:
-        out = np.zeros((batch, 224, 224, 3), np.uint8)
-        decoder.decode([read_file(path) for path in paths[start : start + batch]], out)
-
-    began = time.perf_counter()
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(work, range(0, len(paths), batch)))
-    return len(paths) / (time.perf_counter() - began)
-
-
-def engine_only(engine: Engine, images: npt.NDArray[np.uint8], count: int) -> float:
-    """Images/s of the engine alone, fed with decoded batches from memory."""
-    batch = engine.info.batch
-    waiting: deque[Future[Scores]] = deque()
-    began = time.perf_counter()
-    for index in range(count // batch):
-        start = index * batch % (len(images) - batch)
-        waiting.append(engine.submit(images[start : start + batch]))
-        if len(waiting) > 2 * engine.slots:
-            waiting.popleft().result()
-    for future in waiting:
-        future.result()
-    return count // batch * batch / (time.perf_counter() - began)
-
-
 def end_to_end(folder: Path, output: Path) -> float:
     """Images/s of a whole run in this process, from listing the folder to the finished file; its engine is open."""
-    engine = open_engine()
+    workers = InProcess(open_engine(), CpuDecoder(threads=THREADS))
     began = time.perf_counter()
-    summary = score_dataset(Source((str(folder),)), output, lambda: engine, Options(workers=THREADS, restart=True))
+    summary = score_dataset(Source((str(folder),)), output, lambda: workers, Options(restart=True))
     return summary.images / (time.perf_counter() - began)
 
 
@@ -69,17 +36,20 @@ def main() -> None:
         paths = sorted(str(path) for path in (root / "many").rglob("*.jpg"))
         engine = open_engine()
         batch = engine.info.batch
-        images = np.zeros((len(files), 224, 224, 3), np.uint8)
-        CpuDecoder().decode([path.read_bytes() for path in files], images)
+        decoder = CpuDecoder(threads=THREADS)
+        blobs = [path.read_bytes() for path in files]
+        batches = [decoder.decode(blobs[start : start + batch], batch) for start in range(0, len(blobs), batch)]
         end_to_end(root / "many", root / "s.parquet")
         rounds: dict[str, list[float]] = {}
         for _ in range(ROUNDS):
-            decode, alone = decode_only(paths, batch), engine_only(engine, images, IMAGES)
+            decode, alone = decode_rate(decoder, blobs, batch, IMAGES), engine_rate(engine, batches, IMAGES)
+            read = read_rate(paths, batch)
             whole = end_to_end(root / "many", root / "s.parquet")
-            bound = 1 / (1 / decode + 1 / alone)
+            bound = bound_of({"read": read, "decode": decode, "engine": alone}, shared=True)
             ours, _ = timed([*COMMAND, "score", root / "many", "-o", root / "c.parquet", "--restart"])
             plain, _ = timed([sys.executable, "-m", "benchmarks.plain", root / "many", root / "p.csv"])
             measured = {
+                "read_only": read,
                 "decode_only": decode,
                 "engine_only": alone,
                 "bound": bound,

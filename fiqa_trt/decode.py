@@ -7,9 +7,10 @@ anything to object to, Pillow decides.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,14 @@ from PIL import (
 )
 
 from fiqa_trt.records import ImageError, Outcome, Status
+from fiqa_trt.spec import PreprocessSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]
+Images = Union[Pixels, "Tensor"]
+"""A batch where it was decoded: in memory as NumPy's, on a GPU as PyTorch's."""
 
 # Formats that Pillow decodes by itself; its other plugins start programs (EPS) or hold no photographs. Imported here,
 # because Pillow registers most of them only on demand.
@@ -72,21 +79,31 @@ _FOREIGN = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """A batch of inputs, decoded.
+
+    Attributes:
+        outcomes: N, in the order of the inputs.
+        pixels: uint8 RGB [batch, size, size, 3], batch >= N; row k is input k if its outcome is `ok`, and of no meaning
+            otherwise.
+    """
+
+    outcomes: list[Outcome]
+    pixels: Images
+
+
 class Decoder(Protocol):
     """Turns the bytes of several files into one batch of pixels."""
 
     name: str
+    max_pixels: int
+    """Larger images are refused."""
+    threads: int
+    """How many calls may run at once."""
 
-    def decode(self, blobs: Sequence[bytes | ImageError], out: Pixels) -> list[Outcome]:
-        """Decode `blobs` into the first slots of `out`, without gaps.
-
-        Args:
-            blobs: bytes of N files, or why there are none.
-            out: uint8 [>= N, size, size, 3], RGB. Slot k gets the k-th image whose outcome is `ok`.
-
-        Returns:
-            N outcomes in the order of `blobs`. Never raises for what is in a file.
-        """
+    def decode(self, blobs: Sequence[bytes | ImageError], batch: int) -> Decoded:
+        """Decode `blobs`, the bytes of up to `batch` files or why there are none. Never raises for what is in one."""
         ...
 
 
@@ -95,28 +112,29 @@ class CpuDecoder:
 
     name = "cpu"
 
-    def __init__(self, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
+    def __init__(self, max_pixels: int = DEFAULT_MAX_PIXELS, threads: int = 1) -> None:
         # Pillow's own limit only warns, and an explicit --max-pixels must be able to exceed it; ours is checked
         # before anything is decoded.
         Image.MAX_IMAGE_PIXELS = None
         self.max_pixels = max_pixels
+        self.threads = threads
 
-    def decode(self, blobs: Sequence[bytes | ImageError], out: Pixels) -> list[Outcome]:
+    def decode(self, blobs: Sequence[bytes | ImageError], batch: int) -> Decoded:
         """See `Decoder.decode`."""
-        outcomes, slot = list[Outcome](), 0
-        for blob in blobs:
+        size = PreprocessSpec().size
+        pixels = np.zeros((batch, size, size, 3), np.uint8)
+        return Decoded([self.decode_into(row, blob) for row, blob in zip(pixels, blobs, strict=False)], pixels)
+
+    def decode_into(self, row: Pixels, blob: bytes | ImageError) -> Outcome:
+        """Decode one image into uint8 [size, size, 3], which stays as it is if that fails."""
+        try:
             if isinstance(blob, ImageError):
-                outcomes.append(blob.outcome)
-                continue
-            try:
-                image = decode_image(blob, self.max_pixels)
-                out[slot] = fit(image, out.shape[1])
-            except ImageError as exc:
-                outcomes.append(exc.outcome)
-            else:
-                outcomes.append(Outcome(Status.OK, *image.size))
-                slot += 1
-        return outcomes
+                raise blob
+            image = decode_image(blob, self.max_pixels)
+            row[...] = fit(image, len(row))
+        except ImageError as exc:
+            return exc.outcome
+        return Outcome(Status.OK, *image.size)
 
 
 def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, reference: bool = False) -> Image.Image:

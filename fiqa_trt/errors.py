@@ -6,6 +6,7 @@ FiqaError                   exit code 1
 │   ├── OutputError         an output that cannot be written
 │   ├── DifferentRun        an output or a working state that belongs to another run
 │   └── EngineError         a device, precision or engine that this machine cannot use
+│       └── OutOfMemory     a batch that the device has no memory for
 └── RunError                exit code 1: the run began and could not go on (it can be resumed)
 """
 
@@ -41,6 +42,18 @@ class DifferentRun(UsageError):
 
 class EngineError(UsageError):
     """A device, a precision or an engine directory that cannot be used here."""
+
+
+class OutOfMemory(EngineError):
+    """The device has no memory for a batch.
+
+    Attributes:
+        batch: its images.
+    """
+
+    def __init__(self, message: str, batch: int) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 class RunError(FiqaError):

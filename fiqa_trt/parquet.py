@@ -180,12 +180,16 @@ class RunFolder:
         """Rows of the frozen list."""
         return sum(self._units())
 
-    def pending(self) -> Iterator[tuple[int, pa.Table]]:
-        """Number and inputs of each unit that has no finished part yet, in order."""
+    def pending(self) -> Iterator[int]:
+        """Number of each unit that has no finished part yet, in order."""
+        for number, rows in enumerate(self._units()):
+            if not self._finished(number, rows):
+                yield number
+
+    def unit(self, number: int) -> pa.Table:
+        """The inputs of a unit."""
         with pq.ParquetFile(self._inputs) as inputs:
-            for number, rows in enumerate(self._units()):
-                if not self._finished(number, rows):
-                    yield number, inputs.read_row_group(number)
+            return inputs.read_row_group(number)
 
     def finished(self) -> Iterator[pa.Table]:
         """`score` and `status` of each unit that is finished."""

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from fiqa_trt.decode import Decoder
+from fiqa_trt.decode import Decoded, Decoder
 from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import RunError
-from fiqa_trt.records import ImageError, Outcome, Status, open_path, to_table
-from fiqa_trt.sources import read_file
-from fiqa_trt.spec import PreprocessSpec
+from fiqa_trt.reading import read_file
+from fiqa_trt.records import ImageError, Outcome, Status, to_table
+from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
+
+READERS = 8
+"""Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""
+_AHEAD_BYTES = 256 << 20
+"""Files that are read and not decoded yet hold about this much at most, if they are large."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 Unit = tuple[int, pa.Table]
+Blob = bytes | ImageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +40,38 @@ class _Chunk:
     last: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Decoded:
-    """A chunk with the outcome of each input, and uint8 pixels [batch, 224, 224, 3]: the good ones first."""
+class Reader:
+    """Reads the files of a chunk: plain ones in several threads; shards, from their beginning to their end, in one."""
 
-    chunk: _Chunk
-    outcomes: list[Outcome]
-    pixels: npt.NDArray[np.uint8]
+    def __init__(self, image_column: str | None = None) -> None:
+        self._files, self._shards = ThreadPoolExecutor(READERS, "read"), ThreadPoolExecutor(1, "read-shard")
+        self._shard_reader = ShardReader(image_column or DEFAULT_COLUMN)
+
+    def submit(self, paths: Sequence[str]) -> Future[list[Blob]]:
+        """Start reading recorded paths; the result holds the bytes of each, or why there are none."""
+        places = [locate(path) for path in paths]
+        pool = self._files if all(key is None for _, key in places) else self._shards
+        return pool.submit(lambda: [self._read(*place) for place in places])
+
+    def _read(self, path: str, key: str | None) -> Blob:
+        try:
+            return read_file(path) if key is None else self._shard_reader.read(path, key)
+        except ImageError as exc:
+            return exc
+
+    def close(self) -> None:
+        """Begin nothing more, and release what is open."""
+        self._files.shutdown(wait=False, cancel_futures=True)
+        self._shards.shutdown(cancel_futures=True)
+        self._shard_reader.close()
 
 
-def bounded_map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """`map` over a pool, in order, with at most `ahead` items begun and not yet taken."""
+def bounded_map(submit: Callable[[T], Future[R]], items: Iterable[T], ahead: Callable[[], int]) -> Iterator[R]:
+    """Results of what `submit` begins, in order, with at most `ahead()` items begun and not yet taken."""
     waiting: deque[Future[R]] = deque()
     for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
+        waiting.append(submit(item))
+        while len(waiting) >= ahead():
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
@@ -59,63 +81,64 @@ def score_units(
     units: Iterable[Unit],
     decoder: Decoder,
     engine: Engine,
-    workers: int,
+    image_column: str | None = None,
     report: Callable[[int, int], None] = lambda rows, failed: None,
 ) -> Iterator[Unit]:
     """Score units of inputs; yields each unit's number and its output rows, in order.
 
-    Decoding (in `workers` threads) and the engine overlap, also from one unit to the next. Memory holds a few units of
-    rows and a few batches of pixels, however many units there are.
+    Reading, decoding and the engine overlap, also from one unit to the next. Memory holds a few units of rows, a few
+    chunks of files and a few batches of pixels, however many units there are.
 
     Args:
         units: number and inputs (column `path` first) of each.
         decoder: bytes to pixels.
         engine: pixels to scores.
-        workers: threads that read and decode.
+        image_column: of the tables among the inputs.
         report: called after every batch with its rows and how many of them failed.
     """
-    batch, size = engine.info.batch, PreprocessSpec().size
+    batch, members = engine.info.batch, engine.info.members
     begun: dict[int, pa.Table] = {}
+    order: deque[_Chunk] = deque()  # of what is under way
+    largest = 1
+    reader, decoding = Reader(image_column), ThreadPoolExecutor(decoder.threads, "decode")
 
     def chunks() -> Iterator[_Chunk]:
         for number, table in units:
             begun[number] = table
             paths = table.column(0).to_pylist()
             for start in range(0, len(paths), batch):
-                yield _Chunk(number, paths[start : start + batch], start + batch >= len(paths))
+                order.append(_Chunk(number, paths[start : start + batch], start + batch >= len(paths)))
+                yield order[-1]
 
-    def decode(chunk: _Chunk) -> _Decoded:
-        pixels = np.zeros((batch, size, size, 3), np.uint8)
-        outcomes = decoder.decode([_read(path) for path in chunk.paths], pixels)
-        return _Decoded(chunk, outcomes, pixels)
+    def reads_ahead() -> int:
+        return max(2, min(2 * READERS, _AHEAD_BYTES // largest))
 
-    pool = ThreadPoolExecutor(workers, "decode")
+    def decode(blobs: list[Blob]) -> Future[Decoded]:
+        nonlocal largest
+        largest = max(largest, sum(len(blob) for blob in blobs if isinstance(blob, bytes)))
+        return decoding.submit(decoder.decode, blobs, batch)
+
     try:
         outcomes, scores = list[Outcome](), list[Scores]()
-        for decoded, result in _infer(bounded_map(pool, decode, chunks(), 2 * workers), engine):
+        read = bounded_map(lambda chunk: reader.submit(chunk.paths), chunks(), reads_ahead)
+        for decoded, result in _infer(bounded_map(decode, read, lambda: 2 * decoder.threads), engine):
+            chunk = order.popleft()
             outcomes += decoded.outcomes
-            scores.append(_spread(decoded.outcomes, result, len(engine.info.members)))
+            scores.append(_of_good(decoded.outcomes, result, len(members)))
             report(len(decoded.outcomes), sum(outcome.status is not Status.OK for outcome in decoded.outcomes))
-            if decoded.chunk.last:
-                number = decoded.chunk.unit
-                yield number, to_table(begun.pop(number), outcomes, np.concatenate(scores), engine.info.members)
+            if chunk.last:
+                yield chunk.unit, to_table(begun.pop(chunk.unit), outcomes, np.concatenate(scores), members)
                 outcomes, scores = [], []
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        decoding.shutdown(wait=False, cancel_futures=True)
+        reader.close()
 
 
-def _read(path: str) -> bytes | ImageError:
-    try:
-        return read_file(open_path(path))
-    except ImageError as exc:
-        return exc
-
-
-def _infer(batches: Iterable[_Decoded], engine: Engine) -> Iterator[tuple[_Decoded, Scores | None]]:
+def _infer(batches: Iterable[Decoded], engine: Engine) -> Iterator[tuple[Decoded, Scores | None]]:
     """Keep the engine busy: a result is taken when it is there, and awaited only when enough others are under way."""
-    flying: deque[tuple[_Decoded, Future[Scores] | None]] = deque()
+    flying: deque[tuple[Decoded, Future[Scores] | None]] = deque()
 
-    def land() -> tuple[_Decoded, Scores | None]:
+    def land() -> tuple[Decoded, Scores | None]:
         decoded, future = flying.popleft()
         return decoded, None if future is None else future.result()
 
@@ -128,8 +151,8 @@ def _infer(batches: Iterable[_Decoded], engine: Engine) -> Iterator[tuple[_Decod
         yield land()
 
 
-def _spread(outcomes: list[Outcome], result: Scores | None, members: int) -> Scores:
-    """Scores [N, members] in the order of the outcomes; rows of failures are NaN.
+def _of_good(outcomes: list[Outcome], result: Scores | None, members: int) -> Scores:
+    """Scores [N, members] of N outcomes; rows of failures are NaN.
 
     Raises:
         RunError: a score that is not a number. No image may bring that about, so the engine is at fault.
@@ -137,7 +160,7 @@ def _spread(outcomes: list[Outcome], result: Scores | None, members: int) -> Sco
     scores = np.full((len(outcomes), members), np.nan, np.float32)
     good = [index for index, outcome in enumerate(outcomes) if outcome.status is Status.OK]
     if result is not None:
-        scores[good] = result[: len(good)]
+        scores[good] = result[good]
     if not np.isfinite(scores[good]).all():
         raise RunError("the engine returned a score that is not a number; check the checkpoint or use --precision fp32")
     return scores

@@ -15,8 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fiqa_trt import __version__
-from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder
-from fiqa_trt.engines import Engine
 from fiqa_trt.errors import DifferentRun, InputError, RunError
 from fiqa_trt.parquet import (
     Fingerprint,
@@ -29,11 +27,11 @@ from fiqa_trt.parquet import (
     with_metadata,
     write_output,
 )
-from fiqa_trt.pipeline import score_units
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import Status, output_schema, own_columns
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
+from fiqa_trt.workers import Workers
 
 UNIT_ROWS = 8192
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -47,14 +45,10 @@ class Options:
     """How to run, besides what and where.
 
     Attributes:
-        workers: threads that read and decode.
-        max_pixels: larger images are refused (`too_large`).
         unit_rows: rows of a unit of work, the most that a kill can cost.
         restart: forget an earlier run and replace its output.
     """
 
-    workers: int = 2
-    max_pixels: int = DEFAULT_MAX_PIXELS
     unit_rows: int = UNIT_ROWS
     restart: bool = False
 
@@ -116,22 +110,22 @@ Report = Callable[[Progress], None]
 
 
 class Run:
-    """One call of `fiqa-trt score`: the output, its working state, the engine, and who is told of it."""
+    """One call of `fiqa-trt score`: the output, its working state, who does the work, and who is told of it."""
 
-    def __init__(self, output: Path, folder: RunFolder, engine: Engine, options: Options, report: Report, say: Say):
+    def __init__(self, output: Path, folder: RunFolder, workers: Workers, options: Options, report: Report, say: Say):
         self.output = output
         self.folder = folder
-        self.engine = engine
+        self.workers = workers
         self.options = options
         self.report = report
         self.say = say
-        self.members = engine.info.members
+        self.members = workers.info.members
         self.scored_now = 0
         self.seconds = 0.0
 
     def fingerprint(self, job: str, inputs: str, count: int) -> Fingerprint:
         """Everything that the rows of this run depend on."""
-        info = self.engine.info
+        info = self.workers.info
         return {
             "job": job,
             "version": __version__,
@@ -141,7 +135,8 @@ class Run:
             "executed": info.executed,
             "batch": info.batch,
             "preprocess": PreprocessSpec().digest(),
-            "max_pixels": self.options.max_pixels,
+            "decoder": self.workers.decoder,
+            "max_pixels": self.workers.max_pixels,
             "unit_rows": self.options.unit_rows,
             "count": count,
             "inputs": inputs,
@@ -151,13 +146,14 @@ class Run:
         """What the output says of how it was made."""
         return {
             "version": __version__,
-            "engine": dataclasses.asdict(self.engine.info),
+            "engine": dataclasses.asdict(self.workers.info),
+            "decoder": self.workers.decoder,
             "preprocess": dataclasses.asdict(PreprocessSpec()),
             "fingerprint": fingerprint,
         }
 
-    def work(self) -> None:
-        """Score every unit that has no part yet.
+    def work(self, image_column: str | None) -> None:
+        """Score every unit that has no part yet; `image_column` is that of the tables among the inputs.
 
         Raises:
             RunError: the disk is full, or the engine failed; finished units are kept.
@@ -175,10 +171,7 @@ class Run:
             done, failed = done + rows, failed + failures
             self.report(Progress(done, total, failed, before))
 
-        decoder = CpuDecoder(self.options.max_pixels)
-        pending = self.folder.pending()
-        for number, table in score_units(pending, decoder, self.engine, self.options.workers, report):
-            self.folder.write_part(number, table)
+        self.workers.work(self.folder, image_column, report)
         self.scored_now, self.seconds = total - before, time.monotonic() - began
 
     def finish(self, schema: pa.Schema, tables: Iterable[pa.Table], expected: int) -> Summary:
@@ -195,26 +188,28 @@ class Run:
     def summary(self, tally: Tally) -> Summary:
         """What the output, counted by `tally`, holds."""
         statuses = dict(tally.statuses.most_common())
-        engine = dataclasses.asdict(self.engine.info)
+        engine = dataclasses.asdict(self.workers.info)
         images = sum(statuses.values())
         return Summary(str(self.output), images, statuses, tally.quantiles(), self.scored_now, self.seconds, engine)
 
 
 @contextlib.contextmanager
-def _run(output: Path, open_engine: Callable[[], Engine], options: Options, report: Report, say: Say) -> Iterator[Run]:
+def _run(
+    output: Path, open_workers: Callable[[], Workers], options: Options, report: Report, say: Say
+) -> Iterator[Run]:
     check_output(output)
-    engine = open_engine()
+    workers = open_workers()
     try:
         with RunFolder(output, options.unit_rows) as folder:
-            yield Run(output, folder, engine, options, report, say)
+            yield Run(output, folder, workers, options, report, say)
     finally:
-        engine.close()
+        workers.close()
 
 
 def score_dataset(
     source: Source,
     output: Path,
-    open_engine: Callable[[], Engine],
+    open_workers: Callable[[], Workers],
     options: Options = Options(),
     report: Report = lambda progress: None,
     say: Say = lambda message: None,
@@ -224,7 +219,7 @@ def score_dataset(
     Args:
         source: what to score.
         output: .parquet, .csv or .jsonl; appears complete or not at all.
-        open_engine: called once, when the output is known to be writable.
+        open_workers: called once, when the output is known to be writable.
         options: how to run.
         report: receives the progress after every batch.
         say: receives one line for each thing that the user should know of.
@@ -232,7 +227,7 @@ def score_dataset(
     Raises:
         FiqaError: see `fiqa_trt.errors`; what is finished is kept for the next call.
     """
-    with _run(output, open_engine, options, report, say) as run:
+    with _run(output, open_workers, options, report, say) as run:
         own, folder = tuple(own_columns(run.members)), run.folder
         source = dataclasses.replace(source, reserved=own, exclude=(str(output), str(folder.path)))
         batches = list_inputs(source)
@@ -251,7 +246,7 @@ def score_dataset(
                 pass
             return run.summary(tally)
         folder.begin(fingerprint)
-        run.work()
+        run.work(source.image_column)
         return run.finish(with_metadata(schema, run.metadata(fingerprint)), folder.parts(), count)
 
 
@@ -269,14 +264,16 @@ def _refuse_foreign(output: Path, fingerprint: Fingerprint) -> None:
 
 def retry_failed(
     output: Path,
-    open_engine: Callable[[], Engine],
+    open_workers: Callable[[], Workers],
     options: Options = Options(),
     report: Report = lambda progress: None,
     say: Say = lambda message: None,
+    image_column: str | None = None,
 ) -> Summary:
     """Score again, in place and atomically, the rows of a finished output whose status is not `ok`.
 
-    All other rows, the order and the carried columns stay as they are.
+    All other rows, the order and the carried columns stay as they are. `image_column` is that of the tables among the
+    inputs.
 
     Raises:
         InputError: the output does not exist or is not one of ours.
@@ -285,7 +282,7 @@ def retry_failed(
     """
     if not output.is_file():
         raise InputError(f"--retry-failed {output}: no such file")
-    with _run(output, open_engine, options, report, say) as run:
+    with _run(output, open_workers, options, report, say) as run:
         own, folder = tuple(own_columns(run.members)), run.folder
         rows = sum(table.num_rows for table in read_output(output, own))
         digest, count = folder.freeze(_failed(read_output(output, own)))
@@ -300,7 +297,7 @@ def retry_failed(
         if state is not None and state.get("job") == "retry" and state != fingerprint:
             folder.forget()  # left by a retry that was killed after it had put its result in place
         folder.begin(fingerprint)
-        run.work()
+        run.work(image_column)
         if count == 0:
             say(f"nothing to retry: every row of {output} is ok")
         schema = next(iter(read_output(output, own))).schema

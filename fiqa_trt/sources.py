@@ -1,4 +1,6 @@
-"""Where inputs come from: folders, files, lists, standard input. All become one ordered stream of recorded paths."""
+"""Where inputs come from: folders, files, shards, lists, standard input. All become one ordered stream of recorded
+paths.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.records import ImageError, Status, record_path
+from fiqa_trt.records import record_path
+from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, is_shard, open_shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .jpg must not fill the memory.
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _ROWS = 8192
 
 
@@ -29,10 +32,11 @@ class Source:
     """What the user asked to score.
 
     Attributes:
-        inputs: folders, files, or `-` for paths on standard input, in the order given.
+        inputs: folders, files, shards (see `shards.py`), or `-` for paths on standard input, in the order given.
         list_file: a .txt, .csv or .parquet list, instead of `inputs`.
         all_files: take every file of a folder, not only those with an image's suffix.
         limit: stop after so many inputs.
+        image_column: of Parquet and Arrow tables that hold images; given, those in folders are taken as well.
         reserved: names that carried columns may not have; those that do are renamed to `input_<name>`.
         exclude: paths that a folder's listing leaves out (the run's own output).
     """
@@ -41,6 +45,7 @@ class Source:
     list_file: str | None = None
     all_files: bool = False
     limit: int | None = None
+    image_column: str | None = None
     reserved: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -89,13 +94,32 @@ def _walk_inputs(source: Source) -> Iterator[str]:
             folder = stat.S_ISDIR(os.stat(given).st_mode)
         except OSError as exc:
             raise InputError(f"cannot read {given}: {exc.strerror}") from exc
-        if folder:
-            yield from map(record_path, walk(given, source.all_files, source.exclude))
-        else:
-            yield record_path(given)
+        if given.lower().endswith(COMPRESSED):
+            raise InputError(f"{given} is compressed, so its members cannot be found: unpack it to a plain .tar first")
+        shards = (TAR, *TABLES) if source.image_column else (TAR,)
+        found = walk(given, source.all_files, source.exclude, (*SUFFIXES, *shards)) if folder else iter((given,))
+        for path in found:
+            if path.lower().endswith(shards) if folder else is_shard(path):
+                yield from _members(path, source)
+            else:
+                yield record_path(path)
 
 
-def walk(folder: str, all_files: bool = False, exclude: Iterable[str] = ()) -> Iterator[str]:
+def _members(path: str, source: Source) -> Iterator[str]:
+    """The images of a shard, and the shard itself where something is wrong with it."""
+    shard = open_shard(path, source.image_column or DEFAULT_COLUMN)
+    try:
+        for key in shard.keys(() if source.all_files else SUFFIXES):
+            yield record_path(path + SEPARATOR + key)
+        if shard.error is not None:
+            yield record_path(path)
+    finally:
+        shard.close()
+
+
+def walk(
+    folder: str, all_files: bool = False, exclude: Iterable[str] = (), suffixes: tuple[str, ...] = SUFFIXES
+) -> Iterator[str]:
     """Files below a folder, depth first, each folder's entries by name. Symbolic links are followed, loops are not.
 
     A folder that cannot be listed is yielded itself: it gets a row (`unreadable`) instead of vanishing.
@@ -123,7 +147,7 @@ def walk(folder: str, all_files: bool = False, exclude: Iterable[str] = ()) -> I
                 continue
             if _is_folder(entry):
                 pending.append((entry.path, (*above, here)))
-            elif all_files or entry.name.lower().endswith(SUFFIXES):
+            elif all_files or entry.name.lower().endswith(suffixes):
                 pending.append((entry.path, None))
 
 
@@ -274,35 +298,3 @@ def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
-    """All bytes of a regular file.
-
-    Raises:
-        ImageError: `missing`, `empty`, `too_large` or `unreadable` (a folder, a device, a pipe, no permission).
-    """
-    try:
-        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
-            info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise ImageError(Status.UNREADABLE, "not a regular file")
-            if info.st_size > max_bytes:
-                raise ImageError(Status.TOO_LARGE, f"{info.st_size} bytes, more than {max_bytes}")
-            data = file.read()
-    except IsADirectoryError as exc:
-        raise ImageError(Status.UNREADABLE, "a folder, not a file (or a folder that could not be listed)") from exc
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise ImageError(Status.MISSING, exc.strerror or str(exc)) from exc
-    except OSError as exc:
-        raise ImageError(Status.UNREADABLE, exc.strerror or str(exc)) from exc
-    except ValueError as exc:  # a NUL in the name
-        raise ImageError(Status.MISSING, f"not a path: {exc}") from exc
-    if not data:
-        raise ImageError(Status.EMPTY, "0 bytes")
-    return data
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    # Without O_NONBLOCK, opening a named pipe waits for a writer that may never come.
-    return os.open(path, flags | os.O_NONBLOCK)

@@ -8,32 +8,44 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from fiqa_trt import samples
+from fiqa_trt.decode import CpuDecoder, Images
 from fiqa_trt.engines import RELEASED, Engine
 from fiqa_trt.engines.base import EngineInfo, Scores, finished
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.spec import MEMBERS
+from fiqa_trt.workers import InProcess, Workers
 
 
 class MeanEngine:
     """Scores are the crop's mean red and mean green level: quick, exact, and different for different pixels."""
 
     slots = 1
+    place = "cpu"
 
     def __init__(self, batch: int = 4) -> None:
         self.info = EngineInfo("mean 1", "none", "fp32", "fp32", batch, "0" * 64, MEMBERS)
 
-    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Scores]:
         assert images.shape == (self.info.batch, 224, 224, 3)
-        means = images.mean(axis=(1, 2))
+        means = np.asarray(images).mean(axis=(1, 2))
         return finished((means[:, :2] / 255).astype(np.float32))
 
     def close(self) -> None:
         pass
+
+
+def in_process(engine: Engine, threads: int = 2) -> Workers:
+    """This process with an engine and the CPU decoder."""
+    return InProcess(engine, CpuDecoder(threads=threads))
+
+
+def mean_workers(batch: int = 4, threads: int = 2) -> Workers:
+    """This process with the engine above."""
+    return in_process(MeanEngine(batch), threads)
 
 
 @pytest.fixture

@@ -8,9 +8,20 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fiqa_trt"
 LAYERS = {
     0: {"__init__", "spec", "records", "errors", "progress"},
-    1: {"sources", "decode", "parquet", "networks", "folding", "samples", "verification"},
+    1: {
+        "sources",
+        "reading",
+        "shards",
+        "decode",
+        "decode_dali",
+        "parquet",
+        "networks",
+        "folding",
+        "samples",
+        "verification",
+    },
     2: {"engines", "training", "export", "pipeline"},
-    3: {"scoring", "evaluation", "building", "doctor"},
+    3: {"scoring", "workers", "benchmark", "evaluation", "building", "doctor"},
     4: {"cli", "__main__"},
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}

@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt.engines import Engine
+from fiqa_trt.decode import CpuDecoder, Images
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
 from fiqa_trt.parquet import RunFolder, output_metadata, read_output, rechunk
@@ -28,13 +27,14 @@ from fiqa_trt.records import Status, own_columns
 from fiqa_trt.scoring import Options, Summary, retry_failed, score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
-from tests.conftest import MeanEngine, jpeg
+from fiqa_trt.workers import InProcess
+from tests.conftest import MeanEngine, in_process, jpeg, mean_workers
 
-SMALL = Options(workers=2, unit_rows=4)
+SMALL = Options(unit_rows=4)
 
 
 def score(folder: Path, output: Path, options: Options = SMALL, **more: object) -> Summary:
-    return score_dataset(Source((str(folder),)), output, MeanEngine, options, **more)  # type: ignore[arg-type]
+    return score_dataset(Source((str(folder),)), output, mean_workers, options, **more)  # type: ignore[arg-type]
 
 
 def rows(output: Path) -> list[dict[str, object]]:
@@ -121,16 +121,16 @@ def test_any_number_of_interruptions_changes_nothing(
     if not (crops / "a" / "3.png").exists():
         spoil(crops)
     expected, output = tmp_path / "expected.parquet", tmp_path / "s.parquet"
-    options = Options(workers=workers, unit_rows=unit)
+    options = Options(unit_rows=unit)
     source = Source((str(crops),))
-    score_dataset(source, expected, lambda: MeanEngine(batch), Options(restart=True))
+    score_dataset(source, expected, lambda: mean_workers(batch), Options(restart=True))
     output.unlink(missing_ok=True)
     for count in stops:
         try:
-            score_dataset(source, output, lambda: MeanEngine(batch), options, stop_after(count))
+            score_dataset(source, output, lambda: mean_workers(batch, workers), options, stop_after(count))
         except Stop:
             assert not output.exists()
-    summary = score_dataset(source, output, lambda: MeanEngine(batch), options)
+    summary = score_dataset(source, output, lambda: mean_workers(batch, workers), options)
     assert rows(output) == rows(expected)
     assert summary.images == 14
     assert not (tmp_path / "s.parquet.partial").exists()
@@ -172,7 +172,7 @@ def test_another_run_is_refused_and_named(crops: Path, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         score(crops, tmp_path / "s.parquet", report=stop_after(5))
     with pytest.raises(DifferentRun, match=r"batch: 4 there, 5 now.*--restart"):
-        score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: MeanEngine(5), SMALL)
+        score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: mean_workers(5), SMALL)
     (crops / "new.jpg").write_bytes(b"")
     with pytest.raises(DifferentRun, match=r"count: 10 there, 11 now"):
         score(crops, tmp_path / "s.parquet")
@@ -229,13 +229,13 @@ def test_retry_scores_only_the_failed_rows_in_place(crops: Path, tmp_path: Path,
     paths = sorted(str(path) for path in crops.rglob("*.*"))
     listing.write_text("person,path\n" + "".join(f"00{index},{path}\n" for index, path in enumerate(paths)))
     source = Source(list_file=str(listing))
-    score_dataset(source, output, MeanEngine, SMALL)
+    score_dataset(source, output, mean_workers, SMALL)
     before = rows(output)
     (crops / "b" / "2.jpg").write_bytes(good)
     (crops / "b" / "gone.jpg").unlink()
     (crops / "b" / "gone.jpg").write_bytes(good)
     (crops / "a" / "0.jpg").unlink()  # a good row must not be looked at again
-    summary = retry_failed(output, MeanEngine, SMALL)
+    summary = retry_failed(output, mean_workers, SMALL)
     after = rows(output)
     assert summary.scored_now == 4
     assert summary.statuses == {"ok": 12, "empty": 1, "not_an_image": 1}
@@ -257,21 +257,21 @@ def test_retry_survives_kills(crops: Path, tmp_path: Path, monkeypatch: pytest.M
     output = tmp_path / "s.parquet"
     score(crops, output)
     (crops / "a" / "1.jpg").write_bytes(jpeg(Image.new("RGB", (80, 90))))
-    single = Options(unit_rows=1, workers=1)
+    single = Options(unit_rows=1)
     with pytest.raises(Stop):
-        retry_failed(output, lambda: MeanEngine(1), single, stop_after(2))
+        retry_failed(output, lambda: mean_workers(1, 1), single, stop_after(2))
 
     def killed(folder: RunFolder) -> None:
         raise Stop
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(RunFolder, "remove", killed)
-        retry_failed(output, lambda: MeanEngine(1), single)
-    summary = retry_failed(output, MeanEngine, SMALL)
+        retry_failed(output, lambda: mean_workers(1, 1), single)
+    summary = retry_failed(output, mean_workers, SMALL)
     assert summary.statuses["ok"] == 11
     assert len(rows(output)) == 14
     with pytest.raises(DifferentRun):
-        retry_failed(output, _Other, SMALL)
+        retry_failed(output, lambda: in_process(_Other()), SMALL)
 
 
 class _Other(MeanEngine):
@@ -282,20 +282,20 @@ class _Other(MeanEngine):
 
 def test_retry_of_what_is_none_of_ours(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        retry_failed(tmp_path / "gone.parquet", MeanEngine)
+        retry_failed(tmp_path / "gone.parquet", mean_workers)
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "x.parquet")
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     (tmp_path / "y.parquet").write_text("junk")
     for name in ("x.parquet", "x.csv", "y.parquet"):
         with pytest.raises(InputError):
-            retry_failed(tmp_path / name, MeanEngine)
+            retry_failed(tmp_path / name, mean_workers)
         assert not (tmp_path / f"{name}.partial").exists()
 
 
 def test_retry_when_nothing_failed(crops: Path, tmp_path: Path) -> None:
     score(crops, tmp_path / "s.parquet")
     said = list[str]()
-    assert retry_failed(tmp_path / "s.parquet", MeanEngine, say=said.append).images == 10
+    assert retry_failed(tmp_path / "s.parquet", mean_workers, say=said.append).images == 10
     assert "nothing to retry" in said[0]
 
 
@@ -304,13 +304,13 @@ def test_carried_columns(crops: Path, tmp_path: Path) -> None:
     table = pa.table({"score": range(10), "path": paths, "box": [[1, 2]] * 10})
     pq.write_table(table, tmp_path / "l.parquet")
     source = Source(list_file=str(tmp_path / "l.parquet"))
-    score_dataset(source, tmp_path / "s.parquet", MeanEngine, SMALL)
+    score_dataset(source, tmp_path / "s.parquet", mean_workers, SMALL)
     assert [row["input_score"] for row in rows(tmp_path / "s.parquet")] == list(range(10))
     assert pq.read_schema(tmp_path / "s.parquet").names[-2:] == ["input_score", "box"]
     with pytest.raises(OutputError, match=r"\.csv cannot hold column `box`"):
-        score_dataset(source, tmp_path / "s.csv", MeanEngine, SMALL)
+        score_dataset(source, tmp_path / "s.csv", mean_workers, SMALL)
     assert not (tmp_path / "s.csv.partial").exists()
-    score_dataset(source, tmp_path / "s.jsonl", MeanEngine, SMALL)
+    score_dataset(source, tmp_path / "s.jsonl", mean_workers, SMALL)
     assert json.loads((tmp_path / "s.jsonl").read_text().splitlines()[3])["box"] == [1, 2]
 
 
@@ -328,20 +328,19 @@ def test_nothing_is_left_when_the_input_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     for source in (Source((str(tmp_path / "nothing"),)), Source((str(tmp_path / "gone"),)), Source(list_file="x.csv")):
         with pytest.raises(InputError):
-            score_dataset(source, tmp_path / "s.parquet", MeanEngine, SMALL)
+            score_dataset(source, tmp_path / "s.parquet", mean_workers, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["nothing"]
 
 
 def test_a_file_deleted_or_replaced_after_listing(crops: Path, tmp_path: Path) -> None:
-    def opened() -> Engine:
-        return MeanEngine(1)
-
-    def report(progress: Progress) -> None:
-        if progress.done == 1:
+    class Meddling(InProcess):
+        def work(self, folder: RunFolder, image_column: str | None, report: Callable[[int, int], None]) -> None:
             (crops / "b" / "9.jpg").unlink()
             (crops / "b" / "7.jpg").write_bytes(b"now text")
+            super().work(folder, image_column, report)
 
-    score_dataset(Source((str(crops),)), tmp_path / "s.parquet", opened, Options(workers=1), report)
+    workers = Meddling(MeanEngine(), CpuDecoder())
+    score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: workers, SMALL)
     assert [row["status"] for row in rows(tmp_path / "s.parquet")][-2:] == ["not_an_image", "missing"]
 
 
@@ -355,21 +354,21 @@ class _Slow(MeanEngine):
         self._pool = ThreadPoolExecutor(4)
         self._calls = 0
 
-    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Scores]:
         self._calls += 1
-        wait, copy = 0.01 * (self._calls % 3), images.copy()
+        wait, copy = 0.01 * (self._calls % 3), np.array(images)
         return self._pool.submit(lambda: (threading.Event().wait(wait), super(_Slow, self).submit(copy).result())[1])
 
 
 def test_an_engine_that_answers_out_of_order(crops: Path, tmp_path: Path) -> None:
     spoil(crops)
-    score_dataset(Source((str(crops),)), tmp_path / "slow.parquet", _Slow, SMALL)
+    score_dataset(Source((str(crops),)), tmp_path / "slow.parquet", lambda: in_process(_Slow()), SMALL)
     score(crops, tmp_path / "s.parquet")
     assert rows(tmp_path / "slow.parquet") == rows(tmp_path / "s.parquet")
 
 
 class _Broken(MeanEngine):
-    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Scores]:
         scores = super().submit(images).result()
         scores[0] = np.nan
         future: Future[Scores] = Future()
@@ -379,7 +378,7 @@ class _Broken(MeanEngine):
 
 def test_a_score_that_is_not_a_number_ends_the_run(crops: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a number"):
-        score_dataset(Source((str(crops),)), tmp_path / "s.parquet", _Broken, SMALL)
+        score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: in_process(_Broken()), SMALL)
     assert not (tmp_path / "s.parquet").exists()
 
 
@@ -419,7 +418,7 @@ def test_bounded_map_is_in_order_and_bounded(count: int, ahead: int) -> None:
 
     taken = 0
     with ThreadPoolExecutor(3) as pool:
-        for value in bounded_map(pool, lambda item: item * item, items(), ahead):
+        for value in bounded_map(lambda item: pool.submit(pow, item, 2), items(), lambda: ahead):
             assert value == taken**2
             taken += 1
             assert begun - taken <= ahead

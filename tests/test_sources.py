@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.errors import InputError
+from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, Status, open_path
-from fiqa_trt.sources import Source, list_inputs, read_file, walk
+from fiqa_trt.sources import Source, list_inputs, walk
 
 
 def paths(*inputs: str | Path, **options: object) -> list[str]:

@@ -13,8 +13,9 @@ from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.manifest import digest_of
 from fiqa_trt.engines.quantize import Ranges, calibrate
 from fiqa_trt.errors import EngineError, InputError
+from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, Status, open_path
-from fiqa_trt.sources import Source, list_inputs, read_file
+from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
 
 MIN_CROPS = 32
@@ -77,7 +78,7 @@ def read_crops(folder: Path, count: int = MAX_CROPS) -> Pixels:
             blob: bytes | ImageError = read_file(open_path(path))
         except ImageError as exc:
             blob = exc
-        filled += decoder.decode([blob], crops[filled : filled + 1])[0].status is Status.OK
+        filled += decoder.decode_into(crops[filled], blob).status is Status.OK
         if filled == len(crops):
             break
     if filled < MIN_CROPS:

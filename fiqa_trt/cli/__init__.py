@@ -15,6 +15,7 @@ COMMANDS = {
     "build": "Build an engine for this machine.",
     "engines": "List the engines that were built.",
     "doctor": "Say what works on this machine, and how to mend the rest.",
+    "bench": "Measure each stage of scoring, and all of it, on this machine.",
     "eval": "Compare scores with ratings, or with what recognition makes of the images.",
     "export": "Write a checkpoint as ONNX.",
     "synthesize": "Make a training set from clean faces.",

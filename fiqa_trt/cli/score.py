@@ -18,8 +18,8 @@ from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from fiqa_trt.engines import Engine
     from fiqa_trt.scoring import Summary
+    from fiqa_trt.workers import Workers
 
 BEYOND_MAX_FAILED = 3
 
@@ -48,6 +48,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     type=click.Path(),
     help=".txt (a path a line), .csv or .parquet (column path; others are carried along).",
 )
+@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option("--all-files", is_flag=True, help="Try every file of a folder, whatever its suffix.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many inputs.")
 @click.option("--restart", is_flag=True, help="Forget an unfinished run; replace an existing output.")
@@ -59,6 +60,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 )
 @click.option("--max-failed", metavar="N|P%", callback=_max_failed, help="Exit with 3 if more rows than this failed.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
+@click.option("--devices", metavar="0,1,…|all", help="A process for each of several GPUs (or cpu,cpu).")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
 @click.option(
     "--engine",
@@ -67,8 +69,15 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     metavar="auto|openvino|tensorrt|torch|DIR",
     help="DIR: of build.",
 )
+@click.option(
+    "--decoder",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "dali"]),
+    help="auto: DALI on a GPU.",
+)
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per engine call.  [default: the engine's]")
-@click.option("--workers", type=click.IntRange(1, 256), help="Threads that read and decode.  [default: one a core]")
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode.  [default: one a core]")
 @click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
@@ -89,14 +98,17 @@ def command(
     inputs: tuple[str, ...],
     output: Path | None,
     list_file: str | None,
+    image_column: str | None,
     all_files: bool,
     limit: int | None,
     restart: bool,
     retry_failed: Path | None,
     max_failed: Callable[[int], float] | None,
     device: str,
+    devices: str | None,
     precision: str,
     engine: str,
+    decoder: str,
     batch_size: int | None,
     workers: int | None,
     max_pixels: int,
@@ -106,7 +118,8 @@ def command(
 ) -> None:
     """Score every image of INPUT into one file, a row for each.
 
-    INPUT: folders (searched recursively), files, or - for paths on standard input. An interrupted run goes on when
+    INPUT: folders (searched recursively), files, .tar shards, .parquet or .arrow tables of images, or - for paths on
+    standard input. An interrupted run goes on when
     the same command is given again. Exit codes: 0 finished, 1 the run failed, 2 usage, 3 finished beyond --max-failed
     or nothing could be scored, 130 interrupted.
 
@@ -115,6 +128,7 @@ def command(
       fiqa-trt score /dataset -o scores.parquet
       fiqa-trt score --list faces.csv -o scores.csv --max-failed 1%
       find /dataset -name '*.jpg' | fiqa-trt score - -o scores.jsonl
+      fiqa-trt score shards/ crops-000.tar train.parquet -o scores.parquet --devices all
       fiqa-trt score --retry-failed scores.parquet
     """
     if (output is None) == (retry_failed is None):
@@ -126,28 +140,40 @@ def command(
     if output is not None and bool(inputs) == bool(list_file):
         raise click.UsageError("give either INPUT... or --list FILE")
 
+    if devices is not None and device != "auto":
+        raise click.UsageError("give either --device or --devices")
+
     from fiqa_trt import scoring
-    from fiqa_trt.engines import open_engine
     from fiqa_trt.sources import Source
+    from fiqa_trt.workers import InProcess, Processes, Setup, parse_devices
 
     say = speaker(quiet)
+    threads = workers or len(os.sched_getaffinity(0))
+    setup = Setup(device, precision, engine, batch_size, decoder, threads, max_pixels)
 
-    def opened() -> Engine:
-        found = open_engine(device, precision, engine, batch_size, say)
+    def opened() -> Workers:
+        target = output or retry_failed
+        assert target is not None
+        found: Workers = (
+            InProcess.open(setup, say)
+            if devices is None
+            else Processes(parse_devices(devices), setup, target, unit_size, say)
+        )
         info = found.info
-        say(f"engine: {info.backend} on {info.device}, {info.precision} (run as {info.executed}), batch {info.batch}")
+        what = f"{info.backend} on {devices or info.device}, {info.precision} (run as {info.executed})"
+        say(f"engine: {what}, batch {info.batch}; decoder: {found.decoder}")
         return found
 
     # Pillow warns of many a damaged file; its row says what matters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    options = scoring.Options(workers or len(os.sched_getaffinity(0)), max_pixels, unit_size, restart)
+    options = scoring.Options(unit_size, restart)
     bar = ProgressLine("images", quiet=quiet)
     with interruptible(bar, "run the same command again to resume"):
         if retry_failed is not None:
-            summary = scoring.retry_failed(retry_failed, opened, options, bar, say)
+            summary = scoring.retry_failed(retry_failed, opened, options, bar, say, image_column)
         else:
             assert output is not None
-            source = Source(inputs, list_file, all_files, limit)
+            source = Source(inputs, list_file, all_files, limit, image_column)
             summary = scoring.score_dataset(source, output, opened, options, bar, say)
     say(describe(summary))
     if as_json:

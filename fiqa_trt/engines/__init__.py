@@ -9,7 +9,7 @@ from pathlib import Path
 from fiqa_trt.engines.base import PRECISIONS, Engine, EngineInfo
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.store import best_engine, list_engines, store
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, OutOfMemory
 
 RELEASED = Path(__file__).parent.parent / "weights"
 CHECKPOINT = RELEASED / "ensemble.safetensors"
@@ -30,7 +30,8 @@ def open_engine(
     """The engine for this machine and these wishes.
 
     `auto` takes the best engine of the released checkpoint that was built here (see `store.best_engine`); without one,
-    OpenVINO or PyTorch runs the released network as it is.
+    OpenVINO or PyTorch runs the released network as it is. A batch that a GPU has no memory for is halved until it
+    fits, and `say` hears of it.
 
     Args:
         device: auto, cpu, cuda or cuda:i. Only `auto` falls back to the CPU, and tells `say` why.
@@ -42,6 +43,17 @@ def open_engine(
     Raises:
         EngineError: what was asked for cannot be had here.
     """
+    while True:
+        try:
+            return _open(device, precision, engine, batch, say)
+        except OutOfMemory as exc:
+            if exc.batch < 2:
+                raise
+            batch = exc.batch // 2
+            say(f"{exc}: trying batches of {batch}")
+
+
+def _open(device: str, precision: str, engine: str, batch: int | None, say: Say) -> Engine:
     _check_device(device)
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"--precision {precision}: it is one of auto, {', '.join(PRECISIONS)}")

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.decode import Images
+
 Scores = npt.NDArray[np.float32]
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -42,10 +44,12 @@ class Engine(Protocol):
     """Both networks behind one call."""
 
     info: EngineInfo
+    place: str
+    """Where it takes its images without a detour: `cpu`, `cuda` or `cuda:i`."""
     slots: int
     """How many batches it works on at once."""
 
-    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Scores]:
         """Start scoring a full batch: uint8 RGB [batch, 224, 224, 3] to float32 [batch, members] in [0, 1].
 
         Returns at once; a batch beyond `slots` waits. `images` must not change until the result is there.

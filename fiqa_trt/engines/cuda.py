@@ -8,10 +8,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from fiqa_trt.decode import Images
 from fiqa_trt.engines.base import EngineInfo, Scores
-from fiqa_trt.errors import EngineError, RunError, one_line
+from fiqa_trt.errors import EngineError, OutOfMemory, RunError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,15 @@ def check_cuda(device: str) -> None:
         raise EngineError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA GPU(s)")
 
 
+def count_gpus() -> int:
+    """GPUs that torch can use; 0 without torch."""
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 class _Slot:
     """Buffers of one batch, on a stream of its own, with the whole call recorded as a CUDA graph."""
 
@@ -58,13 +67,17 @@ class _Slot:
             with torch.cuda.graph(self._graph, stream=self._stream):
                 launch()
 
-    def run(self, images: npt.NDArray[np.uint8]) -> Scores:
+    def run(self, images: Images) -> Scores:
         """Copy in, launch, copy out; returns when the scores are there."""
         import torch
 
-        np.copyto(self._host.numpy(), images)
+        source = self._host
+        if isinstance(images, np.ndarray):
+            np.copyto(source.numpy(), images)
+        else:
+            source = images
         with torch.cuda.device(self._images.device), torch.cuda.stream(self._stream):
-            self._images.copy_(self._host, non_blocking=True)
+            self._images.copy_(source, non_blocking=True)
             self._graph.replay()
             self._out.copy_(self._scores, non_blocking=True)
             self._done.record(self._stream)
@@ -92,23 +105,22 @@ class CudaEngine:
         import torch
 
         self.info = info
+        self.place = str(device)
         self._idle: SimpleQueue[_Slot] = SimpleQueue()
         try:
             for _ in range(self.slots):
                 self._idle.put(_Slot(bind, device, info.batch, size, len(info.members)))
         except torch.OutOfMemoryError as exc:
-            raise EngineError(
-                f"{info.device} has no memory for batches of {info.batch}; use smaller ones (--batch-size, --max-batch)"
-            ) from exc
+            raise OutOfMemory(f"{info.device} has no memory for batches of {info.batch}", info.batch) from exc
         except RuntimeError as exc:
             raise EngineError(f"{info.device} cannot run this engine: {one_line(exc)}") from exc
         self._threads = ThreadPoolExecutor(self.slots, "cuda")
 
-    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Scores]:
         """See `Engine.submit`."""
         return self._threads.submit(self._run, images)
 
-    def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
+    def _run(self, images: Images) -> Scores:
         slot = self._idle.get()
         try:
             return slot.run(images)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.decode import Images
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.manifest import Manifest, processor_description
 from fiqa_trt.errors import EngineError, RunError
@@ -24,6 +25,8 @@ _XML, _BIN = "network.xml", "network.bin"
 
 class OpenVinoEngine:
     """Asynchronous requests on as many streams as OpenVINO finds best for throughput."""
+
+    place = "cpu"
 
     def __init__(self, folder: Path, precision: str = "auto", batch: int | None = None) -> None:
         """Compile the network of an engine directory, or take it from the cache.
@@ -79,9 +82,9 @@ class OpenVinoEngine:
             payload=manifest.payload_sha256,
         )
 
-    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Scores]:
         """See `Engine.submit`."""
-        return self._threads.submit(self._run, images)
+        return self._threads.submit(self._run, np.asarray(images))
 
     def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
         request = self._idle.get()

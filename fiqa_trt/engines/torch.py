@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.decode import Images
 from fiqa_trt.engines.base import Engine, EngineInfo, Scores
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest, digest_of
@@ -150,15 +151,16 @@ class TorchCpuEngine:
     """Eager PyTorch, channels-last, one call at a time in a thread of its own."""
 
     slots = 1
+    place = "cpu"
 
     def __init__(self, network: Ensemble, info: EngineInfo) -> None:
         self._network = network
         self._thread = ThreadPoolExecutor(1, "torch")
         self.info = info
 
-    def submit(self, images: npt.NDArray[np.uint8]) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Scores]:
         """See `Engine.submit`."""
-        return self._thread.submit(self._run, images)
+        return self._thread.submit(self._run, np.asarray(images))
 
     def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
         import torch

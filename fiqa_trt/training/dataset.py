@@ -18,8 +18,9 @@ from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.errors import InputError, storage_error
 from fiqa_trt.parquet import atomic
 from fiqa_trt.progress import Progress
+from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, Outcome, Status, open_path
-from fiqa_trt.sources import read_columns, read_file
+from fiqa_trt.sources import read_columns
 from fiqa_trt.spec import PreprocessSpec, digest
 
 MIN_ROWS = 32
@@ -228,7 +229,7 @@ def _fill(paths: list[str], array: Path, workers: int, size: int, report: Callab
             blob: bytes | ImageError = read_file(paths[row])
         except ImageError as exc:
             blob = exc
-        return decoder.decode([blob], images[row : row + 1])[0]
+        return decoder.decode_into(images[row], blob)
 
     errors = dict[int, str]()
     with ThreadPoolExecutor(workers, "decode") as threads:

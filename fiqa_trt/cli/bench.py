@@ -1,0 +1,118 @@
+"""`fiqa-trt bench`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fiqa_trt.cli.common import speaker
+from fiqa_trt.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from fiqa_trt.benchmark import Benchmark
+
+
+@click.command(short_help="Measure each stage of scoring, and all of it, on this machine.")
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1, type=click.Path())
+@click.option(
+    "--size", default=224, show_default=True, type=click.IntRange(16, 4096), help="Of generated crops, in px."
+)
+@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="Score so many.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="As of score.")
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
+@click.option("--engine", default="auto", show_default=True, metavar="auto|openvino|tensorrt|torch|DIR")
+@click.option("--decoder", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "dali"]))
+@click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per engine call.  [default: the engine's]")
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode.  [default: one a core]")
+@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as JSON.")
+@click.option("--compare", type=click.Path(path_type=Path, dir_okay=False), help="An earlier -o to compare with.")
+@click.option("-q", "--quiet", is_flag=True, help="No messages; the table only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
+def command(
+    inputs: tuple[str, ...],
+    size: int,
+    images: int,
+    device: str,
+    precision: str,
+    engine: str,
+    decoder: str,
+    batch_size: int | None,
+    workers: int | None,
+    image_column: str | None,
+    output: Path | None,
+    compare: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Measure how fast listing, reading, decoding and the engine are by themselves, and a whole run.
+
+    Without INPUT, on crops that are generated for it. The bound is what the stages allow together: the slowest one
+    where they overlap on different hardware, the harmonic sum where they share the processor's cores. Medians of three
+    rounds; files come from the system's cache where it holds them.
+
+    \b
+    Examples:
+      fiqa-trt bench
+      fiqa-trt bench /dataset --images 20000 -o before.json
+      fiqa-trt bench --size 112 --precision int8 --compare before.json
+    """
+    from fiqa_trt.benchmark import generate, run_benchmark
+    from fiqa_trt.sources import Source
+    from fiqa_trt.workers import Setup
+
+    if output is not None and not output.parent.is_dir():
+        raise OutputError(f"cannot write {output}: the folder {output.parent} does not exist")
+    before = None if compare is None else _read(compare)
+    say = speaker(quiet)
+    threads = workers or len(os.sched_getaffinity(0))
+    setup = Setup(device, precision, engine, batch_size, decoder, threads)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    with tempfile.TemporaryDirectory() as scratch:
+        if inputs:
+            what = " ".join(inputs)
+        else:
+            what = f"generated JPEGs of {size} px"
+            generate(Path(scratch), images, size)
+        source = Source(inputs or (scratch,), limit=images, image_column=image_column)
+        result = run_benchmark(source, setup, what, say)
+    facts = {**dataclasses.asdict(result), "bottleneck": result.bottleneck, "advice": result.advice()}
+    if output is not None:
+        output.write_text(json.dumps(facts, indent=1) + "\n")
+    click.echo(json.dumps(facts) if as_json else describe(result, before))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Rates of an earlier result by name. Raises InputError."""
+    try:
+        facts = json.loads(path.read_text())
+        return {**facts["stages"], "bound": facts["bound"], "end to end": facts["end_to_end"]}
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise InputError(f"--compare {path}: not a result of fiqa-trt bench -o") from exc
+
+
+def describe(result: Benchmark, before: dict[str, Any] | None = None) -> str:
+    """The table, for a person."""
+    engine = result.engine
+    lines = [
+        f"{result.what}, {result.images:,} images",
+        f"{engine['backend']} on {engine['device']}, {engine['precision']} (run as {engine['executed']}), "
+        f"batch {engine['batch']}; decoder: {result.decoder}",
+        f"{'stage':12} {'images/s':>10}" + (f" {'before':>10} {'ratio':>6}" if before else ""),
+    ]
+    for name, rate in {**result.stages, "bound": result.bound, "end to end": result.end_to_end}.items():
+        old = (before or {}).get(name)
+        lines.append(f"{name:12} {rate:10,.0f}" + (f" {old:10,.0f} {rate / old:6.2f}" if old else ""))
+    together = "they share the cores: harmonic sum" if result.shared else "they overlap: the slowest"
+    lines.append(f"end to end is {result.share:.0%} of the bound ({together}); {result.cores:.1f} cores were busy")
+    if result.gpu is not None:
+        use = result.gpu
+        lines.append(f"GPU: {use.utilisation:.0%} busy, {use.power_w:.0f} W, {use.memory_mib:,} MiB")
+    return "\n".join([*lines, result.advice()])

@@ -1,0 +1,42 @@
+"""The bytes of a file, or the reason why there are none."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from fiqa_trt.records import ImageError, Status
+
+MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .jpg must not fill the memory.
+
+
+def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        ImageError: `missing`, `empty`, `too_large` or `unreadable` (a folder, a device, a pipe, no permission).
+    """
+    try:
+        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise ImageError(Status.UNREADABLE, "not a regular file")
+            if info.st_size > max_bytes:
+                raise ImageError(Status.TOO_LARGE, f"{info.st_size} bytes, more than {max_bytes}")
+            data = file.read()
+    except IsADirectoryError as exc:
+        raise ImageError(Status.UNREADABLE, "a folder, not a file (or a folder that could not be listed)") from exc
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise ImageError(Status.MISSING, exc.strerror or str(exc)) from exc
+    except OSError as exc:
+        raise ImageError(Status.UNREADABLE, exc.strerror or str(exc)) from exc
+    except ValueError as exc:  # a NUL in the name
+        raise ImageError(Status.MISSING, f"not a path: {exc}") from exc
+    if not data:
+        raise ImageError(Status.EMPTY, "0 bytes")
+    return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a named pipe waits for a writer that may never come.
+    return os.open(path, flags | os.O_NONBLOCK)

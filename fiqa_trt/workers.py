@@ -1,0 +1,368 @@
+"""Who scores the units of a run: this process, or one process for each of several devices.
+
+Both write each unit's part as soon as it is done. A process that dies costs nothing but time: its units go to the
+others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Protocol
+
+from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoder
+from fiqa_trt.engines import Engine, EngineInfo, open_engine
+from fiqa_trt.errors import EngineError, FiqaError, RunError
+from fiqa_trt.parquet import RunFolder
+from fiqa_trt.pipeline import Unit, score_units
+
+DECODERS = ("auto", "cpu", "dali")
+_AHEAD = 3  # units that a process has been given and not finished
+
+Say = Callable[[str], None]
+Report = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """How to score.
+
+    Attributes:
+        device: see `engines.open_engine`, like the next three.
+        precision: auto, fp32, fp16 or int8.
+        engine: auto, a backend or an engine directory.
+        batch: images per engine call; None for the engine's own choice.
+        decoder: `cpu`, `dali`, or `auto`: DALI where the engine runs on a GPU and DALI is there, else the CPU's.
+        threads: that decode.
+        max_pixels: larger images are refused (`too_large`).
+        cores: that the process may use; none for all of them.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    engine: str = "auto"
+    batch: int | None = None
+    decoder: str = "auto"
+    threads: int = 2
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    cores: tuple[int, ...] = ()
+
+
+class Workers(Protocol):
+    """Scores units.
+
+    Attributes:
+        info: of the engine; that of several is the same.
+        decoder: its name.
+        max_pixels: see `Setup`.
+    """
+
+    info: EngineInfo
+    decoder: str
+    max_pixels: int
+
+    def work(self, folder: RunFolder, image_column: str | None, report: Report) -> None:
+        """Score every pending unit of a run and write its part.
+
+        Args:
+            folder: of the run, begun.
+            image_column: of the tables among its inputs.
+            report: called after every batch with its rows and how many of them failed.
+
+        Raises:
+            RunError: the work cannot go on; what is finished is kept.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release everything."""
+        ...
+
+
+def open_decoder(setup: Setup, place: str, say: Say = lambda message: None) -> Decoder:
+    """The decoder for an engine that takes its images at `place`, `cpu` or `cuda:i`.
+
+    Raises:
+        EngineError: what was asked for cannot be had.
+    """
+    if setup.decoder not in DECODERS:
+        raise EngineError(f"--decoder {setup.decoder}: it is one of {', '.join(DECODERS)}")
+    if setup.decoder == "dali" or (setup.decoder == "auto" and place != "cpu"):
+        from fiqa_trt.decode_dali import DaliDecoder
+
+        try:
+            return DaliDecoder(place, setup.max_pixels, setup.threads, say)
+        except EngineError as exc:
+            if setup.decoder == "dali":
+                raise
+            say(f"{str(exc).removeprefix('--decoder dali: ')}: the CPU decodes, which is likely to be slower")
+    return CpuDecoder(setup.max_pixels, setup.threads)
+
+
+class InProcess:
+    """One engine and one decoder in this process."""
+
+    def __init__(self, engine: Engine, decoder: Decoder) -> None:
+        self.info, self.decoder, self.max_pixels = engine.info, decoder.name, decoder.max_pixels
+        self._engine, self._decoder = engine, decoder
+
+    @classmethod
+    def open(cls, setup: Setup, say: Say = lambda message: None) -> InProcess:
+        """Open the engine and the decoder. Raises EngineError."""
+        engine = open_engine(setup.device, setup.precision, setup.engine, setup.batch, say)
+        try:
+            return cls(engine, open_decoder(setup, engine.place, say))
+        except EngineError:
+            engine.close()
+            raise
+
+    def work(self, folder: RunFolder, image_column: str | None, report: Report) -> None:
+        """See `Workers.work`."""
+        units = ((number, folder.unit(number)) for number in folder.pending())
+        for number, table in self.score(units, image_column, report):
+            folder.write_part(number, table)
+
+    def score(self, units: Iterable[Unit], image_column: str | None, report: Report) -> Iterator[Unit]:
+        """See `pipeline.score_units`."""
+        return score_units(units, self._decoder, self._engine, image_column, report)
+
+    def close(self) -> None:
+        """See `Workers.close`."""
+        self._engine.close()
+
+
+def parse_devices(devices: str) -> list[str]:
+    """`0,1` as [`cuda:0`, `cuda:1`]; `all` for every GPU; `cpu` may stand among them, also repeatedly.
+
+    Raises:
+        EngineError: something else, or a GPU twice, or `all` without a GPU.
+    """
+    if devices == "all":
+        from fiqa_trt.engines.cuda import count_gpus
+
+        found = [f"cuda:{index}" for index in range(count_gpus())]
+        if not found:
+            raise EngineError("--devices all: there is no GPU that torch can use here; see fiqa-trt doctor")
+        return found
+    names = [f"cuda:{name}" if name.isdigit() else name for name in devices.replace(" ", "").split(",")]
+    gpus = [name for name in names if name != "cpu"]
+    if any(not name.removeprefix("cuda:").isdigit() for name in gpus) or len(set(gpus)) < len(gpus):
+        raise EngineError(f"--devices {devices}: give different GPUs by number, as in 0,1, or `all`, or cpu,cpu")
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A unit for a worker."""
+
+    number: int
+    image_column: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """A worker is ready."""
+
+    info: EngineInfo
+    decoder: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """A worker has something to say to the user."""
+
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """A worker has scored a batch."""
+
+    rows: int
+    failed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finished:
+    """A worker has written the part of a unit."""
+
+    unit: int
+
+
+def _serve(setup: Setup, output: Path, unit_rows: int, parent: Connection) -> None:
+    """What a worker process does: score the units whose numbers arrive, until None does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends us
+    if setup.cores:
+        os.sched_setaffinity(0, setup.cores)
+    try:
+        workers = InProcess.open(setup, lambda message: parent.send(_Told(message)))
+        parent.send(_Opened(workers.info, workers.decoder))
+        folder = RunFolder(output, unit_rows)
+
+        def units(number: int) -> Iterator[Unit]:
+            yield number, folder.unit(number)
+            # Without another at hand the pipeline is emptied, or the parent would wait for us and we for it.
+            while parent.poll():
+                number = parent.recv().number
+                yield number, folder.unit(number)
+
+        while (task := parent.recv()) is not None:
+            report = lambda rows, failed: parent.send(_Scored(rows, failed))  # noqa: E731
+            for number, table in workers.score(units(task.number), task.image_column, report):
+                folder.write_part(number, table)
+                parent.send(_Finished(number))
+        workers.close()
+    except FiqaError as exc:
+        parent.send(exc)
+    except (EOFError, ConnectionError):
+        os._exit(1)  # the parent is gone; threads that still read must not hold us back
+
+
+@dataclasses.dataclass
+class _Worker:
+    """A process as its parent sees it."""
+
+    device: str
+    process: BaseProcess
+    connection: Connection
+    units: set[int] = dataclasses.field(default_factory=set)
+
+
+class Processes:
+    """One process for each device."""
+
+    def __init__(
+        self, devices: list[str], setup: Setup, output: Path, unit_rows: int, say: Say = lambda message: None
+    ) -> None:
+        """Start them and wait until each is ready.
+
+        Args:
+            devices: of `parse_devices`.
+            setup: its `threads` are shared out; its `device` does not count.
+            output: of the run.
+            unit_rows: of the run.
+            say: hears what the user should know of.
+
+        Raises:
+            EngineError: one of them cannot be used, or they would not score alike.
+        """
+        self._say, self._said = say, set[str]()
+        self.max_pixels = setup.max_pixels
+        context = multiprocessing.get_context("spawn")
+        cores = sorted(os.sched_getaffinity(0))
+        on_cpu = devices.count("cpu")
+        self._workers = list[_Worker]()
+        for index, device in enumerate(devices):
+            threads = max(1, setup.threads // len(devices))
+            share = tuple(cores[devices[:index].count("cpu") :: on_cpu]) if device == "cpu" else ()
+            mine, theirs = context.Pipe()
+            own = dataclasses.replace(setup, device=device, threads=threads, cores=share)
+            process = context.Process(target=_serve, args=(own, output, unit_rows, theirs), daemon=True)
+            process.start()
+            theirs.close()  # so that its death closes the last other end
+            self._workers.append(_Worker(device, process, mine))
+        try:
+            opened = [self._opened(worker) for worker in self._workers]
+        except FiqaError:
+            self.close()
+            raise
+        self.info, self.decoder = opened[0].info, opened[0].decoder
+        for worker, other in zip(self._workers, opened, strict=True):
+            for name in ("backend", "precision", "executed", "batch", "model"):
+                here, there = getattr(self.info, name), getattr(other.info, name)
+                if here != there:
+                    self.close()
+                    raise EngineError(
+                        f"--devices: {name} is {here} on {devices[0]} and {there} on {worker.device}, so their scores "
+                        "would differ; give --engine, --precision and --batch-size, or use like devices"
+                    )
+
+    def _opened(self, worker: _Worker) -> _Opened:
+        while True:
+            try:
+                message = worker.connection.recv()
+            except (EOFError, ConnectionError) as exc:
+                raise EngineError(f"the process for {worker.device} {_end(worker)} while it started") from exc
+            if isinstance(message, _Opened):
+                return message
+            if isinstance(message, FiqaError):
+                raise message
+            self._tell(worker, message)
+
+    def _tell(self, worker: _Worker, told: _Told) -> None:
+        if told.message not in self._said:  # most of what they say at the start, all of them say
+            self._said.add(told.message)
+            self._say(f"{worker.device}: {told.message}")
+
+    def work(self, folder: RunFolder, image_column: str | None, report: Report) -> None:
+        """See `Workers.work`."""
+        waiting = deque(folder.pending())
+        while waiting or any(worker.units for worker in self._workers):
+            for worker in list(self._workers):
+                while waiting and len(worker.units) < _AHEAD:
+                    number = waiting.popleft()
+                    worker.units.add(number)
+                    self._guarded(
+                        worker, waiting, functools.partial(worker.connection.send, _Task(number, image_column))
+                    )
+                    if worker not in self._workers:
+                        break
+            for connection in wait([worker.connection for worker in self._workers], timeout=1):
+                worker = next(worker for worker in self._workers if worker.connection is connection)
+                self._guarded(worker, waiting, functools.partial(self._hear, worker, report))
+
+    def _guarded(self, worker: _Worker, waiting: deque[int], action: Callable[[], None]) -> None:
+        """Do something with a worker; if it turns out to be dead, the others get its units."""
+        try:
+            action()
+        except (EOFError, ConnectionError, RunError) as exc:
+            self._workers.remove(worker)
+            reason = str(exc) if isinstance(exc, RunError) else _end(worker)
+            worker.connection.close()
+            if not self._workers:
+                raise RunError(f"the process for {worker.device}, the last one, {reason}; {_AGAIN}") from exc
+            self._say(f"the process for {worker.device} {reason}; its units go to the others")
+            waiting.extendleft(sorted(worker.units, reverse=True))
+
+    def _hear(self, worker: _Worker, report: Report) -> None:
+        message = worker.connection.recv()
+        if isinstance(message, FiqaError):
+            raise message
+        if isinstance(message, _Told):
+            self._tell(worker, message)
+        elif isinstance(message, _Scored):
+            report(message.rows, message.failed)
+        elif isinstance(message, _Finished):
+            worker.units.discard(message.unit)
+
+    def close(self) -> None:
+        """See `Workers.close`."""
+        for worker in self._workers:
+            try:
+                worker.connection.send(None)
+            except (OSError, ValueError):
+                continue
+        for worker in self._workers:
+            worker.process.join(5)
+            worker.process.kill()
+            worker.connection.close()
+
+
+_AGAIN = "run the same command again to resume"
+
+
+def _end(worker: _Worker) -> str:
+    """How a process ended."""
+    worker.process.join(5)
+    code = worker.process.exitcode
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

@@ -1,0 +1,79 @@
+"""`fiqa-trt bench`: what it measures, says, writes and compares."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from fiqa_trt.benchmark import STAGES, Benchmark, Usage, bound_of, generate
+from fiqa_trt.cli import group
+from fiqa_trt.cli.bench import describe
+from fiqa_trt.errors import InputError, OutputError
+
+RESULT = Benchmark(
+    "1", "2026-01-01", "x", 100, {"backend": "b", "device": "d", "precision": "fp16", "executed": "bf16", "batch": 8},
+    "cpu", {"list": 1000.0, "read": 500.0, "decode": 200.0, "engine": 100.0}, True, 55.0, 50.0, 1.9, None,
+)  # fmt: skip
+
+
+def test_bound() -> None:
+    assert bound_of({"a": 10, "b": 15}, shared=True) == pytest.approx(6)
+    assert bound_of({"a": 10, "b": 15}, shared=False) == 10
+
+
+def test_words() -> None:
+    assert "slowest stage is engine (100 images/s)" in describe(RESULT)
+    assert "91% of the bound" in describe(RESULT)
+    stages = {**RESULT.stages, "engine": 9000.0}
+    gpu = dataclasses.replace(RESULT, stages=stages, shared=False, gpu=Usage(0.5, 300.0, 2000))
+    assert "slowest stage is decode" in describe(gpu)
+    assert "GPU: 50% busy, 300 W, 2,000 MiB" in describe(gpu)
+    table = describe(RESULT, {"engine": 50.0})
+    assert "2.00" in next(line for line in table.splitlines() if line.startswith("engine"))
+
+
+def test_generated_crops(tmp_path: Path) -> None:
+    generate(tmp_path / "a", 1200, 112)
+    files = sorted((tmp_path / "a").rglob("*.jpg"))
+    assert len(files) == 1200
+    assert len({file.read_bytes() for file in files}) == 256
+    with Image.open(files[0]) as image:
+        assert image.size == (112, 112)
+    generate(tmp_path / "b", 1, 112)
+    assert next((tmp_path / "b").rglob("*.jpg")).read_bytes() == files[0].read_bytes()
+
+
+def test_a_whole_benchmark(crops: Path, tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    arguments = ["bench", str(crops), "--device", "cpu", "--precision", "fp32", "-q", "-o", str(output)]
+    done = CliRunner().invoke(group, [*arguments, "--json"], catch_exceptions=False)
+    facts = json.loads(done.stdout)
+    assert facts == json.loads(output.read_text())
+    assert set(facts["stages"]) == set(STAGES)
+    assert facts["bound"] <= min(facts["stages"].values())
+    assert facts["images"] == 10
+    assert facts["gpu"] is None
+    done = CliRunner().invoke(group, [*arguments[:-2], "--compare", str(output)], catch_exceptions=False)
+    assert "before" in done.stdout
+    assert "end to end is" in done.stdout
+
+
+def test_wrong_use(crops: Path, tmp_path: Path) -> None:
+    def call(*arguments: object) -> None:
+        CliRunner().invoke(group, ["bench", *map(str, arguments)], catch_exceptions=False, standalone_mode=False)
+
+    (tmp_path / "bad.json").write_text("{}")
+    (tmp_path / "bad.jpg").write_text("x")
+    with pytest.raises(InputError, match="--compare"):
+        call(crops, "--compare", tmp_path / "bad.json")
+    with pytest.raises(OutputError, match="does not exist"):
+        call(crops, "-o", tmp_path / "gone" / "r.json")
+    with pytest.raises(InputError, match="No such file"):
+        call(tmp_path / "gone")
+    with pytest.raises(InputError, match="nothing to measure"):
+        call(tmp_path / "bad.jpg", "--device", "cpu")
