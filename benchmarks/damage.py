@@ -13,6 +13,7 @@ from benchmarks.common import COMMAND, damage, machine, make_crops, median, reco
 
 DAMAGED, GOOD, SEED = 2_000, 2_000, 0
 SPEED_IMAGES, ROUNDS = 2_000, 5
+DECODERS = ("cpu", "dali")
 
 
 def main() -> None:
@@ -45,11 +46,19 @@ def main() -> None:
                 spoiled = index % 100 < share
                 (place / f"{index:05}.jpg").write_bytes(damage(data, rng) if spoiled else data)
         for _ in range(ROUNDS):
-            for share in (0, 1, 10):
-                seconds, _ = timed(
-                    [*COMMAND, "score", root / f"share{share}", "-o", root / "speed.parquet", "-q", "--restart"]
-                )
-                rates.setdefault(f"{share} %", []).append(SPEED_IMAGES / seconds)
+            for decoder in DECODERS:
+                for share in (0, 1, 10):
+                    call: list[str | Path] = [
+                        *COMMAND,
+                        "score",
+                        root / f"share{share}",
+                        "-o",
+                        root / "speed.parquet",
+                        "-q",
+                        "--restart",
+                    ]
+                    seconds, _ = timed([*call, "--device", "cpu", "--decoder", decoder])
+                    rates.setdefault(f"{decoder} {share} %", []).append(SPEED_IMAGES / seconds)
     speed = {name: median(values) for name, values in rates.items()}
     record(
         "damage",
@@ -61,7 +70,7 @@ def main() -> None:
             "good_scores_unchanged": among == good,
             "images_per_second_by_damage": speed,
             "of_undamaged_speed": {
-                name: median([value / whole for value, whole in zip(values, rates["0 %"], strict=True)])
+                name: median([a / b for a, b in zip(values, rates[f"{name.split()[0]} 0 %"], strict=True)])
                 for name, values in rates.items()
             },
         },

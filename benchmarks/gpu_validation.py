@@ -1,8 +1,9 @@
 """Everything that needs a GPU, in one JSON: `python -m benchmarks.gpu_validation [-o FILE]`.
 
 Agreement and images/s by batch of eager FP32, PyTorch FP16 and BF16 with CUDA graphs, through torch.compile, and of
-TensorRT FP16 and INT8 where its libraries are. What could not be run is listed with its reason; nothing is reported
-that was not run.
+TensorRT FP16 and INT8 where its libraries are; DALI's decoder on the GPU (pixels and scores against the CPU decoder's);
+and whole runs with each decoder: every stage, the bound, GPU utilisation, power and memory. What could not be run is
+listed with its reason; nothing is reported that was not run.
 """
 
 from __future__ import annotations
@@ -10,23 +11,31 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common import RESULTS, machine
 from fiqa_trt import building
+from fiqa_trt.benchmark import decode_rate, generate, run_benchmark
 from fiqa_trt.building.measuring import infer, throughput
+from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.engines import CHECKPOINT, Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import FiqaError, one_line
+from fiqa_trt.sources import Source
 from fiqa_trt.verification import compare, verification_batch
+from fiqa_trt.workers import Setup
 
 BATCHES = (1, 8, 32, 128, 256, 512)
 SECONDS = 1.0
+THREADS = len(os.sched_getaffinity(0))
 
 
 def gpu() -> dict[str, Any]:
@@ -68,6 +77,47 @@ def eager(batch: int) -> float:
             network(images).cpu()
             done += batch
         return done / (time.perf_counter() - began)
+
+
+def decoders(files: Sequence[Path]) -> dict[str, Any]:
+    """DALI on the GPU against the CPU decoder on the same files: pixels, scores, rates."""
+    from fiqa_trt.decode_dali import DaliDecoder
+    from fiqa_trt.engines.torch import open_torch
+
+    blobs = [path.read_bytes() for path in files]
+    dali, cpu = DaliDecoder("cuda:0", workers=THREADS), CpuDecoder(threads=THREADS)
+    engine = open_torch(CHECKPOINT, "cuda:0", "fp32", len(blobs))
+    found = [decoder.decode(blobs, len(blobs)) for decoder in (dali, cpu)]
+    pixels = [
+        np.asarray(decoded.pixels.cpu() if hasattr(decoded.pixels, "cpu") else decoded.pixels) for decoded in found
+    ]
+    difference = np.abs(pixels[0].astype(int) - pixels[1])
+    scores = [engine.submit(decoded.pixels).result().mean(axis=1) for decoded in found]
+    engine.close()
+    return {
+        "files": len(files),
+        "same_outcomes": found[0].outcomes == found[1].outcomes,
+        "pixels": {
+            "mean": round(float(difference.mean()), 3),
+            "largest_mean_of_an_image": round(float(difference.mean(axis=(1, 2, 3)).max()), 3),
+            "max": int(difference.max()),
+        },
+        "scores": {
+            "99th_percentile": round(float(np.quantile(np.abs(scores[0] - scores[1]), 0.99)), 5),
+            "max": round(float(np.abs(scores[0] - scores[1]).max()), 5),
+        },
+        "images_per_s": {
+            decoder.name: {str(batch): round(decode_rate(decoder, blobs, batch, 20_000)) for batch in (64, 256)}
+            for decoder in (dali, cpu)
+        },
+    }
+
+
+def whole_run(folder: Path, decoder: str) -> dict[str, Any]:
+    """Every stage and a whole run on a folder, with the engine that `auto` takes."""
+    setup = Setup("cuda", decoder=decoder, threads=THREADS)
+    result = run_benchmark(Source((str(folder),)), setup, f"generated JPEGs in {folder.name}")
+    return {**dataclasses.asdict(result), "share_of_bound": round(result.share, 3), "advice": result.advice()}
 
 
 def measure(open_with: Callable[[int], Engine], reference: Scores) -> dict[str, Any]:
@@ -137,6 +187,19 @@ def main() -> int:
             facts["skipped"][f"tensorrt {precision}"] = "TensorRT's libraries are not installed"
             continue
         section(f"tensorrt {precision}", lambda precision=precision: by_tensorrt(precision))  # type: ignore[misc]
+    with tempfile.TemporaryDirectory() as scratch:
+        for size, count in ((224, 100_000), (112, 100_000), (512, 20_000)):
+            generate(Path(scratch) / f"{size} px", count, size)
+        files = [
+            path for size in (112, 224, 512) for path in sorted((Path(scratch) / f"{size} px").rglob("*.jpg"))[:256]
+        ]
+        section("decoders", lambda: decoders(files))
+        for size in (224, 112, 512):
+            for decoder in ("dali", "cpu"):
+                section(
+                    f"whole run, {size} px, decoder {decoder}",
+                    lambda size=size, decoder=decoder: whole_run(Path(scratch) / f"{size} px", decoder),  # type: ignore[misc]
+                )
     options.output.write_text(json.dumps(facts, indent=1) + "\n")
     return 0
 

@@ -1,9 +1,12 @@
-"""What one writes without this tool: torchvision networks, DataLoader, Pillow, eager FP32. `plain.py FOLDER`."""
+"""What one writes without this tool: torchvision networks, DataLoader, Pillow, eager PyTorch.
+
+`python -m benchmarks.plain FOLDER OUT.csv [--device cuda] [--half] [--workers N]`
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +37,23 @@ class Crops(Dataset[torch.Tensor]):
 
 def main() -> None:
     """Score a folder and write a CSV."""
-    dataset = Crops(Path(sys.argv[1]))
-    network = load_checkpoint(CHECKPOINT)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--half", action="store_true")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    dataset = Crops(options.folder)
+    network = load_checkpoint(CHECKPOINT).to(options.device)
+    if options.half:
+        network.lower(torch.float16)
     scores = list[float]()
+    batch = 32 if options.device == "cpu" else 256
     with torch.inference_mode():
-        for images in DataLoader(dataset, batch_size=32, num_workers=2):
-            scores += network(images).mean(dim=1).tolist()
-    with Path(sys.argv[2]).open("w", newline="") as file:
+        for images in DataLoader(dataset, batch_size=batch, num_workers=options.workers):
+            scores += network(images.to(options.device)).mean(dim=1).tolist()
+    with options.output.open("w", newline="") as file:
         csv.writer(file).writerows(zip(dataset.paths, scores, strict=True))
 
 

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import os
 import threading
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoded
 from fiqa_trt.errors import EngineError, one_line
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.spec import PreprocessSpec
+from fiqa_trt.structure import dimensions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -221,73 +221,3 @@ def share_beyond(side: float, room: float, size: int = PreprocessSpec().size) ->
     taps = np.arange(np.floor(-room - scale), np.ceil(2 * scale) + 1) + 0.5 - room % 1
     weights = np.clip(1 - np.abs(taps - scale / 2) / scale, 0, None)
     return float(weights[taps < -room].sum() / weights.sum())
-
-
-def dimensions(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a whole JPEG, PNG or WebP of a plain kind, as its header has them; None for all others.
-
-    Plain: grey or RGB with 8 bits, without transparency, and with the end that the format prescribes.
-    """
-    if data.startswith(b"\xff\xd8\xff"):
-        return _jpeg(data)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _png(data)
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return _webp(data)
-    return None
-
-
-def _jpeg(data: bytes) -> tuple[int, int] | None:
-    if b"\xff\xd9" not in data[-64:]:
-        return None
-    size, at = None, 2
-    while at + 9 < len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        if marker == 0xDA:
-            return size
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            bits, components = data[at + 4], data[at + 9]
-            height, width = (int.from_bytes(data[at + n : at + n + 2], "big") for n in (5, 7))
-            named_rgb = components == 3 and bytes(data[at + 10 : at + 17 : 3]) == b"RGB"
-            if marker > 0xC2 or bits != 8 or components not in (1, 3) or named_rgb or not width or not height:
-                return None
-            size = width, height
-        if marker == 0xEE and data[at + 4 : at + 9] == b"Adobe" and data[at + 15 : at + 16] == b"\0":
-            return None  # RGB that is not said to be so by its components
-        at += 2 + length
-    return None
-
-
-def _png(data: bytes) -> tuple[int, int] | None:
-    size, at = None, 8
-    while at + 12 <= len(data):
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        body = data[at + 4 : at + 8 + length]
-        if data[at + 8 + length : at + 12 + length] != zlib.crc32(body).to_bytes(4, "big"):
-            return None
-        if kind == b"IHDR" and length == 13:
-            bits, colours = body[12], body[13]
-            size = int.from_bytes(body[4:8], "big"), int.from_bytes(body[8:12], "big")
-            if bits != 8 or colours not in (0, 2, 3):
-                return None
-        if kind in (b"tRNS", b"eXIf"):
-            return None
-        if kind == b"IEND":
-            return size
-        at += 12 + length
-    return None
-
-
-def _webp(data: bytes) -> tuple[int, int] | None:
-    if len(data) < 8 + int.from_bytes(data[4:8], "little") or len(data) < 30:
-        return None
-    if data[12:16] == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
-        width, height = (int.from_bytes(data[n : n + 2], "little") & 0x3FFF for n in (26, 28))
-        return (width, height) if width and height else None
-    if data[12:16] == b"VP8L" and data[20] == 0x2F:
-        bits = int.from_bytes(data[21:25], "little")
-        return None if bits >> 28 & 1 else ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-    return None

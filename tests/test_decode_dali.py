@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,12 +17,15 @@ from PIL import Image
 
 from benchmarks.common import damage
 from fiqa_trt.decode import CpuDecoder, decode_image, fit
-from fiqa_trt.decode_dali import PATIENCE, DaliDecoder, dimensions, share_beyond
+from fiqa_trt.decode_dali import PATIENCE, DaliDecoder, share_beyond
 from fiqa_trt.engines import Engine
 from fiqa_trt.errors import EngineError
 from fiqa_trt.records import ImageError, Status
-from fiqa_trt.workers import Setup, open_decoder
-from tests.conftest import jpeg
+from fiqa_trt.scoring import Options, score_dataset
+from fiqa_trt.sources import Source
+from fiqa_trt.structure import dimensions
+from fiqa_trt.workers import InProcess, Setup, open_decoder
+from tests.conftest import MeanEngine, jpeg
 
 SIZES = ((224, 224), (600, 600), (250, 250), (500, 333), (301, 477), (112, 112), (90, 140), (1023, 900))
 
@@ -205,6 +210,23 @@ def test_no_memory_for_a_batch(portrait: Image.Image, monkeypatch: pytest.Monkey
 def test_limits(portrait: Image.Image) -> None:
     small = DaliDecoder("cpu", max_pixels=224 * 224 - 1)
     assert small.decode([jpeg(portrait)], 1).outcomes[0].status is Status.TOO_LARGE
+
+
+def test_a_run_with_dali_has_the_rows_of_one_without(crops: Path, tmp_path: Path, portrait: Image.Image) -> None:
+    rng, good = random.Random(1), jpeg(portrait)
+    for index in range(40):
+        (crops / "a" / f"bad{index}.jpg").write_bytes(damage(good, rng))  # whole batches of nothing else
+    (crops / "b" / "gone.jpg").symlink_to("nowhere")
+    tables = []
+    for decoder in (CpuDecoder(), DaliDecoder("cpu")):
+        output = tmp_path / "s.parquet"
+        workers = InProcess(MeanEngine(), decoder)
+        score_dataset(Source((str(crops),)), output, lambda w=workers: w, Options(restart=True))  # type: ignore[misc]
+        tables.append(pq.read_table(output).to_pylist())
+    for ours, reference in zip(*tables, strict=True):
+        for name in ("path", "status", "error", "width", "height"):
+            assert ours[name] == reference[name]
+        assert ours["score"] == pytest.approx(reference["score"], abs=0.005)
 
 
 def test_choice_of_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

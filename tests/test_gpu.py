@@ -6,17 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from fiqa_trt import building
 from fiqa_trt.building import Request, measuring
 from fiqa_trt.building.measuring import infer
+from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.decode_dali import DaliDecoder
 from fiqa_trt.engines import CHECKPOINT, Engine, open_engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.tensorrt import tensorrt_version
 from fiqa_trt.engines.torch import open_torch
+from fiqa_trt.records import Status
+from fiqa_trt.scoring import score_dataset
+from fiqa_trt.sources import Source
 from fiqa_trt.verification import check, compare, verification_batch
+from fiqa_trt.workers import InProcess, Setup
+from tests.conftest import jpeg
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,6 +54,38 @@ def test_tolerances_are_kept_by_pytorch(reference: Scores) -> None:
         assert engine.info.executed == executed
         check(compare(infer(engine, verification_batch()), reference), precision, executed)
         engine.close()
+
+
+def test_dali_on_the_gpu(portrait: Image.Image) -> None:
+    pytest.importorskip("nvidia.dali")
+    sizes = ((224, 224), (112, 112), (600, 500), (333, 512), (1000, 1000))
+    blobs: list[bytes] = [jpeg(portrait.resize(size)) for size in sizes]
+    blobs += [b"", blobs[0][:900], jpeg(portrait, progressive=True), jpeg(portrait.convert("L"))]
+    dali, cpu = DaliDecoder("cuda:0"), CpuDecoder()
+    found, reference = dali.decode(blobs, 16), cpu.decode(blobs, 16)
+    assert isinstance(found.pixels, torch.Tensor)
+    assert found.pixels.device.type == "cuda"
+    assert found.outcomes == reference.outcomes
+    good = [index for index, outcome in enumerate(reference.outcomes) if outcome.status is Status.OK]
+    difference = np.abs(found.pixels.cpu().numpy()[good].astype(int) - np.asarray(reference.pixels)[good])
+    assert difference.mean(axis=(1, 2, 3)).max() < 2
+    engine = open_torch(CHECKPOINT, "cuda:0", "fp32", 16)
+    scores = [engine.submit(decoded.pixels).result()[good] for decoded in (found, reference)]
+    assert np.abs(scores[0] - scores[1]).max() < 0.02
+    engine.close()
+
+
+def test_a_run_on_the_gpu_has_the_rows_of_one_on_the_cpu(crops: Path, tmp_path: Path) -> None:
+    (crops / "a" / "bad.jpg").write_bytes(b"x")
+    tables = []
+    for device in ("cpu", "cuda"):
+        output = tmp_path / f"{device}.parquet"
+        setup = Setup(device, "fp32", "torch", 4)
+        score_dataset(Source((str(crops),)), output, lambda setup=setup: InProcess.open(setup))  # type: ignore[misc]
+        tables.append(pq.read_table(output).to_pylist())
+    for ours, expected in zip(*tables, strict=True):
+        assert (ours["path"], ours["status"]) == (expected["path"], expected["status"])
+        assert ours["score"] == pytest.approx(expected["score"], abs=0.02)
 
 
 def test_batches_in_flight_do_not_mix(reference: Scores) -> None:

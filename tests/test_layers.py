@@ -14,6 +14,7 @@ LAYERS = {
         "shards",
         "decode",
         "decode_dali",
+        "structure",
         "parquet",
         "networks",
         "folding",

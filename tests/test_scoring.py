@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,7 @@ from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, Ru
 from fiqa_trt.parquet import RunFolder, output_metadata, read_output, rechunk
 from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Progress
+from fiqa_trt.reading import read_file
 from fiqa_trt.records import Status, own_columns
 from fiqa_trt.scoring import Options, Summary, retry_failed, score_dataset
 from fiqa_trt.sources import Source
@@ -342,6 +345,25 @@ def test_a_file_deleted_or_replaced_after_listing(crops: Path, tmp_path: Path) -
     workers = Meddling(MeanEngine(), CpuDecoder())
     score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: workers, SMALL)
     assert [row["status"] for row in rows(tmp_path / "s.parquet")][-2:] == ["not_an_image", "missing"]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02])
+def test_a_slow_disk_and_a_fast_one(crops: Path, tmp_path: Path, delay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted(map(str, crops.rglob("*.jpg"))) * 30
+    (tmp_path / "l.txt").write_text("\n".join(files))
+    rng = random.Random(0)
+
+    def slow(path: str) -> bytes:
+        time.sleep(delay * rng.random())
+        return read_file(path)
+
+    monkeypatch.setattr("fiqa_trt.pipeline.read_file", slow)
+    output = tmp_path / "s.parquet"
+    score_dataset(Source(list_file=str(tmp_path / "l.txt")), output, lambda: mean_workers(3, 2), Options(unit_rows=64))
+    found = rows(output)
+    assert [row["path"] for row in found] == files
+    expected = {row["path"]: row["score"] for row in found[:10]}
+    assert all(row["score"] == expected[row["path"]] for row in found)
 
 
 class _Slow(MeanEngine):
