@@ -22,7 +22,7 @@ LAYERS = {
         "verification",
     },
     2: {"engines", "training", "export", "pipeline"},
-    3: {"scoring", "workers", "benchmark", "evaluation", "building", "doctor"},
+    3: {"scoring", "workers", "filtering", "delivery", "benchmark", "evaluation", "building", "doctor"},
     4: {"cli", "__main__"},
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}

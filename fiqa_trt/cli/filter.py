@@ -1,0 +1,152 @@
+"""`fiqa-trt filter`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from fiqa_trt.delivery import Delivered
+    from fiqa_trt.filtering import Selection
+
+_NAMED = 10
+
+
+@click.command(short_help="Choose the images to keep, and list, copy, link, move or pack them.")
+@click.argument("scores", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help="A file by its suffix, or a folder."
+)
+@click.option("--min-score", type=float, help="Only images with at least this score.")
+@click.option("--max-disagreement", type=float, help="Only images on which the two networks differ by at most this.")
+@click.option("--per-group", metavar="N|P%", help="The best of each group.")
+@click.option("--group-by", default="parent", show_default=True, metavar="parent|COLUMN|REGEX", help="What a group is.")
+@click.option("--keep", metavar="P%", help="The best share of all that is left.")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="The best N of all that is left.")
+@click.option("--keep-at-least", type=click.IntRange(min=0), default=0, metavar="N", help="Of each group, in any case.")
+@click.option("--copy", "way", flag_value="copy", help="Copy the images into the folder OUT.")
+@click.option("--hardlink", "way", flag_value="hardlink", help="Link them into it.")
+@click.option("--symlink", "way", flag_value="symlink", help="Link them into it by name.")
+@click.option("--move", "way", flag_value="move", help="Move them into it.")
+@click.option(
+    "--root", type=click.Path(file_okay=False), help="Where the tree that is kept starts.  [default: deepest]"
+)
+@click.option("--shard-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Images of a .tar.")
+@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
+@click.option("--dry-run", is_flag=True, help="Only say what would be kept, and how many bytes.")
+@click.option("--restart", is_flag=True, help="Replace a file OUT that is there.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary; errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
+def command(
+    scores: Path,
+    output: Path | None,
+    min_score: float | None,
+    max_disagreement: float | None,
+    per_group: str | None,
+    group_by: str,
+    keep: str | None,
+    top: int | None,
+    keep_at_least: int,
+    way: str | None,
+    root: str | None,
+    shard_size: int,
+    image_column: str | None,
+    dry_run: bool,
+    restart: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Choose images from SCORES, a file that score wrote, and deliver them to OUT.
+
+    Steps, each on what the ones before left: failed rows and repeated paths go; --min-score and --max-disagreement;
+    --per-group; --keep or --top; --keep-at-least brings back the best of groups that would have fewer. Among equal
+    scores the path decides; shares are rounded up.
+
+    OUT is a list of paths (.txt), rows (.parquet, .csv, .jsonl), WebDataset shards (.tar), or with --copy, --hardlink,
+    --symlink or --move a new folder. A folder that was not finished is continued by the same call.
+
+    \b
+    Examples:
+      fiqa-trt filter scores.parquet -o keep.txt --keep 80%
+      fiqa-trt filter scores.parquet -o best.parquet --min-score 0.4 --per-group 5 --keep-at-least 1
+      fiqa-trt filter scores.parquet -o /clean --hardlink --min-score 0.5 --dry-run
+      fiqa-trt filter scores.parquet -o clean.tar --top 1000000
+    """
+    from fiqa_trt import delivery
+    from fiqa_trt.filtering import Amount, Rules, select
+
+    if output is None and not dry_run:
+        raise click.UsageError("give -o OUT, or --dry-run")
+    if keep is not None and top is not None:
+        raise click.UsageError("give either --keep or --top")
+    if keep is not None and not keep.endswith("%"):
+        raise click.UsageError(f"--keep {keep}: it takes a percentage like 80%; for a number there is --top")
+    if root is not None and way is None:
+        raise click.UsageError("--root goes with --copy, --hardlink, --symlink or --move")
+    suffix = "" if output is None else output.suffix.lower()
+    if output is not None and way is None and suffix not in (".txt", ".parquet", ".csv", ".jsonl", ".tar"):
+        raise click.UsageError(
+            f"cannot tell what {output} is to be: name it .txt, .parquet, .csv, .jsonl or .tar, or give --copy, "
+            "--hardlink, --symlink or --move for a folder"
+        )
+    rules = Rules(
+        min_score=min_score,
+        max_disagreement=max_disagreement,
+        per_group=None if per_group is None else Amount.parse(per_group),
+        keep=Amount.parse(keep) if keep is not None else None if top is None else Amount(top),
+        keep_at_least=keep_at_least,
+        group_by=group_by,
+    )
+    say = speaker(quiet)
+    selection = select(scores, rules)
+    say(describe(selection))
+    delivered = None
+    bar = ProgressLine("images", quiet=quiet)
+    with interruptible(bar, "run the same command again to resume"):
+        if dry_run:
+            if way is not None or suffix == ".tar":
+                delivered = delivery.measure(scores, selection.mask, root)
+                say(f"would write {delivered.written:,} images, {delivered.bytes:,} bytes")
+        elif output is not None and way is not None:
+            delivered = delivery.fill_folder(scores, selection.mask, output, way, root, image_column, bar)
+        elif output is not None and suffix == ".tar":
+            delivered = delivery.write_shards(
+                scores, selection.mask, output, shard_size, image_column, bar, restart=restart
+            )
+        elif output is not None:
+            delivered = delivery.write_rows(scores, selection.mask, output, restart=restart)
+    if delivered is not None:
+        say(tell(delivered))
+    if as_json:
+        facts = {"kept": selection.kept, "dropped": selection.dropped, "groups": selection.groups}
+        facts |= {"lost_groups": selection.lost, "delivered": delivered and dataclasses.asdict(delivered)}
+        click.echo(json.dumps(facts))
+
+
+def describe(selection: Selection) -> str:
+    """What is kept and dropped, for a person."""
+    lines = [f"{selection.kept:,} of {len(selection.mask):,} rows kept"]
+    for reason, count in selection.dropped.items():
+        lines.append(f"  {count:,} {reason}" if count > 0 else f"  {-count:,} {reason}")
+    if selection.lost:
+        named = ", ".join(selection.lost[:_NAMED]) + (", …" if len(selection.lost) > _NAMED else "")
+        which = f"{len(selection.lost):,} of {selection.groups:,} groups"
+        lines.append(f"{which} lose everything (--keep-at-least 1 rescues them): {named}")
+    return "\n".join(lines)
+
+
+def tell(delivered: Delivered) -> str:
+    """What was written, for a person."""
+    lines = [f"{delivered.written:,} written to {delivered.output}"] if delivered.output else []
+    if delivered.already:
+        lines.append(f"{delivered.already:,} were there already")
+    lines += [f"  {count:,} skipped: {reason}" for reason, count in delivered.skipped.items()]
+    lines += [f"    {example}" for example in delivered.examples]
+    return "\n".join(lines)

@@ -1,0 +1,275 @@
+"""What becomes of the kept images: lists, rows, folders in four ways, shards; stopped, refused, never overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from fiqa_trt.cli import group
+from fiqa_trt.delivery import WAYS, common_root, fill_folder, measure, write_rows, write_shards
+from fiqa_trt.errors import DifferentRun, FiqaError, OutputError, RunError
+from fiqa_trt.parquet import output_metadata
+from fiqa_trt.progress import Progress
+from fiqa_trt.scoring import score_dataset
+from fiqa_trt.sources import Source, list_inputs
+from tests.conftest import mean_workers
+from tests.test_shards import tar
+
+
+@pytest.fixture
+def scores(crops: Path, tmp_path: Path) -> Path:
+    (crops / "a" / "bad.jpg").write_bytes(b"x")
+    path = tmp_path / "s.parquet"
+    score_dataset(Source((str(crops),)), path, mean_workers)
+    return path
+
+
+@pytest.fixture
+def mask(scores: Path) -> Any:
+    """All good images but the first."""
+    good = np.array([status == "ok" for status in pq.read_table(scores)["status"].to_pylist()])
+    good[0] = False
+    return good
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def wanted(crops: Path) -> dict[str, bytes]:
+    found = tree(crops)
+    return {name: data for name, data in found.items() if data != b"x" and name != "a/0.jpg"}
+
+
+def test_a_list_and_rows(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    for suffix in ("txt", "parquet", "csv", "jsonl"):
+        assert write_rows(scores, mask, tmp_path / f"k.{suffix}").written == 9
+        with pytest.raises(DifferentRun, match="exists already"):
+            write_rows(scores, mask, tmp_path / f"k.{suffix}")
+        write_rows(scores, mask, tmp_path / f"k.{suffix}", restart=True)
+    lines = (tmp_path / "k.txt").read_text().splitlines()
+    assert lines == [str(crops / name) for name in wanted(crops)]
+    table = pq.read_table(tmp_path / "k.parquet")
+    assert table.select(table.column_names).equals(pq.read_table(scores).filter(mask))
+    metadata = output_metadata(tmp_path / "k.parquet")
+    assert metadata is not None
+    assert metadata["filtered_from"] == str(scores)
+    assert [json.loads(line)["path"] for line in (tmp_path / "k.jsonl").read_text().splitlines()] == lines
+    source = Source(list_file=str(tmp_path / "k.txt"))
+    assert [path for batch in list_inputs(source) for path in batch.column(0).to_pylist()] == lines
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_folders(scores: Path, mask: Any, crops: Path, tmp_path: Path, way: str) -> None:
+    expected, out = wanted(crops), tmp_path / "out"
+    sources = {name: (crops / name).stat().st_ino for name in expected}
+    delivered = fill_folder(scores, mask, out, way)
+    assert (delivered.written, delivered.already, delivered.skipped) == (9, 0, {})
+    assert delivered.bytes == sum(map(len, expected.values()))
+    assert tree(out) == expected
+    assert all((crops / name).exists() == (way != "move") for name in expected)
+    for name, inode in sources.items():
+        assert (out / name).is_symlink() == (way == "symlink")
+        assert ((out / name).stat().st_ino == inode) == (way != "copy")
+    assert (crops / "a" / "0.jpg").exists()
+    if way != "move":
+        with pytest.raises(OutputError, match="is not empty"):
+            fill_folder(scores, mask, out, way)
+
+
+class Stop(Exception):
+    """What a kill is to these tests."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stopped_call_goes_on(scores: Path, mask: Any, crops: Path, tmp_path: Path, way: str) -> None:
+    expected, out = wanted(crops), tmp_path / "out"
+
+    def stop(progress: Progress) -> None:
+        if progress.done == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fill_folder(scores, mask, out, way, report=stop)
+    other = mask.copy()
+    other[0] = True
+    with pytest.raises(OutputError, match="being filled by another call"):
+        fill_folder(scores, other, out, way)
+    delivered = fill_folder(scores, mask, out, way)
+    assert (delivered.written, delivered.already) == (5, 4)
+    assert tree(out) == expected
+
+
+@pytest.mark.parametrize("place", ["link", "unlink"])
+def test_a_move_that_is_killed_anywhere_loses_nothing(
+    scores: Path, mask: Any, crops: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, out = wanted(crops), tmp_path / "out"
+
+    def killed(*args: object, **options: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(os, place, killed)
+        fill_folder(scores, mask, out, "move")
+    assert all((crops / name).exists() or (out / name).exists() for name in expected)
+    fill_folder(scores, mask, out, "move")
+    assert tree(out) == expected
+    assert not any((crops / name).exists() for name in expected)
+
+
+def test_a_move_across_devices(
+    scores: Path, mask: Any, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, real = wanted(crops), shutil.copy2
+
+    def no_link(*args: object, **options: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    def spoiling(source: str, target: Path, **options: Any) -> None:
+        real(source, target, **options)
+        if source.endswith("4.jpg"):
+            target.write_bytes(target.read_bytes()[:-1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", no_link)
+        patch.setattr(shutil, "copy2", spoiling)
+        delivered = fill_folder(scores, mask, tmp_path / "out", "move")
+    assert delivered.written == 8
+    assert list(delivered.skipped) == ["its copy is not what it is; it was left where it is"]
+    assert (crops / "a" / "4.jpg").read_bytes() == expected["a/4.jpg"]
+    assert tree(tmp_path / "out") == {name: data for name, data in expected.items() if name != "a/4.jpg"}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", no_link)
+        skipped = fill_folder(scores, mask, tmp_path / "hard", "hardlink").skipped
+    assert skipped == {"missing": 8, "on another file system, so it cannot be hard-linked: --copy or --symlink": 1}
+
+
+def test_roots(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    assert common_root(scores, mask) == str(crops)
+    fill_folder(scores, mask, tmp_path / "high", "symlink", root=str(tmp_path))
+    assert set(tree(tmp_path / "high")) == {f"crops/{name}" for name in wanted(crops)}
+    delivered = fill_folder(scores, mask, tmp_path / "low", "symlink", root=str(crops / "a"))
+    assert delivered.skipped == {f"not below --root {crops / 'a'}": 5}
+    assert delivered.examples[0].startswith(f"{crops}/b/1.jpg: not below")
+
+
+def test_folders_that_are_refused(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds images that are to be delivered"):
+        fill_folder(scores, mask, crops, "copy")
+    with pytest.raises(OutputError, match="cannot write"):
+        fill_folder(scores, mask, Path("/proc/out"), "copy")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(OutputError, match="not empty"):
+        fill_folder(scores, mask, tmp_path / "full", "copy")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        fill_folder(scores, mask, tmp_path / "file", "copy")
+
+
+def test_sources_that_are_gone(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    (crops / "b" / "3.jpg").unlink()
+    delivered = fill_folder(scores, mask, tmp_path / "out", "copy")
+    assert (delivered.written, delivered.skipped) == (8, {"missing": 1})
+    assert delivered.examples == [f"{crops}/b/3.jpg: missing"]
+    assert write_shards(scores, mask, tmp_path / "t.tar").skipped == {"missing": 1}
+    assert measure(scores, mask, None).written == 8
+
+
+def test_a_full_disk(scores: Path, mask: Any, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="no space left"):
+        patch.setattr(shutil, "copy2", full)
+        fill_folder(scores, mask, tmp_path / "out", "copy")
+    assert fill_folder(scores, mask, tmp_path / "out", "copy").written == 9
+
+
+def test_shards(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    delivered = write_shards(scores, mask, tmp_path / "t.tar", shard_size=4)
+    assert delivered.written == 9
+    shards = sorted(tmp_path.glob("t-*.tar"))
+    assert [path.name for path in shards] == ["t-000000.tar", "t-000001.tar", "t-000002.tar"]
+    images, rows = list[bytes](), list[dict[str, object]]()
+    for path in shards:
+        with tarfile.open(path) as archive:
+            for entry in archive:
+                file = archive.extractfile(entry)
+                assert file is not None
+                data = file.read()
+                if entry.name.endswith(".json"):
+                    rows.append(json.loads(data))
+                else:
+                    images.append(data)
+    assert images == list(wanted(crops).values())
+    assert rows == pq.read_table(scores).filter(mask).to_pylist()
+    with pytest.raises(DifferentRun, match="exists already"):
+        write_shards(scores, mask, tmp_path / "t.tar")
+    write_shards(scores, mask, tmp_path / "t.tar", restart=True)
+    assert [path.name for path in sorted(tmp_path.glob("t-*.tar"))] == ["t-000000.tar"]
+
+
+def test_images_out_of_shards(crops: Path, tmp_path: Path) -> None:
+    data = (crops / "a" / "0.jpg").read_bytes()
+    shard = tar(tmp_path / "s.tar", [("p/a.jpg", data), ("../../evil.jpg", data), ("p/a.jpg", data)])
+    scores = tmp_path / "s.parquet"
+    score_dataset(Source((str(shard),)), scores, mean_workers)
+    everything = np.ones(3, bool)
+    delivered = fill_folder(scores, everything, tmp_path / "out", "copy")
+    assert delivered.written == 3
+    assert set(tree(tmp_path / "out")) == {"s.tar/p/a.jpg", "s.tar/evil.jpg", "s.tar/p/a.jpg_2"}
+    delivered = fill_folder(scores, everything, tmp_path / "linked", "symlink")
+    assert delivered.skipped == {"inside a shard, so it can only be copied, not --symlink": 3}
+
+
+def call(*arguments: object) -> str:
+    done = CliRunner().invoke(group, ["filter", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_command(scores: Path, crops: Path, tmp_path: Path) -> None:
+    said = call(scores, "--dry-run", "-o", tmp_path / "out", "--copy", "--top", 3)
+    assert "3 of 11 rows kept" in said
+    assert "1 failed" in said
+    assert "would write 3 images" in said
+    assert not (tmp_path / "out").exists()
+    call(scores, "-o", tmp_path / "out", "--copy", "--top", 3)
+    assert len(tree(tmp_path / "out")) == 3
+    facts = json.loads(call(scores, "-o", tmp_path / "k.csv", "--keep", "50%", "-q", "--json"))
+    assert facts["kept"] == 5
+    assert facts["dropped"] == {"failed": 1, "beyond --keep or --top": 5}
+    assert facts["delivered"]["written"] == 5
+    said = call(scores, "--dry-run", "--min-score", 0.5, "--group-by", "path", "--per-group", 1)
+    assert "groups lose everything" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x.txt"], "nothing to filter by"),
+        (["--top", "1"], "give -o OUT, or --dry-run"),
+        (["-o", "x", "--top", "1"], "cannot tell what x is to be"),
+        (["-o", "x.txt", "--top", "1", "--keep", "5%"], "either --keep or --top"),
+        (["-o", "x.txt", "--keep", "5"], "takes a percentage"),
+        (["-o", "x.txt", "--per-group", "x"], "neither a number"),
+        (["-o", "x.txt", "--top", "1", "--root", "/"], "--root goes with"),
+        (["-o", "x.txt", "--min-score", "1.5"], "between 0 and 1"),
+    ],
+)
+def test_mistakes(scores: Path, arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(group, ["filter", str(scores), *arguments])
+    said = str(done.exception) if isinstance(done.exception, FiqaError) else done.output
+    assert message in said
+    assert done.exit_code != 0
