@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from fiqa_trt.errors import DifferentRun, OutputError, storage_error
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.parquet import (
+    SUFFIXES,
     atomic,
     check_columns,
     check_output,
@@ -39,6 +40,7 @@ from fiqa_trt.spec import digest
 if TYPE_CHECKING:
     pass
 
+SHARD_SIZE = 10_000
 WAYS = ("copy", "hardlink", "symlink", "move")
 _NOTE = ".fiqa_trt_filter.json"  # in a folder that is being filled: what with
 _BLOCK = 1 << 20
@@ -79,6 +81,51 @@ class _Skips:
         self.reasons[reason] += 1
         if len(self.examples) < 20:
             self.examples.append(f"{path}: {reason}")
+
+
+def deliver(
+    scores: Path,
+    mask: Mask,
+    output: Path,
+    way: str | None = None,
+    *,
+    root: str | None = None,
+    shard_size: int = SHARD_SIZE,
+    image_column: str | None = None,
+    restart: bool = False,
+    report: Report = lambda progress: None,
+) -> Delivered:
+    """Deliver the kept images in the form that `output` asks for.
+
+    Args:
+        scores: a scores file.
+        mask: its kept rows.
+        output: .txt, .parquet, .csv or .jsonl for `write_rows`, .tar for `write_shards`; with a `way` the folder of
+            `fill_folder`.
+        way: one of WAYS, or None.
+        root: see `fill_folder`.
+        shard_size: images of a shard.
+        image_column: of tables among the inputs.
+        restart: replace files that are there.
+        report: receives the images done.
+
+    Raises:
+        OutputError: it cannot be told what `output` is to be, or it cannot be written.
+        FiqaError: as the functions that it calls.
+    """
+    suffix = output.suffix.lower()
+    if way is not None:
+        return fill_folder(scores, mask, output, way, root, image_column, report)
+    if root is not None:
+        raise OutputError(f"--root {root}: it goes with --copy, --hardlink, --symlink or --move")
+    if suffix == ".tar":
+        return write_shards(scores, mask, output, shard_size, image_column, report, restart=restart)
+    if suffix in (".txt", *SUFFIXES):
+        return write_rows(scores, mask, output, restart=restart)
+    raise OutputError(
+        f"cannot tell what {output} is to be: name it .txt, {', '.join(SUFFIXES)} or .tar, or give --copy, --hardlink, "
+        "--symlink or --move for a folder"
+    )
 
 
 def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False) -> Delivered:
@@ -329,7 +376,7 @@ def write_shards(
     scores: Path,
     mask: Mask,
     output: Path,
-    shard_size: int = 10_000,
+    shard_size: int = SHARD_SIZE,
     image_column: str | None = None,
     report: Report = lambda progress: None,
     *,

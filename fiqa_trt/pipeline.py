@@ -40,6 +40,14 @@ class _Chunk:
     last: bool
 
 
+def read_place(path: str, key: str | None, shards: ShardReader) -> Blob:
+    """The bytes of an image that `locate` found, or why there are none."""
+    try:
+        return read_file(path) if key is None else shards.read(path, key)
+    except ImageError as exc:
+        return exc
+
+
 class Reader:
     """Reads the files of a chunk: plain ones in several threads; shards, from their beginning to their end, in one."""
 
@@ -51,13 +59,7 @@ class Reader:
         """Start reading recorded paths; the result holds the bytes of each, or why there are none."""
         places = [locate(path) for path in paths]
         pool = self._files if all(key is None for _, key in places) else self._shards
-        return pool.submit(lambda: [self._read(*place) for place in places])
-
-    def _read(self, path: str, key: str | None) -> Blob:
-        try:
-            return read_file(path) if key is None else self._shard_reader.read(path, key)
-        except ImageError as exc:
-            return exc
+        return pool.submit(lambda: [read_place(path, key, self._shard_reader) for path, key in places])
 
     def close(self) -> None:
         """Begin nothing more, and release what is open."""
@@ -124,7 +126,7 @@ def score_units(
         for decoded, result in _infer(bounded_map(decode, read, lambda: 2 * decoder.threads), engine):
             chunk = order.popleft()
             outcomes += decoded.outcomes
-            scores.append(_of_good(decoded.outcomes, result, len(members)))
+            scores.append(scores_of_good(decoded.outcomes, result, len(members)))
             report(len(decoded.outcomes), sum(outcome.status is not Status.OK for outcome in decoded.outcomes))
             if chunk.last:
                 yield chunk.unit, to_table(begun.pop(chunk.unit), outcomes, np.concatenate(scores), members)
@@ -151,7 +153,7 @@ def _infer(batches: Iterable[Decoded], engine: Engine) -> Iterator[tuple[Decoded
         yield land()
 
 
-def _of_good(outcomes: list[Outcome], result: Scores | None, members: int) -> Scores:
+def scores_of_good(outcomes: list[Outcome], result: Scores | None, members: int) -> Scores:
     """Scores [N, members] of N outcomes; rows of failures are NaN.
 
     Raises:

@@ -264,7 +264,7 @@ def test_the_command(scores: Path, crops: Path, tmp_path: Path) -> None:
         (["-o", "x.txt", "--top", "1", "--keep", "5%"], "either --keep or --top"),
         (["-o", "x.txt", "--keep", "5"], "takes a percentage"),
         (["-o", "x.txt", "--per-group", "x"], "neither a number"),
-        (["-o", "x.txt", "--top", "1", "--root", "/"], "--root goes with"),
+        (["-o", "x.txt", "--top", "1", "--root", "/"], "--root /: it goes with"),
         (["-o", "x.txt", "--min-score", "1.5"], "between 0 and 1"),
     ],
 )

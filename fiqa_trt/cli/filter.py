@@ -88,14 +88,6 @@ def command(
         raise click.UsageError("give either --keep or --top")
     if keep is not None and not keep.endswith("%"):
         raise click.UsageError(f"--keep {keep}: it takes a percentage like 80%; for a number there is --top")
-    if root is not None and way is None:
-        raise click.UsageError("--root goes with --copy, --hardlink, --symlink or --move")
-    suffix = "" if output is None else output.suffix.lower()
-    if output is not None and way is None and suffix not in (".txt", ".parquet", ".csv", ".jsonl", ".tar"):
-        raise click.UsageError(
-            f"cannot tell what {output} is to be: name it .txt, .parquet, .csv, .jsonl or .tar, or give --copy, "
-            "--hardlink, --symlink or --move for a folder"
-        )
     rules = Rules(
         min_score=min_score,
         max_disagreement=max_disagreement,
@@ -111,17 +103,12 @@ def command(
     bar = ProgressLine("images", quiet=quiet)
     with interruptible(bar, "run the same command again to resume"):
         if dry_run:
-            if way is not None or suffix == ".tar":
+            if way is not None or (output is not None and output.suffix.lower() == ".tar"):
                 delivered = delivery.measure(scores, selection.mask, root)
                 say(f"would write {delivered.written:,} images, {delivered.bytes:,} bytes")
-        elif output is not None and way is not None:
-            delivered = delivery.fill_folder(scores, selection.mask, output, way, root, image_column, bar)
-        elif output is not None and suffix == ".tar":
-            delivered = delivery.write_shards(
-                scores, selection.mask, output, shard_size, image_column, bar, restart=restart
-            )
         elif output is not None:
-            delivered = delivery.write_rows(scores, selection.mask, output, restart=restart)
+            options = {"root": root, "shard_size": shard_size, "image_column": image_column, "restart": restart}
+            delivered = delivery.deliver(scores, selection.mask, output, way, report=bar, **options)  # type: ignore[arg-type]
     if delivered is not None:
         say(tell(delivered))
     if as_json:

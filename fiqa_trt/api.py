@@ -1,0 +1,330 @@
+"""What `import fiqa_trt` offers: scoring images at hand, scoring data sets, filtering. The code of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Union
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fiqa_trt import delivery, filtering, scoring
+from fiqa_trt.decode import DEFAULT_MAX_PIXELS, Decoded, fit
+from fiqa_trt.engines import EngineInfo, open_engine
+from fiqa_trt.engines.base import Scores
+from fiqa_trt.errors import UsageError
+from fiqa_trt.pipeline import Blob, bounded_map, read_place, scores_of_good
+from fiqa_trt.progress import Progress
+from fiqa_trt.records import ImageError, Outcome, Status
+from fiqa_trt.shards import ShardReader, locate
+from fiqa_trt.sources import Source
+from fiqa_trt.spec import PreprocessSpec
+from fiqa_trt.workers import InProcess, Processes, Setup, Workers, open_decoder, parse_devices
+
+Item = Union[str, "os.PathLike[str]", bytes, npt.NDArray[np.uint8]]
+Say = Callable[[str], None]
+Report = Callable[[Progress], None]
+
+
+def _silent(message: object) -> None:
+    """The default listener."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What an image was given.
+
+    Attributes:
+        path: as it was given; None for bytes and arrays.
+        score: 0 to 1, higher is better: the mean of the members; None unless `status` is `ok`.
+        members: each member's own score by name; empty unless `status` is `ok`.
+        width: of the upright image in pixels, where its header told.
+        height: likewise.
+        status: `ok`, or why there is no score, as in the output of `fiqa-trt score`.
+        error: one line for every status but `ok`.
+    """
+
+    path: str | None
+    score: float | None
+    members: dict[str, float]
+    width: int | None
+    height: int | None
+    status: str
+    error: str | None
+
+
+class Scorer:
+    """Scores images at hand. Loads once; safe to use from several threads; a context manager.
+
+    Raises:
+        EngineError: what was asked for cannot be had here.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        precision: str = "auto",
+        engine: str = "auto",
+        *,
+        batch: int | None = None,
+        decoder: str = "auto",
+        threads: int | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        say: Say = _silent,
+    ) -> None:
+        """Open the engine and the decoder.
+
+        Args:
+            device: auto, cpu, cuda or cuda:i.
+            precision: auto, fp32, fp16 or int8.
+            engine: auto, openvino, tensorrt, torch, or an engine directory.
+            batch: images per engine call.
+            decoder: auto, cpu or dali.
+            threads: that decode; by default one for each core.
+            max_pixels: larger images are refused (`too_large`).
+            say: hears, in lines, of decisions that one should know of.
+        """
+        threads = threads or len(os.sched_getaffinity(0))
+        setup = Setup(device, precision, engine, batch, decoder, threads, max_pixels)
+        self._engine = open_engine(device, precision, engine, batch, say)
+        self._decoder = open_decoder(setup, self._engine.place, say)
+        self._pool = ThreadPoolExecutor(self._decoder.threads, "scorer")
+
+    @property
+    def info(self) -> EngineInfo:
+        """What scores."""
+        return self._engine.info
+
+    def score(self, items: Iterable[Item]) -> list[Score]:
+        """Scores of images, in their order.
+
+        Args:
+            items: paths (members of shards like `x.tar::a.jpg` too), the bytes of files, or uint8 arrays: RGB
+                [H, W, 3] or grey [H, W].
+
+        Raises:
+            UsageError: an item that is none of these. What is wrong with an image itself is in its `status`.
+            RunError: the engine failed.
+        """
+        batch = self.info.batch
+        iterator = iter(items)
+        names: list[str | None] = []
+
+        def chunks() -> Iterable[list[Item]]:
+            while chunk := list(islice(iterator, batch)):
+                names.extend(os.fspath(item) if isinstance(item, (str, os.PathLike)) else None for item in chunk)
+                yield chunk
+
+        def begin(chunk: list[Item]) -> Future[tuple[Decoded, Future[Scores]]]:
+            return self._pool.submit(self._begin, chunk)
+
+        scores = list[Score]()
+        for decoded, future in bounded_map(begin, chunks(), lambda: 2 * self._decoder.threads):
+            values = scores_of_good(decoded.outcomes, future.result(), len(self.info.members))
+            for outcome, row in zip(decoded.outcomes, values, strict=True):
+                scores.append(self._score(names[len(scores)], outcome, row))
+        return scores
+
+    def pixels(self, item: Item) -> npt.NDArray[np.uint8]:
+        """What the networks see of an image: uint8 RGB [224, 224, 3]. Raises ImageError if it cannot be decoded."""
+        if isinstance(item, np.ndarray):
+            return _fitted(item)
+        decoded = self._decoder.decode([_blob(item)], 1)
+        outcome = decoded.outcomes[0]
+        if outcome.status is not Status.OK:
+            raise ImageError(outcome.status, outcome.error or "", outcome.width, outcome.height)
+        return np.asarray(decoded.pixels[0] if isinstance(decoded.pixels, np.ndarray) else decoded.pixels[0].cpu())
+
+    def _begin(self, chunk: list[Item]) -> tuple[Decoded, Future[Scores]]:
+        arrays = {row: _fitted(item) for row, item in enumerate(chunk) if isinstance(item, np.ndarray)}
+        decoded = self._decoder.decode([_blob(item) for item in chunk], self.info.batch)
+        outcomes = list(decoded.outcomes)
+        for row, pixels in arrays.items():
+            height, width = chunk[row].shape[:2]  # type: ignore[union-attr]
+            outcomes[row] = Outcome(Status.OK, width, height)
+            if isinstance(decoded.pixels, np.ndarray):
+                decoded.pixels[row] = pixels
+            else:
+                import torch
+
+                decoded.pixels[row] = torch.from_numpy(pixels).to(decoded.pixels.device)
+        return Decoded(outcomes, decoded.pixels), self._engine.submit(decoded.pixels)
+
+    def _score(self, path: str | None, outcome: Outcome, values: npt.NDArray[np.float32]) -> Score:
+        good = outcome.status is Status.OK
+        members = dict(zip(self.info.members, map(float, values), strict=True)) if good else {}
+        mean = float(values.mean(dtype=np.float32)) if good else None
+        return Score(path, mean, members, outcome.width, outcome.height, outcome.status.value, outcome.error)
+
+    def close(self) -> None:
+        """Release the device."""
+        self._pool.shutdown()
+        self._engine.close()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _fitted(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if (
+        array.dtype != np.uint8
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[2] != 3)
+        or 0 in array.shape
+    ):
+        raise UsageError(f"an array of {array.dtype} {array.shape}: it must be uint8, RGB [H, W, 3] or grey [H, W]")
+    return fit(Image.fromarray(np.ascontiguousarray(array)).convert("RGB"), PreprocessSpec().size)
+
+
+def _blob(item: Item) -> Blob:
+    if isinstance(item, np.ndarray):
+        return ImageError(Status.OK, "")  # has its pixels already
+    if isinstance(item, bytes):
+        return item or ImageError(Status.EMPTY, "0 bytes")
+    if not isinstance(item, (str, os.PathLike)):
+        raise UsageError(f"cannot score a {type(item).__name__}: give a path, the bytes of a file, or a uint8 array")
+    reader = ShardReader()
+    try:
+        return read_place(*locate(os.fspath(item)), reader)
+    finally:
+        reader.close()
+
+
+def score_dataset(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    list_file: str | os.PathLike[str] | None = None,
+    all_files: bool = False,
+    limit: int | None = None,
+    image_column: str | None = None,
+    device: str = "auto",
+    devices: str | None = None,
+    precision: str = "auto",
+    engine: str = "auto",
+    batch: int | None = None,
+    decoder: str = "auto",
+    threads: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    unit_rows: int = scoring.UNIT_ROWS,
+    restart: bool = False,
+    report: Report = _silent,
+    say: Say = _silent,
+) -> scoring.Summary:
+    """`fiqa-trt score`: every image of `inputs` into one file; goes on by itself with what an earlier call left.
+
+    Args:
+        inputs: folders, files or shards; empty with `list_file`.
+        output: .parquet, .csv or .jsonl.
+        list_file: a .txt, .csv or .parquet list instead of `inputs`.
+        all_files: take every file of a folder, whatever its suffix.
+        limit: only the first so many.
+        image_column: of tables of images.
+        device: see `Scorer`, like `precision`, `engine`, `batch`, `decoder`, `threads` and `max_pixels`.
+        devices: `0,1` or `all`, a process for each; they need an importable `__main__`, as all of multiprocessing does.
+        precision: see above.
+        engine: see above.
+        batch: see above.
+        decoder: see above.
+        threads: see above.
+        max_pixels: see above.
+        unit_rows: the most rows that a kill can cost.
+        restart: forget an earlier run and replace its output.
+        report: receives the progress after every batch.
+        say: hears, in lines, what one should know of.
+
+    Raises:
+        FiqaError: see `fiqa_trt.errors`.
+    """
+    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    listed = None if list_file is None else os.fspath(list_file)
+    source = Source(tuple(os.fspath(path) for path in given), listed, all_files, limit, image_column)
+    target = Path(output)
+    threads = threads or len(os.sched_getaffinity(0))
+    setup = Setup(device, precision, engine, batch, decoder, threads, max_pixels)
+
+    def opened() -> Workers:
+        if devices is None:
+            return InProcess.open(setup, say)
+        return Processes(parse_devices(devices), setup, target, unit_rows, say)
+
+    return scoring.score_dataset(source, target, opened, scoring.Options(unit_rows, restart), report, say)
+
+
+@dataclasses.dataclass(frozen=True)
+class Filtered:
+    """What `filter_scores` kept.
+
+    Attributes:
+        selection: the rows, and why the others were dropped.
+        delivered: what was written; None without an output.
+    """
+
+    selection: filtering.Selection
+    delivered: delivery.Delivered | None
+
+
+def filter_scores(
+    scores: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    min_score: float | None = None,
+    max_disagreement: float | None = None,
+    per_group: int | str | None = None,
+    group_by: str = filtering.PARENT,
+    keep: int | str | None = None,
+    keep_at_least: int = 0,
+    way: str | None = None,
+    root: str | None = None,
+    shard_size: int = delivery.SHARD_SIZE,
+    image_column: str | None = None,
+    restart: bool = False,
+    report: Report = _silent,
+) -> Filtered:
+    """`fiqa-trt filter`: choose rows of a scores file and, with an output, deliver their images.
+
+    Args:
+        scores: what `score_dataset` wrote.
+        output: see `delivery.deliver`, like `way`, `root`, `shard_size`, `image_column`, `restart` and `report`; None
+            only chooses.
+        min_score: see `filtering.Rules`, like the next ones.
+        max_disagreement: see above.
+        per_group: a number, or a share like `50%`.
+        group_by: see above.
+        keep: of all: a number, or a share like `80%`.
+        keep_at_least: see above.
+        way: see above.
+        root: see above.
+        shard_size: see above.
+        image_column: see above.
+        restart: see above.
+        report: see above.
+
+    Raises:
+        FiqaError: see `fiqa_trt.errors`.
+    """
+
+    def amount(value: int | str | None) -> filtering.Amount | None:
+        return None if value is None else filtering.Amount.parse(str(value))
+
+    rules = filtering.Rules(min_score, max_disagreement, amount(per_group), amount(keep), keep_at_least, group_by)
+    selection = filtering.select(Path(scores), rules)
+    delivered = None
+    if output is not None:
+        options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
+        delivered = delivery.deliver(
+            Path(scores), selection.mask, Path(output), way, restart=restart, report=report, **options
+        )
+    return Filtered(selection, delivered)

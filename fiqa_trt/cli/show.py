@@ -1,0 +1,95 @@
+"""`fiqa-trt show`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fiqa_trt.cli.common import speaker
+from fiqa_trt.errors import OutputError
+
+if TYPE_CHECKING:
+    from fiqa_trt.api import Score
+
+NOTHING_SCORED = 3
+
+
+@click.command(short_help="Score some images at once, and explain their scores.")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option("--explain", is_flag=True, help="Write IMAGE.explain.png beside each.")
+@click.option("--scores", type=click.Path(path_type=Path), help="A scores file to compare with.")
+@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where --explain writes instead.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="As of score.")
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
+@click.option("--engine", default="auto", show_default=True, metavar="auto|openvino|tensorrt|torch|DIR")
+@click.option("-q", "--quiet", is_flag=True, help="No messages; the table only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
+def command(
+    images: tuple[str, ...],
+    explain: bool,
+    scores: Path | None,
+    output: Path | None,
+    device: str,
+    precision: str,
+    engine: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Score each IMAGE (files, or members of shards) and print a table.
+
+    With --explain, a picture beside each shows the crop as the networks see it, what both say, and with --scores where
+    that stands in a data set. Exit code 3 if nothing could be scored.
+
+    \b
+    Examples:
+      fiqa-trt show portrait.jpg
+      fiqa-trt show *.jpg --explain --scores scores.parquet
+    """
+    if output is not None and not explain:
+        raise click.UsageError("-o goes with --explain")
+    if output is not None and not output.is_dir():
+        raise OutputError(f"cannot write into {output}: no such folder")
+
+    from fiqa_trt.api import Scorer
+    from fiqa_trt.explaining import explain as picture
+    from fiqa_trt.explaining import read_distribution
+
+    among = None if scores is None else read_distribution(scores)
+    with Scorer(device, precision, engine, batch=min(len(images), 8), say=speaker(quiet)) as scorer:
+        found = scorer.score(images)
+        for score in found if explain else ():
+            assert score.path is not None
+            if score.score is None:
+                continue
+            target = Path(f"{score.path}.explain.png")
+            target = output / target.name if output is not None else target
+            try:
+                picture(scorer.pixels(score.path), score, among).save(target)
+            except OSError as exc:
+                raise OutputError(f"cannot write {target}: {exc.strerror or exc}; -o says where else") from exc
+            speaker(quiet)(f"written: {target}")
+    if as_json:
+        below = {s.path: among.share_below(s.score) for s in found if among is not None and s.score is not None}
+        click.echo(json.dumps({"images": [{**dataclasses.asdict(s), "better_than": below.get(s.path)} for s in found]}))
+    else:
+        click.echo(table(found))
+    if all(score.score is None for score in found):
+        sys.exit(NOTHING_SCORED)
+
+
+def table(scores: list[Score]) -> str:
+    """Scores, for a person."""
+    names = next((list(score.members) for score in scores if score.members), [])
+    lines = ["  ".join(["score", *names, f"{'pixels':>11}", "image"])]
+    for score in scores:
+        values = [f"{score.members[name]:{len(name)}.3f}" if score.members else " " * len(name) for name in names]
+        pixels = f"{score.width} x {score.height}" if score.width else ""
+        first = "    -" if score.score is None else f"{score.score:.3f}"
+        said = f": {score.status}, {score.error}" if score.error else ""
+        lines.append("  ".join([first, *values, f"{pixels:>11}", f"{score.path}{said}"]))
+    return "\n".join(lines)

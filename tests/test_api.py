@@ -1,0 +1,132 @@
+"""`import fiqa_trt`, and `fiqa-trt show`: the same scores as the command line's, whatever form an image comes in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import fiqa_trt
+from fiqa_trt import Scorer, filter_scores, score_dataset
+from fiqa_trt.cli import group
+from fiqa_trt.errors import InputError, OutputError, UsageError
+from fiqa_trt.explaining import Distribution, read_distribution
+from tests.test_shards import tar
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Iterator[Scorer]:
+    with Scorer("cpu", "fp32") as opened:
+        yield opened
+
+
+def test_every_form_of_an_image(scorer: Scorer, crops: Path, tmp_path: Path) -> None:
+    path = crops / "a" / "0.jpg"
+    data = path.read_bytes()
+    shard = tar(tmp_path / "s.tar", [("x.jpg", data)])
+    with Image.open(path) as image:
+        array = np.asarray(image)
+    found = scorer.score([str(path), path, data, array, f"{shard}::x.jpg"])
+    assert {(s.score, s.width, s.height, s.status) for s in found} == {(found[0].score, 224, 224, "ok")}
+    assert [s.path for s in found] == [str(path), str(path), None, None, f"{shard}::x.jpg"]
+    assert found[0].score == pytest.approx(np.mean(list(found[0].members.values())))
+    assert np.array_equal(scorer.pixels(path), array)
+    grey, wide = scorer.score([array[..., 0], np.dstack([array[:100]] * 1)])
+    assert (grey.status, wide.width, wide.height) == ("ok", 224, 100)
+
+
+def test_failures_are_statuses(scorer: Scorer, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"text")
+    found = scorer.score([str(tmp_path / "gone.jpg"), tmp_path / "bad.jpg", b"", b"x"])
+    assert [s.status for s in found] == ["missing", "not_an_image", "empty", "not_an_image"]
+    assert all(s.score is None and s.members == {} and s.error for s in found)
+    assert scorer.score([]) == []
+    for wrong in (3, None, np.zeros((5, 5)), np.zeros((5, 5, 4), np.uint8), np.zeros((0, 5, 3), np.uint8)):
+        with pytest.raises(UsageError):
+            scorer.score([wrong])  # type: ignore[list-item]
+
+
+def test_the_command_lines_scores(scorer: Scorer, crops: Path, tmp_path: Path) -> None:
+    summary = score_dataset(crops, tmp_path / "s.parquet", device="cpu", precision="fp32")
+    assert summary.statuses == {"ok": 10}
+    rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    assert [s.score for s in scorer.score(row["path"] for row in rows)] == [row["score"] for row in rows]
+    filtered = filter_scores(tmp_path / "s.parquet", tmp_path / "k.txt", keep="30%")
+    assert filtered.delivered is not None
+    assert filtered.delivered.written == filtered.selection.kept == 3
+    best = sorted(rows, key=lambda row: -row["score"])[:3]
+    assert set((tmp_path / "k.txt").read_text().split()) == {row["path"] for row in best}
+    assert filter_scores(tmp_path / "s.parquet", keep=2).delivered is None
+    files = sorted(map(str, crops.rglob("*.jpg")))
+    score_dataset(files, tmp_path / "t.parquet", device="cpu", precision="fp32", limit=4)
+    assert pq.read_table(tmp_path / "t.parquet")["path"].to_pylist() == files[:4]
+
+
+def test_threads(scorer: Scorer, crops: Path) -> None:
+    files = sorted(map(str, crops.rglob("*.jpg"))) * 3
+    expected, wrong = scorer.score(files), list[int]()
+
+    def work() -> None:
+        if scorer.score(files) != expected:
+            wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_names() -> None:
+    assert all(getattr(fiqa_trt, name) for name in fiqa_trt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = fiqa_trt.nothing
+    program = "import sys, fiqa_trt; print(sorted({'numpy', 'openvino', 'pyarrow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def show(*arguments: object, code: int = 0) -> str:
+    done = CliRunner().invoke(group, ["show", "--device", "cpu", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def test_show(crops: Path, tmp_path: Path) -> None:
+    good, bad = crops / "a" / "0.jpg", tmp_path / "bad.jpg"
+    bad.write_bytes(b"x")
+    said = show(good, bad)
+    assert f"224 x 224  {good}" in said
+    assert f"{bad}: not_an_image, no known image format" in said
+    show(bad, code=3)
+    score_dataset(crops, tmp_path / "s.parquet", device="cpu")
+    show(good, bad, "--explain", "--scores", tmp_path / "s.parquet", "-q")
+    with Image.open(f"{good}.explain.png") as image:
+        assert image.size == (592, 256)
+    assert not Path(f"{bad}.explain.png").exists()
+    facts = json.loads(show(good, bad, "--scores", tmp_path / "s.parquet", "-q", "--json"))["images"]
+    assert 0 <= facts[0]["better_than"] < 1
+    assert facts[1]["better_than"] is None
+    show(good, "--explain", "-o", tmp_path)
+    assert (tmp_path / "0.jpg.explain.png").exists()
+    with pytest.raises(OutputError, match="no such folder"):
+        show(good, "--explain", "-o", tmp_path / "gone")
+
+
+def test_distributions(tmp_path: Path, crops: Path) -> None:
+    among = Distribution(np.zeros(50, np.int64), np.array([0.1, 0.2, 0.2, 0.9], np.float32))
+    assert [among.share_below(score) for score in (0.0, 0.2, 0.5, 1.0)] == [0, 0.25, 0.75, 1]
+    (tmp_path / "bad.jpg").write_bytes(b"x")
+    score_dataset(tmp_path / "bad.jpg", tmp_path / "s.parquet", device="cpu")
+    with pytest.raises(InputError, match="holds no score"):
+        read_distribution(tmp_path / "s.parquet")
