@@ -239,7 +239,7 @@ def _read(scores: Path, rules: Rules) -> _Columns:
 
     own = ["path", "score", "status", *(f"score_{name}" for name in MEMBERS if rules.max_disagreement is not None)]
     paths, values, differences, groups = list[pa.Array](), list[pa.Array](), list[pa.Array](), list[pa.Array]()
-    group_of = _grouping(rules.group_by, scores) if rules.grouped else None
+    group_of = grouping(rules.group_by, scores) if rules.grouped else None
     for part in read_output(scores, own):
         table = part.combine_chunks()
         paths.append(_flat(table["path"]))
@@ -273,7 +273,7 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArray]:
+def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArray]:
     """A function from a table to the name of each row's group."""
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -47,10 +47,12 @@ class Options:
     Attributes:
         unit_rows: rows of a unit of work, the most that a kill can cost.
         restart: forget an earlier run and replace its output.
+        command: recorded in the output, for whoever wonders how it was made.
     """
 
     unit_rows: int = UNIT_ROWS
     restart: bool = False
+    command: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,7 @@ class Run:
             "version": __version__,
             "engine": dataclasses.asdict(self.workers.info),
             "decoder": self.workers.decoder,
+            "command": self.options.command,
             "preprocess": dataclasses.asdict(PreprocessSpec()),
             "fingerprint": fingerprint,
         }

@@ -13,6 +13,7 @@ from fiqa_trt.errors import FiqaError
 COMMANDS = {
     "score": "Score images into one file.",
     "show": "Score some images at once, and explain their scores.",
+    "report": "Show a scores file as a page.",
     "filter": "Choose the images to keep, and list, copy, link, move or pack them.",
     "build": "Build an engine for this machine.",
     "engines": "List the engines that were built.",

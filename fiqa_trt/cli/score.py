@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -166,7 +167,7 @@ def command(
 
     # Pillow warns of many a damaged file; its row says what matters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    options = scoring.Options(unit_size, restart)
+    options = scoring.Options(unit_size, restart, shlex.join(["fiqa-trt", *sys.argv[1:]]))
     bar = ProgressLine("images", quiet=quiet)
     with interruptible(bar, "run the same command again to resume"):
         if retry_failed is not None:

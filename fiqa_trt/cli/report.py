@@ -1,0 +1,65 @@
+"""`fiqa-trt report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.progress import ProgressLine
+from fiqa_trt.errors import DifferentRun, OutputError
+
+
+@click.command(short_help="Show a scores file as a page.")
+@click.argument("scores", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), required=True, help="An .html file.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Where the slider begins.  [default: a fifth is below]")
+@click.option("--group-by", default="parent", show_default=True, metavar="parent|COLUMN|REGEX", help="As of filter.")
+@click.option("--sheet", default=24, show_default=True, type=click.IntRange(0, 200), help="Images of a contact sheet.")
+@click.option("--no-images", is_flag=True, help="No contact sheets; the images are not touched.")
+@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
+@click.option("--restart", is_flag=True, help="Replace a page that is there.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no messages; errors only.")
+def command(
+    scores: Path,
+    output: Path,
+    threshold: float | None,
+    group_by: str,
+    sheet: int,
+    no_images: bool,
+    image_column: str | None,
+    restart: bool,
+    quiet: bool,
+) -> None:
+    """Write one self-contained page about SCORES, a file that score wrote.
+
+    It shows the counts by status, the distribution with a threshold to move, quantiles, groups from the worst on,
+    scores by resolution, failures with their errors, and contact sheets of the lowest scores, those around the
+    threshold, and the highest.
+
+    \b
+    Example:
+      fiqa-trt report scores.parquet -o report.html
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"a report is a page: name {output} .html")
+    if not output.parent.is_dir():
+        raise OutputError(f"cannot write {output}: the folder {output.parent} does not exist")
+    if output.exists() and not restart:
+        raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another -o")
+
+    from fiqa_trt.reporting import survey, write_report
+
+    bar = ProgressLine("thumbnails", quiet=quiet)
+    with interruptible(bar, "nothing was written"):
+        found = survey(
+            scores,
+            threshold=threshold,
+            group_by=group_by,
+            sheet=0 if no_images else sheet,
+            image_column=image_column,
+            report=bar,
+        )
+        write_report(output, found)
+    speaker(quiet)(f"{found.images:,} images, {found.images - found.scored:,} failed; written to {output}")

@@ -1,0 +1,192 @@
+"""The page: its figures against plain ones, hostile names, and how it behaves in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from fiqa_trt.cli import group
+from fiqa_trt.errors import DifferentRun, InputError, OutputError
+from fiqa_trt.filtering import Rules, select
+from fiqa_trt.reporting import BARS, STEPS, survey, write_report
+from fiqa_trt.scoring import Options, score_dataset
+from fiqa_trt.sources import Source
+from tests.conftest import mean_workers
+from tests.test_filtering import Row, row, write
+from tests.test_shards import tar
+
+EVIL = "<img src=x onerror=\"document.title='owned'\">.jpg"
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
+    """Scores of 5,000 images that do not exist, in 40 groups, some of them failures."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(5000):
+        score = None if index % 50 == 7 else float(np.float32(rng.beta(2, 3)))
+        other = None if score is None else float(np.float32(np.clip(score + rng.normal(0, 0.05), 0, 1)))
+        made = row(f"d/{index % 40:02}/{index:05}.jpg", score, other)
+        rows.append({**made, "width": int(rng.integers(10, 2000)), "height": int(rng.integers(10, 2000))})
+    rows += [row("d/99/lost.jpg", None), row("d/00/exact.jpg", float(np.float32(0.169)))]
+    return write(tmp_path_factory.mktemp("many") / "s.parquet", rows), rows
+
+
+def test_figures(many: tuple[Path, list[Row]]) -> None:
+    path, rows = many
+    found = survey(path, sheet=5)
+    scores = np.array([r["score"] for r in rows if r["score"] is not None], np.float32)
+    assert found.images == len(rows)
+    assert found.scored == len(scores)
+    assert sum(found.bars) == len(scores)
+    assert len(found.bars) == BARS
+    for step in (0, 1, 169, 300, 500, 999, STEPS):
+        kept = select(path, Rules(min_score=step / STEPS)).kept
+        assert found.scored - found.below[step] == kept, step
+    assert found.below[169] == (scores < np.float32(0.169)).sum()
+    assert (scores < found.threshold).mean() == pytest.approx(0.2, abs=0.01)
+    assert found.quantiles["0.5"] == pytest.approx(np.median(scores), abs=1e-3)
+    lowest = sorted((r["score"], r["path"]) for r in rows if r["score"] is not None)
+    assert [t.path for t in found.sheets["The lowest scores"]] == [p for _, p in lowest[:5]]
+    assert [t.path for t in found.sheets["The highest scores"]] == [p for _, p in lowest[:-6:-1]]
+    around = found.sheets[f"Around {found.threshold:.3f}"]
+    assert max(abs(t.score - found.threshold) for t in around) < 0.01
+    a, b = (
+        np.array([r[f"score_{n}"] for r in rows if r["score"] is not None])
+        for n in ("mobilenet_v3_small", "shufflenet_v2_x1_0")
+    )
+    assert found.agreement["mean"] == pytest.approx(np.abs(a - b).mean(), abs=1e-3)
+    assert found.agreement["correlation"] == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-6)
+    assert found.group_count == 41
+    assert found.groups[-1].mean is None
+    assert [g.mean for g in found.groups[:-1]] == sorted(g.mean for g in found.groups[:-1] if g.mean is not None)
+    first = next(g for g in found.groups if g.name == "d/07")
+    mine = [r["score"] for r in rows if r["path"].startswith("d/07/")]
+    good = [score for score in mine if score is not None]
+    assert (first.images, first.failed) == (len(mine), len(mine) - len(good))
+    assert first.mean == pytest.approx(np.mean(good), abs=1e-6)
+    edges = [min(r["width"], r["height"]) for r in rows if r["score"] is not None]
+    assert {r.label: r.images for r in found.resolutions}["256 to 383 px"] == sum(256 <= edge < 384 for edge in edges)
+    assert len(found.failures) == 100
+
+
+def test_files_that_say_little(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"path": ["a"], "score": pa.array([0.5], pa.float32()), "status": ["ok"]}), path)
+    found = survey(path)
+    assert (found.agreement, found.resolutions) == ({}, [])
+    assert not found.sheets["The lowest scores"][0].data
+    write(path, [row("a", None), row("b", None)])
+    found = survey(path)
+    write_report(tmp_path / "r.html", found)
+    assert "Distribution" not in (tmp_path / "r.html").read_text()
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(InputError, match="has no rows"):
+        survey(path)
+    path.write_text("junk")
+    with pytest.raises(InputError, match="cannot be read"):
+        survey(path)
+
+
+@pytest.fixture
+def scored(crops: Path, tmp_path: Path) -> Path:
+    """Real scores of real images, one with a hostile name and one out of a shard, and a failure of each kind."""
+    (crops / EVIL).write_bytes((crops / "a" / "0.jpg").read_bytes())
+    (crops / f"bad{EVIL}").write_bytes(b"x")
+    tar(crops / "s.tar", [("x/1.jpg", (crops / "b" / "1.jpg").read_bytes())])
+    score_dataset(Source((str(crops),)), tmp_path / "s.parquet", mean_workers, Options(command="fiqa-trt score <b>"))
+    return tmp_path / "s.parquet"
+
+
+def report(*arguments: object) -> str:
+    done = CliRunner().invoke(group, ["report", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_command(scored: Path, tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    assert "13 images, 1 failed" in report(scored, "-o", page)
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64,") == 36
+    assert "<img src=x" not in text
+    assert "fiqa-trt score &lt;b&gt;" in text
+    with pytest.raises(DifferentRun, match="exists already"):
+        report(scored, "-o", page)
+    report(scored, "-o", page, "--restart", "--no-images", "--threshold", 0.25)
+    assert "base64" not in page.read_text()
+    assert 'id="threshold">0.250<' in page.read_text()
+    for wrong, message in ((tmp_path / "r.pdf", "name"), (tmp_path / "gone" / "r.html", "does not exist")):
+        with pytest.raises(OutputError, match=message):
+            report(scored, "-o", wrong)
+    with pytest.raises(InputError, match="--group-by"):
+        report(scored, "-o", page, "--restart", "--group-by", "nothing")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs Chromium, on the path or in $CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("width", [400, 800, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser(browser: Any, scored: Path, tmp_path: Path, width: int, scheme: str) -> None:
+    report(scored, "-o", tmp_path / "r.html")
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    problems = list[str]()
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request", lambda asked: problems.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
+    )
+    page.goto((tmp_path / "r.html").as_uri())
+    assert page.title().startswith("Scores of")
+    counts = []
+    for step in (0, 300, 1000):
+        page.locator("#slider").evaluate(
+            "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')) }", step
+        )
+        counts.append(int(page.locator("#count").inner_text()))
+        assert counts[-1] == select(scored, Rules(min_score=step / STEPS)).kept
+        assert page.locator("#command").inner_text() == f"{step / STEPS:.3f}"
+    assert counts[0] == 12
+    assert counts[2] == 0
+    means = "() => [...document.querySelectorAll('#groups tbody tr')].map(row => Number(row.cells[3].textContent))"
+    page.locator("#groups th button").nth(3).click()
+    assert page.evaluate(means) == sorted(page.evaluate(means))
+    page.locator("#groups th button").nth(3).click()
+    assert page.evaluate(means) == sorted(page.evaluate(means), reverse=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth)")
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", colour)[:3])) < 300) == (scheme == "dark")
+    assert page.title() != "owned"
+    assert not problems
+    page.close()
+
+
+def test_a_large_file_makes_a_small_page(many: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", survey(many[0]))
+    text = (tmp_path / "r.html").read_text()
+    assert len(text) < 200_000
+    data = re.search(r'id="data">(.*?)</script>', text)
+    assert data is not None
+    assert len(json.loads(data[1])["below"]) == STEPS + 1
