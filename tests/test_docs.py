@@ -1,0 +1,53 @@
+"""Every code block of the docs is run, page by page, where its reader would stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageFilter
+
+from tests.conftest import jpeg
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "model-card.md")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def place(tmp_path: Path, portrait: Image.Image) -> Path:
+    """A folder with `faces`, eight images each of eight persons, and `ratings.csv`."""
+    lines = ["path,score,group"]
+    for person in range(8):
+        folder = tmp_path / "faces" / f"p{person:02}"
+        folder.mkdir(parents=True)
+        for number in range(8):
+            image = portrait.filter(ImageFilter.GaussianBlur(number / 2)).rotate(person)
+            (folder / f"{number:04}.jpg").write_bytes(jpeg(image, quality=95 - 5 * person))
+            lines.append(f"faces/p{person:02}/{number:04}.jpg,{95 - 10 * number},p{person:02}")
+    (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_runs(page: Path, place: Path) -> None:
+    blocks = BLOCK.findall(page.read_text())
+    assert blocks
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "FIQA_TRT_ENGINES": str(place / "engines")}
+    for language, code in blocks:
+        command = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-W", "error", "-c"]}[
+            language
+        ]
+        done = subprocess.run([*command, code], cwd=place, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+
+
+def test_pages_are_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"docs/{page.name}" in readme for page in PAGES)
