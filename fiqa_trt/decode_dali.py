@@ -36,7 +36,11 @@ Say = Callable[[str], None]
 
 
 class DaliDecoder:
-    """See `Decoder`. On a GPU its pixels are PyTorch's, on the same GPU."""
+    """See `Decoder`. On a GPU its pixels are PyTorch's, on the same GPU.
+
+    Attributes:
+        failures: batches in a row that DALI failed on.
+    """
 
     threads = 2
 
@@ -77,7 +81,7 @@ class DaliDecoder:
         self._pool = ThreadPoolExecutor(workers, "decode-cpu")
         self._say = say
         self._lock = threading.Lock()
-        self._failures = 0
+        self.failures = 0
         ndd.set_num_threads(workers)  # type: ignore[no-untyped-call]
 
     def decode(self, blobs: Sequence[bytes | ImageError], batch: int) -> Decoded:
@@ -101,7 +105,7 @@ class DaliDecoder:
 
     def _by_dali(self, rows: list[int], blobs: Sequence[bytes | ImageError], pixels: Any) -> dict[int, Outcome]:
         """Decode some of `blobs` into their rows of `pixels`; nothing of them if DALI fails on one."""
-        if self._failures >= PATIENCE:
+        if self.failures >= PATIENCE:
             return {}
         try:
             shapes, crops = self._crops([blobs[row] for row in rows])
@@ -112,11 +116,11 @@ class DaliDecoder:
                 middle = len(rows) // 2
                 return self._by_dali(rows[:middle], blobs, pixels) | self._by_dali(rows[middle:], blobs, pixels)
             with self._lock:
-                self._failures += 1
-                if self._failures == PATIENCE:
+                self.failures += 1
+                if self.failures == PATIENCE:
                     self._say(f"DALI failed on {PATIENCE} batches in a row ({reason}); the CPU decoder takes over")
             return {}
-        self._failures = 0
+        self.failures = 0
         pixels[rows] = crops
         return {row: Outcome(Status.OK, int(w), int(h)) for row, (h, w) in zip(rows, shapes, strict=True)}
 

@@ -82,7 +82,7 @@ def examine() -> Report:
             _cuda(has_gpu),
             _tensorrt(has_gpu),
             _torch_tensorrt(),
-            _dali(),
+            _dali(has_gpu),
             _importable("INT8 on a GPU (modelopt)", "modelopt", "pip install 'nvidia-modelopt[hf]'"),
             _importable("calibrating INT8 on a CPU (NNCF)", "nncf", "pip install 'fiqa-trt[build]'"),
             _importable("building INT8 on a CPU (onnx)", "onnx", "pip install 'fiqa-trt[build]'"),
@@ -210,16 +210,24 @@ def _torch_tensorrt() -> Check:
     return _seen("Torch-TensorRT", try_it, "pip install 'torch-tensorrt>=2.11,<2.15' on a machine with an NVIDIA GPU")
 
 
-def _dali() -> Check:
+def _dali(has_gpu: bool) -> Check:
+    name = "DALI decoder"
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-        return Check("GPU decoder (DALI)", False, "not installed", "pip install 'fiqa-trt[gpu]'")
+        return Check(name, False, "not installed", "pip install 'fiqa-trt[gpu]'")
 
     def try_it() -> str:
         import nvidia.dali
 
-        return f"DALI {nvidia.dali.__version__}"
+        from fiqa_trt.decode_dali import DaliDecoder
+        from fiqa_trt.verification import PORTRAIT
 
-    return _seen("GPU decoder (DALI)", try_it, "pip install --force-reinstall nvidia-dali-cuda130")
+        decoder = DaliDecoder("cuda" if has_gpu else "cpu")
+        decoder.decode([PORTRAIT.read_bytes()], 1)
+        if decoder.failures:
+            raise RuntimeError("it fails on a sample")
+        return f"DALI {nvidia.dali.__version__}, sample decoded on the {'GPU' if has_gpu else 'CPU'}"
+
+    return _seen(name, try_it, "pip install --force-reinstall nvidia-dali-cuda130")
 
 
 def _importable(name: str, module: str, remedy: str) -> Check:

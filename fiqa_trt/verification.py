@@ -14,6 +14,7 @@ from fiqa_trt.errors import EngineError
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 
+PORTRAIT = Path(__file__).with_name("portrait.png")
 SIZE = 224
 _SEED = 0
 _LEVELS = 6
@@ -21,7 +22,7 @@ _LEVELS = 6
 
 def portrait() -> Pixels:
     """Uint8 RGB [224, 224, 3]: a face from a public-domain portrait (NASA's Eileen Collins, 1999), undamaged."""
-    with Image.open(Path(__file__).with_name("portrait.png"), formats=["PNG"]) as image:
+    with Image.open(PORTRAIT, formats=["PNG"]) as image:
         return np.asarray(image.convert("RGB"))
 
 

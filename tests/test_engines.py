@@ -12,7 +12,7 @@ from fiqa_trt import samples
 from fiqa_trt.building.measuring import infer
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
 from fiqa_trt.engines.openvino import OpenVinoEngine, cache_folder, half_arithmetic
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, OutOfMemory
 from fiqa_trt.verification import verification_batch
 
 Pixels = npt.NDArray[np.uint8]
@@ -195,3 +195,26 @@ def test_cache_is_used_and_may_be_damaged_or_absent(
     monkeypatch.setenv("FIQA_TRT_CACHE", str(tmp_path / "file" / "below"))
     assert cache_folder() is None
     assert np.array_equal(infer(OpenVinoEngine(RELEASED, "fp32", 1), crop), expected)
+
+
+def test_a_batch_that_a_gpu_has_no_memory_for_is_halved(released: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int | None]()
+
+    def limited(device: str, precision: str, engine: str, batch: int | None, say: object) -> Engine:
+        asked.append(batch)
+        if (size := batch or 256) > 100:
+            raise OutOfMemory(f"the GPU has no memory for batches of {size}", size)
+        return released
+
+    monkeypatch.setattr("fiqa_trt.engines._open", limited)
+    said = list[str]()
+    assert open_engine("cuda", say=said.append) is released
+    assert asked == [None, 128, 64]
+    assert said[0] == "the GPU has no memory for batches of 256: trying batches of 128"
+
+    def never(*arguments: object) -> Engine:
+        raise OutOfMemory("no memory at all", 1)
+
+    monkeypatch.setattr("fiqa_trt.engines._open", never)
+    with pytest.raises(EngineError, match="no memory at all"):
+        open_engine("cuda")

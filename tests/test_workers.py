@@ -17,6 +17,7 @@ from fiqa_trt.errors import EngineError, RunError
 from fiqa_trt.scoring import Options, Summary, score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.workers import InProcess, Processes, Setup, Workers, parse_devices
+from tests.test_cli import call
 
 SETUP = Setup(device="cpu", precision="fp32", batch=4)
 UNIT = 8
@@ -131,3 +132,16 @@ def test_a_worker_that_dies_at_its_start(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no such directory"):
         Processes(["cpu", "cpu"], Setup(engine=str(tmp_path / "gone")), tmp_path / "s.parquet", UNIT)
     assert not multiprocessing.active_children()
+
+
+def test_the_command(crops: Path, tmp_path: Path) -> None:
+    done = call(
+        "score", crops, "-o", tmp_path / "s.csv", "--devices", "cpu,cpu", "--decoder", "dali", "--unit-size", "3"
+    )
+    assert "on cpu,cpu" in done.stderr
+    assert "decoder: dali (cpu)" in done.stderr
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 11
+    assert (
+        "give either --device or --devices"
+        in call("score", crops, "-o", tmp_path / "t.csv", "--devices", "0", "--device", "cpu", code=2).stderr
+    )

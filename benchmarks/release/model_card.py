@@ -10,6 +10,7 @@ import argparse
 import csv
 import dataclasses
 import functools
+import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -165,18 +166,38 @@ def damaged(photos: Sequence[Photo], family: str, seed: int) -> Iterator[Pixels]
 
 
 def ordering(photos: Sequence[Photo], clean: Scores, scorer: Scorer, seed: int) -> dict[str, Any]:
-    """Share of pairs in the right order: two levels of a photograph, and the undamaged one against levels >= 2."""
-    pairs, outranked, means = {}, {}, {}
+    """Share of pairs in the right order: two levels of a photograph, and the undamaged one against levels >= 2.
+
+    Two levels that give the same image, as where a kernel's size is rounded, are no pair.
+    """
+    pairs, outranked, means, same = {}, {}, {}, {}
     for family in FAMILIES:
-        scores = scorer(damaged(photos, family, seed)).reshape(len(photos), len(LEVELS))
-        right = [(scores[:, a] > scores[:, b]).mean() for a, b in itertools.combinations(range(len(LEVELS)), 2)]
-        pairs[family] = float(np.mean(right))
+        images = list[bytes]()
+
+        def seen(crops: Iterator[Pixels], images: list[bytes] = images) -> Iterator[Pixels]:
+            for crop in crops:
+                images.append(hashlib.sha256(crop.tobytes()).digest())
+                yield crop
+
+        scores = scorer(seen(damaged(photos, family, seed))).reshape(len(photos), len(LEVELS))
+        content = np.array(images, object).reshape(scores.shape)
+        levels = list(itertools.combinations(range(len(LEVELS)), 2))
+        differ = np.stack([content[:, a] != content[:, b] for a, b in levels])
+        right = np.stack([scores[:, a] > scores[:, b] for a, b in levels])
+        pairs[family] = float(right[differ].mean())
+        if not differ.all():
+            same[family] = int((~differ).sum())
         outranked[family] = float((clean[:, None] > scores[:, 1:]).mean())
         means[family] = [round(float(value), 4) for value in scores.mean(axis=0)]
     worst = min(pairs, key=lambda family: pairs[family])
     return {
         "photographs": len(photos),
-        "two levels": {"all": float(np.mean(list(pairs.values()))), "worst": worst, "families": pairs},
+        "two levels": {
+            "all": float(np.mean(list(pairs.values()))),
+            "worst": worst,
+            "families": pairs,
+            "left out as the same image": same,
+        },
         "undamaged above levels 2 to 5": {"all": float(np.mean(list(outranked.values()))), "families": outranked},
         "mean score by level": means,
     }
