@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from benchmarks.common import COMMAND, damage, machine, make_crops, median, record, timed
 
 DAMAGED, GOOD, SEED = 2_000, 2_000, 0
-SPEED_IMAGES, ROUNDS = 2_000, 5
+SPEED_IMAGES, ROUNDS = 2_000, 3
 DECODERS = ("cpu", "dali")
 
 

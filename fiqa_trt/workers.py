@@ -11,6 +11,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -202,9 +203,15 @@ def _serve(setup: Setup, output: Path, unit_rows: int, parent: Connection) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends us
     if setup.cores:
         os.sched_setaffinity(0, setup.cores)
+    lock = threading.Lock()
+
+    def tell(message: object) -> None:
+        with lock:  # a decoder has threads of its own, and may have something to say in any of them
+            parent.send(message)
+
     try:
-        workers = InProcess.open(setup, lambda message: parent.send(_Told(message)))
-        parent.send(_Opened(workers.info, workers.decoder))
+        workers = InProcess.open(setup, lambda message: tell(_Told(message)))
+        tell(_Opened(workers.info, workers.decoder))
         folder = RunFolder(output, unit_rows)
 
         def units(number: int) -> Iterator[Unit]:
@@ -215,13 +222,15 @@ def _serve(setup: Setup, output: Path, unit_rows: int, parent: Connection) -> No
                 yield number, folder.unit(number)
 
         while (task := parent.recv()) is not None:
-            report = lambda rows, failed: parent.send(_Scored(rows, failed))  # noqa: E731
-            for number, table in workers.score(units(task.number), task.image_column, report):
+            found = workers.score(
+                units(task.number), task.image_column, lambda rows, failed: tell(_Scored(rows, failed))
+            )
+            for number, table in found:
                 folder.write_part(number, table)
-                parent.send(_Finished(number))
+                tell(_Finished(number))
         workers.close()
     except FiqaError as exc:
-        parent.send(exc)
+        tell(exc)
     except (EOFError, ConnectionError):
         os._exit(1)  # the parent is gone; threads that still read must not hold us back
 
