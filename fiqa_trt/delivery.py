@@ -34,7 +34,8 @@ from fiqa_trt.parquet import (
 from fiqa_trt.progress import Progress
 from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, open_path
-from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
+from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, ShardReader, locate
+from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.spec import digest
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ def deliver(
         FiqaError: as the functions that it calls.
     """
     suffix = output.suffix.lower()
+    if output.exists() and output.samefile(scores):
+        raise OutputError(f"{output} holds the scores that are being filtered; choose another OUT")
     if way is not None:
         return fill_folder(scores, mask, output, way, root, image_column, report)
     if root is not None:
@@ -137,7 +140,7 @@ def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False)
         RunError: the disk is full or fails.
     """
     text = output.suffix.lower() == ".txt"
-    check_output(output.with_suffix(".csv") if text else output)
+    check_output(output, (".txt", *SUFFIXES))
     if output.exists() and not restart:
         raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another OUT")
     count = int(mask.sum())
@@ -194,9 +197,21 @@ def _images(scores: Path, mask: Mask, root: str | None, skips: _Skips) -> Iterat
 
 
 def _parts(key: str) -> list[str]:
-    """A member's name as a relative path that leads nowhere else."""
-    parts = [part for part in key.replace("::", "_").split("/") if part not in ("", ".", "..")]
+    """A member's name as a relative path that leads nowhere else; `a.jpg::2` becomes `a::2.jpg`."""
+    name, separator, number = key.rpartition(SEPARATOR)
+    if separator and number.isdigit():
+        stem, suffix = os.path.splitext(name)
+        key = stem + separator + number + suffix
+    parts = [part for part in key.split("/") if part not in ("", ".", "..")]
     return parts or ["_"]
+
+
+def image_suffix(data: bytes) -> str:
+    """What a file with these bytes is named; `.jpg` where that cannot be told."""
+    kinds = {b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    return next((suffix for start, suffix in kinds.items() if data.startswith(start)), ".jpg")
 
 
 def common_root(scores: Path, mask: Mask) -> str:
@@ -256,6 +271,8 @@ def fill_folder(
         for number, image in enumerate(images, 1):
             target = output / image.target
             try:
+                if image.key is not None and not image.target.lower().endswith(IMAGE_SUFFIXES):
+                    target = target.with_name(target.name + image_suffix(reader.read(image.file, image.key)))
                 if os.path.lexists(target):
                     already += 1
                     if way == "move" and image.key is None:
@@ -270,6 +287,8 @@ def fill_folder(
                 skips.add(image.path, "missing")
             except _Unlinkable as exc:
                 skips.add(image.path, str(exc))
+            except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
+                skips.add(image.path, "another image has its place in the output")
             except OSError as exc:
                 raise storage_error(target, exc) from exc
             finally:
@@ -400,7 +419,7 @@ def write_shards(
         OutputError: they cannot be written there.
         RunError: the disk is full or fails.
     """
-    check_output(output.with_suffix(".csv"))
+    check_output(output, (".tar",))
     present = sorted(output.parent.glob(f"{output.stem}-??????.tar"))
     if present and not restart:
         raise DifferentRun(f"{present[0]} exists already; --restart replaces it, or choose another OUT")
@@ -427,7 +446,8 @@ def write_shards(
                     report(Progress(done, count, sum(skips.reasons.values())))
     finally:
         reader.close()
-    return Delivered(str(output), done, 0, dict(skips.reasons), skips.examples, total)
+    written = str(output.with_name(f"{output.stem}-*.tar"))
+    return Delivered(written, done, 0, dict(skips.reasons), skips.examples, total)
 
 
 def _split(
@@ -446,7 +466,8 @@ def _split(
 
 
 def _add(archive: tarfile.TarFile, number: int, row: dict[str, object], data: bytes) -> None:
-    suffix = os.path.splitext(open_path(str(row["path"])))[1].lower() or ".jpg"
+    suffix = os.path.splitext(open_path(str(row["path"])))[1].lower()
+    suffix = suffix if suffix in IMAGE_SUFFIXES else image_suffix(data)
     text = json.dumps(row, default=str, ensure_ascii=False).encode()
     for name, content in ((f"{number:09}{suffix}", data), (f"{number:09}.json", text)):
         entry = tarfile.TarInfo(name)

@@ -25,20 +25,21 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from fiqa_trt.errors import DifferentRun, InputError, OutputError, RunError, storage_error
-from fiqa_trt.records import own_types
+from fiqa_trt.records import own_columns, own_types
+from fiqa_trt.spec import MEMBERS
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 Fingerprint = dict[str, str | int]
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Refuse an output that could not be written at the end.
 
     Raises:
         OutputError: unknown suffix, missing or unwritable folder, a folder in its place.
     """
-    if output.suffix.lower() not in SUFFIXES:
-        raise OutputError(f"cannot tell the format of {output}: name it {', '.join(SUFFIXES)}")
+    if output.suffix.lower() not in suffixes:
+        raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
     folder = output.parent
     if not folder.is_dir():
         raise OutputError(f"cannot write {output}: the folder {folder} does not exist")
@@ -331,7 +332,7 @@ def read_output(output: Path, own: Sequence[str]) -> Iterator[pa.Table]:
         InputError: it cannot be read, or lacks one of the columns `own`.
     """
     try:
-        types = own_types(own)
+        types = own_types([*own_columns(MEMBERS), *own])
         for table in _READERS[output.suffix.lower()](output, types):
             lacking = [name for name in own if name not in table.column_names]
             if lacking:

@@ -172,6 +172,8 @@ class TarShard:
             raise ImageError(Status.MISSING, "no such member in the shard")
         if member.error is not None:
             raise ImageError(Status.UNREADABLE, member.error)
+        if not member.size:
+            raise ImageError(Status.EMPTY, "0 bytes")
         if member.size > max_bytes:
             raise ImageError(Status.TOO_LARGE, f"{member.size} bytes, more than {max_bytes}")
         try:

@@ -214,14 +214,20 @@ def _serve(setup: Setup, output: Path, unit_rows: int, parent: Connection) -> No
         tell(_Opened(workers.info, workers.decoder))
         folder = RunFolder(output, unit_rows)
 
+        over = False
+
         def units(number: int) -> Iterator[Unit]:
+            nonlocal over
             yield number, folder.unit(number)
             # Without another at hand the pipeline is emptied, or the parent would wait for us and we for it.
             while parent.poll():
-                number = parent.recv().number
-                yield number, folder.unit(number)
+                following = parent.recv()
+                if following is None:
+                    over = True
+                    return
+                yield following.number, folder.unit(following.number)
 
-        while (task := parent.recv()) is not None:
+        while not over and (task := parent.recv()) is not None:
             found = workers.score(
                 units(task.number), task.image_column, lambda rows, failed: tell(_Scored(rows, failed))
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
+from fiqa_trt import delivery
 from fiqa_trt.cli import group
 from fiqa_trt.delivery import WAYS, common_root, fill_folder, measure, write_rows, write_shards
 from fiqa_trt.errors import DifferentRun, FiqaError, OutputError, RunError
@@ -228,7 +232,7 @@ def test_images_out_of_shards(crops: Path, tmp_path: Path) -> None:
     everything = np.ones(3, bool)
     delivered = fill_folder(scores, everything, tmp_path / "out", "copy")
     assert delivered.written == 3
-    assert set(tree(tmp_path / "out")) == {"s.tar/p/a.jpg", "s.tar/evil.jpg", "s.tar/p/a.jpg_2"}
+    assert set(tree(tmp_path / "out")) == {"s.tar/p/a.jpg", "s.tar/evil.jpg", "s.tar/p/a::2.jpg"}
     delivered = fill_folder(scores, everything, tmp_path / "linked", "symlink")
     assert delivered.skipped == {"inside a shard, so it can only be copied, not --symlink": 3}
 
@@ -255,9 +259,41 @@ def test_the_command(scores: Path, crops: Path, tmp_path: Path) -> None:
     assert "groups lose everything" in said
 
 
+def test_rows_of_tables_get_a_suffix(crops: Path, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.open(crops / "a" / "0.jpg").save(buffer, "PNG")
+    table = pa.table({"image": [(crops / "a" / "0.jpg").read_bytes(), buffer.getvalue()]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    scores, everything = tmp_path / "s.parquet", np.ones(2, bool)
+    score_dataset(Source((str(tmp_path / "t.parquet"),)), scores, mean_workers)
+    for _ in range(2):
+        fill_folder(scores, everything, tmp_path / "out", "copy")
+        assert set(tree(tmp_path / "out")) == {"t.parquet/0.jpg", "t.parquet/1.png"}
+        shutil.rmtree(tmp_path / "out")
+    write_shards(scores, everything, tmp_path / "p.tar")
+    again = Source((str(tmp_path / "p-000000.tar"),))
+    assert [row for batch in list_inputs(again) for row in batch.column(0).to_pylist()] == [
+        f"{tmp_path}/p-000000.tar::000000000.jpg", f"{tmp_path}/p-000000.tar::000000001.png",
+    ]  # fmt: skip
+
+
+def test_the_scores_themselves_are_not_replaced(scores: Path, mask: Any) -> None:
+    with pytest.raises(OutputError, match="holds the scores"):
+        delivery.deliver(scores, mask, scores, restart=True)
+
+
+def test_nothing_delivered_is_said(scores: Path, crops: Path, tmp_path: Path) -> None:
+    shutil.rmtree(crops)
+    arguments = ["filter", str(scores), "-o", str(tmp_path / "out"), "--copy", "--top", "3"]
+    done = CliRunner().invoke(group, arguments)
+    assert done.exit_code == 3
+    assert "not one of the images" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["-o", "x", "--copy", "--move", "--top", "1"], "give one of --copy and --move"),
         (["-o", "x.txt"], "nothing to filter by"),
         (["--top", "1"], "give -o OUT, or --dry-run"),
         (["-o", "x", "--top", "1"], "cannot tell what x is to be"),

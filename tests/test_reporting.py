@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -113,6 +114,16 @@ def report(*arguments: object) -> str:
     done = CliRunner().invoke(group, ["report", *map(str, arguments)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_other_formats(crops: Path, tmp_path: Path, suffix: str) -> None:
+    (crops / "bad.jpg").write_bytes(b"x")
+    found = []
+    for name in ("s.parquet", f"s.{suffix}"):
+        score_dataset(Source((str(crops),)), tmp_path / name, mean_workers)
+        found.append(dataclasses.replace(survey(tmp_path / name), provenance={}))
+    assert found[0] == found[1]
 
 
 def test_the_command(scored: Path, tmp_path: Path) -> None:

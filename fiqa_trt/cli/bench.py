@@ -68,8 +68,8 @@ def command(
     from fiqa_trt.sources import Source
     from fiqa_trt.workers import Setup
 
-    if output is not None and not output.parent.is_dir():
-        raise OutputError(f"cannot write {output}: the folder {output.parent} does not exist")
+    if output is not None and not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
+        raise OutputError(f"cannot write {output}: the folder {output.parent} does not exist or cannot be written")
     before = None if compare is None else _read(compare)
     say = speaker(quiet)
     threads = workers or len(os.sched_getaffinity(0))

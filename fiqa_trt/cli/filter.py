@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fiqa_trt.filtering import Selection
 
 _NAMED = 10
+NOTHING_DELIVERED = 3
 
 
 @click.command(short_help="Choose the images to keep, and list, copy, link, move or pack them.")
@@ -31,10 +33,10 @@ _NAMED = 10
 @click.option("--keep", metavar="P%", help="The best share of all that is left.")
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="The best N of all that is left.")
 @click.option("--keep-at-least", type=click.IntRange(min=0), default=0, metavar="N", help="Of each group, in any case.")
-@click.option("--copy", "way", flag_value="copy", help="Copy the images into the folder OUT.")
-@click.option("--hardlink", "way", flag_value="hardlink", help="Link them into it.")
-@click.option("--symlink", "way", flag_value="symlink", help="Link them into it by name.")
-@click.option("--move", "way", flag_value="move", help="Move them into it.")
+@click.option("--copy", is_flag=True, help="Copy the images into the folder OUT.")
+@click.option("--hardlink", is_flag=True, help="Link them into it.")
+@click.option("--symlink", is_flag=True, help="Link them into it by name.")
+@click.option("--move", is_flag=True, help="Move them into it.")
 @click.option(
     "--root", type=click.Path(file_okay=False), help="Where the tree that is kept starts.  [default: deepest]"
 )
@@ -54,7 +56,10 @@ def command(
     keep: str | None,
     top: int | None,
     keep_at_least: int,
-    way: str | None,
+    copy: bool,
+    hardlink: bool,
+    symlink: bool,
+    move: bool,
     root: str | None,
     shard_size: int,
     image_column: str | None,
@@ -84,6 +89,10 @@ def command(
 
     if output is None and not dry_run:
         raise click.UsageError("give -o OUT, or --dry-run")
+    ways = [n for n, on in (("copy", copy), ("hardlink", hardlink), ("symlink", symlink), ("move", move)) if on]
+    if len(ways) > 1:
+        raise click.UsageError(f"give one of --{' and --'.join(ways)}")
+    way = ways[0] if ways else None
     if keep is not None and top is not None:
         raise click.UsageError("give either --keep or --top")
     if keep is not None and not keep.endswith("%"):
@@ -115,6 +124,9 @@ def command(
         facts = {"kept": selection.kept, "dropped": selection.dropped, "groups": selection.groups}
         facts |= {"lost_groups": selection.lost, "delivered": delivered and dataclasses.asdict(delivered)}
         click.echo(json.dumps(facts))
+    if delivered is not None and selection.kept and not delivered.written and not delivered.already:
+        click.echo("fiqa-trt: not one of the images could be delivered", err=True)
+        sys.exit(NOTHING_DELIVERED)
 
 
 def describe(selection: Selection) -> str:

@@ -180,7 +180,7 @@ def command(
     if as_json:
         click.echo(json.dumps({**dataclasses.asdict(summary), "failed": summary.failed}))
     if summary.failed == summary.images or (max_failed is not None and summary.failed > max_failed(summary.images)):
-        say(f"fiqa-trt: {summary.failed:,} of {summary.images:,} rows failed")
+        click.echo(f"fiqa-trt: {summary.failed:,} of {summary.images:,} rows failed", err=True)
         sys.exit(BEYOND_MAX_FAILED)
 
 
