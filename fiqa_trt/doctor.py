@@ -100,8 +100,9 @@ def _version(package: str) -> str | None:
 
 def _arithmetic() -> list[str]:
     try:
-        import openvino
+        from fiqa_trt.engines.openvino import import_openvino
 
+        openvino = import_openvino()
         return [str(name) for name in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
     except Exception:  # the check of OpenVINO says why
         return []

@@ -20,7 +20,7 @@ from fiqa_trt.building import Request, measuring
 from fiqa_trt.building.measuring import Measured, batch_sizes, infer, quickest
 from fiqa_trt.cli import group
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, EngineInfo, Manifest, open_engine
-from fiqa_trt.engines.manifest import MANIFEST
+from fiqa_trt.engines.manifest import MANIFEST, this_processor
 from fiqa_trt.errors import EngineError, FiqaError, InputError
 from fiqa_trt.verification import Tolerance, compare, verification_batch
 
@@ -256,6 +256,20 @@ def test_batch_sizes() -> None:
     assert batch_sizes((1, 4, 8), 8) == [1, 4, 8]
     assert batch_sizes((1, 4, 8), 6) == [1, 4, 6]
     assert batch_sizes((8, 32), 64) == [8, 32]
+
+
+def test_engines_looks_at_the_payload_too(tmp_path: Path) -> None:
+    shutil.copytree(RELEASED, tmp_path / "a" / "e", ignore=shutil.ignore_patterns("*.safetensors", "int8*"))
+    manifest = json.loads((tmp_path / "a" / "e" / "engine.json").read_text())
+    manifest |= {"backend": "openvino", "target": {**manifest["target"], "kind": "cpu", "name": this_processor()}}
+    (tmp_path / "a" / "e" / "engine.json").write_text(json.dumps(manifest))
+    assert "usable" in call("engines", str(tmp_path / "a")).stdout
+    (tmp_path / "a" / "e" / manifest["payload"]).write_bytes(b"x")
+    assert "is damaged" in call("engines", str(tmp_path / "a")).stdout
+    (tmp_path / "a" / "e" / "engine.json").write_text("{}")
+    assert "it lacks" in call("engines", str(tmp_path / "a")).stdout
+    for wrong, message in (("a/e", "is itself an engine"), ("gone", "no such folder")):
+        assert message in str(call("engines", str(tmp_path / wrong)).exception)
 
 
 def test_doctor_says_what_works_and_mends_the_rest() -> None:

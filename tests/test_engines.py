@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -218,3 +220,12 @@ def test_a_batch_that_a_gpu_has_no_memory_for_is_halved(released: Engine, monkey
     monkeypatch.setattr("fiqa_trt.engines._open", never)
     with pytest.raises(EngineError, match="no memory at all"):
         open_engine("cuda")
+
+
+def test_openvino_calls_nobody() -> None:
+    program = (
+        "import sys; from fiqa_trt.engines import open_engine; open_engine('cpu').close(); "
+        "print([name for name in sys.modules if 'telemetry' in name and 'stub' not in name and 'ovc' not in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -22,10 +22,15 @@ BATCHES = (1, 4, 8, 16, 32)
 
 def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, say: Say) -> tuple[Manifest, bytes]:
     """OpenVINO's form of the exported network, in the arithmetic that is asked for; its own INT8 needs no GPU tools."""
-    import openvino
+    from fiqa_trt.engines.openvino import (
+        OpenVinoEngine,
+        half_arithmetic,
+        import_openvino,
+        pack_network,
+        read_network,
+    )
 
-    from fiqa_trt.engines.openvino import OpenVinoEngine, half_arithmetic, pack_network, read_network
-
+    openvino = import_openvino()
     source = _exported(request.checkpoint, scratch)
     exported, core = Manifest.read(source), openvino.Core()
     onnx = exported.read_payload(source)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from fiqa_trt.errors import EngineError
+
+if TYPE_CHECKING:
+    from fiqa_trt.engines.store import Found
 
 
 @click.command(short_help="List the engines that were built.")
@@ -20,11 +26,17 @@ def command(folder: Path | None, as_json: bool) -> None:
       fiqa-trt engines
     """
     from fiqa_trt.engines import RELEASED, Manifest
+    from fiqa_trt.engines.manifest import MANIFEST
     from fiqa_trt.engines.store import best_engine, list_engines, store
 
     place = folder or store()
-    found = list_engines(place, Manifest.read(RELEASED).model)
-    chosen = {best.folder for kind in ("cpu", "cuda") if (best := best_engine(found, kind)) is not None}
+    if folder is not None and not folder.is_dir():
+        raise EngineError(f"{folder}: no such folder")
+    if (place / MANIFEST).exists():
+        raise EngineError(f"{place} is itself an engine; give the folder that holds it")
+    found = [_whole(entry) for entry in list_engines(place, Manifest.read(RELEASED).model)]
+    best = [best_engine(found, kind) for kind in ("cpu", "cuda")] if place == store() else []
+    chosen = {entry.folder for entry in best if entry is not None}
     if as_json:
         entries = [
             {
@@ -48,3 +60,13 @@ def command(folder: Path | None, as_json: bool) -> None:
         verdict = entry.problem or ("usable, the choice of auto" if entry.folder in chosen else "usable")
         what = f"{manifest.backend} {manifest.precision}, {manifest.target.name or 'any'}, {rate}"
         click.echo(f"{entry.folder}: {what}; {verdict}")
+
+
+def _whole(entry: Found) -> Found:
+    """The entry, with a problem if its payload is not what it was."""
+    try:
+        if entry.manifest is not None and entry.problem is None:
+            entry.manifest.read_payload(entry.folder)
+    except EngineError as exc:
+        return dataclasses.replace(entry, problem=str(exc))
+    return entry

@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fiqa_trt.errors import EngineError, storage_error
+from fiqa_trt.errors import EngineError, one_line, storage_error
 from fiqa_trt.spec import ModelSpec, PreprocessSpec
 
 MANIFEST = "engine.json"
+_AGAIN = "build it again (fiqa-trt build)"
 FORMAT = 2
 BACKENDS = ("onnx", "openvino", "tensorrt", "torch")
 
@@ -100,7 +101,10 @@ class Manifest:
         except FileNotFoundError as exc:
             raise EngineError(f"{folder} is not an engine directory: {MANIFEST} is missing") from exc
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise EngineError(f"{folder} is not an engine directory: {exc}") from exc
+            reason = f"it lacks {exc}" if isinstance(exc, KeyError) else one_line(exc)
+            raise EngineError(
+                f"{folder} is not an engine directory: {MANIFEST} is damaged ({reason}); {_AGAIN}"
+            ) from exc
         return manifest
 
     def read_payload(self, folder: Path) -> bytes:
@@ -114,11 +118,9 @@ class Manifest:
             payload = path.read_bytes()
         except OSError as exc:
             reason = "is missing" if isinstance(exc, FileNotFoundError) else f"cannot be read: {exc.strerror}"
-            raise EngineError(f"{folder} is not an engine directory: {self.payload} {reason}") from exc
+            raise EngineError(f"{folder} is not an engine directory: {self.payload} {reason}; {_AGAIN}") from exc
         if hashlib.sha256(payload).hexdigest() != self.payload_sha256:
-            raise EngineError(
-                f"{path} is damaged: it is not the file that {MANIFEST} describes; build it again (fiqa-trt build)"
-            )
+            raise EngineError(f"{path} is damaged: it is not the file that {MANIFEST} describes; {_AGAIN}")
         return payload
 
 

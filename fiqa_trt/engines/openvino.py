@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
+import sys
 import tempfile
 import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +25,18 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _XML, _BIN = "network.xml", "network.bin"
 
 
+def import_openvino() -> Any:
+    """OpenVINO without its telemetry, which would report every start over the network to its maker."""
+    telemetry = "openvino_telemetry"
+    if "openvino" not in sys.modules and telemetry not in sys.modules:
+        sys.modules[telemetry] = None  # type: ignore[assignment]  # OpenVINO has a stub for where it is not installed
+        try:
+            importlib.import_module("openvino")
+        finally:
+            del sys.modules[telemetry]
+    return importlib.import_module("openvino")
+
+
 class OpenVinoEngine:
     """Asynchronous requests on as many streams as OpenVINO finds best for throughput."""
 
@@ -40,8 +54,7 @@ class OpenVinoEngine:
         Raises:
             EngineError: a directory that is not one, a precision that is not to be had here.
         """
-        import openvino
-
+        openvino = import_openvino()
         manifest = Manifest.read(folder)
         if manifest.backend not in ("onnx", "openvino"):
             raise EngineError(f"{folder} is for {manifest.backend}, not for a CPU; use --device cuda")
@@ -145,8 +158,7 @@ def _arithmetic(core: Any, manifest: Manifest, precision: str, folder: Path) -> 
 
 def read_network(core: Any, payload: bytes, backend: str) -> Any:
     """An `openvino.Model` from a payload. Raises what OpenVINO and zipfile raise for one that is damaged."""
-    import openvino
-
+    openvino = import_openvino()
     if backend == "onnx":
         return core.read_model(io.BytesIO(payload))
     with zipfile.ZipFile(io.BytesIO(payload)) as archive:
@@ -156,8 +168,7 @@ def read_network(core: Any, payload: bytes, backend: str) -> Any:
 
 def pack_network(network: Any, *, half: bool) -> bytes:
     """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16."""
-    import openvino
-
+    openvino = import_openvino()
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(packed, "w") as archive:
         openvino.save_model(network, Path(scratch) / _XML, compress_to_fp16=half)
