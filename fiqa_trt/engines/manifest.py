@@ -187,8 +187,9 @@ def _replace(new: Path, folder: Path) -> None:
         try:
             new.rename(folder)
             return
-        except OSError:
-            if not folder.exists():
+        except OSError as exc:
+            # That it was there may no longer be so: another build moves it aside for a moment.
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not folder.exists():
                 raise
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
