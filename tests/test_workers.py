@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 from fiqa_trt.errors import EngineError, RunError
 from fiqa_trt.scoring import Options, Summary, score_dataset
 from fiqa_trt.sources import Source
-from fiqa_trt.workers import InProcess, Processes, Setup, Workers, parse_devices
+from fiqa_trt.workers import InProcess, Processes, Report, Setup, Workers, _Worker, parse_devices
 from tests.test_cli import call
 
 SETUP = Setup(device="cpu", precision="fp32", batch=4)
@@ -54,23 +52,23 @@ def test_the_output_is_that_of_one_process(many: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victims", [1, 2])
-def test_killed_workers(many: Path, tmp_path: Path, victims: int) -> None:
+def test_killed_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victims: int) -> None:
     expected, output = tmp_path / "expected.parquet", tmp_path / "s.parquet"
     score(many, expected, lambda: InProcess.open(SETUP))
     said = list[str]()
     workers = processes(output, say=said.append)
-    children = [worker.process.pid for worker in workers._workers]
+    doomed = [worker.process.pid for worker in workers._workers[:victims]]
     parts = tmp_path / "s.parquet.partial" / "parts"
+    hear = workers._hear
 
-    def kill() -> None:
-        while len(list(parts.glob("0*.parquet"))) < 5:
-            time.sleep(0.005)
-        for pid in children[:victims]:
+    def kill_after_five_units(worker: _Worker, report: Report) -> None:  # in the parent, so that none is too late
+        hear(worker, report)
+        while doomed and len(list(parts.glob("0*.parquet"))) >= 5:
+            pid = doomed.pop()
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    monkeypatch.setattr(workers, "_hear", kill_after_five_units)
     if victims == 1:
         score(many, output, lambda: workers, said.append)
         assert any("was killed by SIGKILL; its units go to the others" in line for line in said)
@@ -81,7 +79,6 @@ def test_killed_workers(many: Path, tmp_path: Path, victims: int) -> None:
             score(many, output, lambda: workers, said.append)
         assert not output.exists()
         assert score(many, output, lambda: processes(output)).scored_now < 600
-    killer.join()
     assert pq.read_table(output).equals(pq.read_table(expected))
 
 
