@@ -58,14 +58,23 @@ class Study:
             writer.writerows(chosen)
         return decode_images(read_labels(table, self.set), self.work / "images", size=size)
 
-    def train(self, name: str, data: Dataset, recipe: Recipe, begun: Start) -> dict[str, Any]:
-        """Figures of the last epoch of a training; those of an earlier call if it finished then."""
+    def train(self, name: str, data: Dataset, recipe: Recipe, begun: Start | None = None) -> dict[str, Any]:
+        """Figures of the last epoch of a training; those of an earlier call if it finished then.
+
+        Args:
+            name: of the data or the start. Together with the recipe's loss and seed it tells trainings apart, so that
+                studies share those that they have in common.
+            data: to train and validate on.
+            recipe: of the training.
+            begun: its weights; those of `begin` by default.
+        """
+        name = f"{name}-{recipe.mse:g}-{recipe.correlation:g}-{recipe.seed}"
         result = self.work / f"{name}.json"
         if not result.exists():
-            output = self.work / f"{name}.safetensors"
-            folder = TrainingFolder(output)
+            folder = TrainingFolder(self.work / f"{name}.safetensors")
             resume = folder.state.exists()
             folder.prepare(resume=resume, restart=not resume)
+            begun = begun or self.begin(recipe.seed)
             done = train(data, recipe, folder, begun, resume=resume, say=lambda line: print(name, line, flush=True))
             result.write_text(json.dumps(dataclasses.asdict(done.history[-1])))
         return dict(json.loads(result.read_text()))
@@ -88,7 +97,7 @@ def losses(study: Study) -> dict[str, Any]:
         runs = []
         for seed in range(3):
             recipe = dataclasses.replace(study.recipe, mse=mse, correlation=correlation, seed=seed)
-            runs.append(study.train(f"loss-{mse:g}-{correlation:g}-{seed}", data, recipe, study.begin(seed)))
+            runs.append(study.train("all", data, recipe))
         measures = {m: [run[m][SHUFFLENET] for run in runs] for m in ("srcc", "plcc", "rmse")}
         results[kind] = {m: {"mean": float(np.mean(v)), "seeds": v} for m, v in measures.items()}
     return results
@@ -98,19 +107,17 @@ def weights(study: Study) -> dict[str, Any]:
     """Lambda."""
     data = study.dataset("all", _everything)
     return {
-        f"{weight:g}": study.train(
-            f"weight-{weight:g}", data, dataclasses.replace(study.recipe, correlation=weight), study.begin(0)
-        )
+        f"{weight:g}": study.train("all", data, dataclasses.replace(study.recipe, correlation=weight))
         for weight in (0.1, 0.5, 2.0)
     }
 
 
 def wild(study: Study) -> dict[str, Any]:
     """Portraits alone against portraits and the wild pool, the same number of crops."""
-    kept = {"portraits": lambda row: "portraits" in row["source"], "portraits and wild": _everything}
+    portraits = study.dataset("portraits", lambda row: "portraits" in row["source"])
     return {
-        name: study.train(f"wild-{len(name)}", study.dataset(f"wild-{len(name)}", keep), study.recipe, study.begin(0))
-        for name, keep in kept.items()
+        "portraits": study.train("portraits", portraits, study.recipe),
+        "portraits and wild": study.train("all", study.dataset("all", _everything), study.recipe),
     }
 
 
@@ -122,9 +129,8 @@ def families(study: Study) -> dict[str, Any]:
 
     data = study.dataset("families", known)
     recipe = dataclasses.replace(study.recipe, members=MEMBERS)
-    begun = study.begin(0)
-    figures = study.train("families", data, recipe, begun)
-    trained = start([study.work / "families.safetensors"]).model.eval()
+    figures = study.train("families", data, recipe)
+    trained = start([next(study.work.glob("families-*.safetensors"))]).model.eval()
     with (study.set / "labels.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
     others = [family for family in FAMILIES if family not in HELD_OUT] + ["bad_crop"]
@@ -160,11 +166,10 @@ def widths(study: Study) -> dict[str, Any]:
 
 def sizes(study: Study) -> dict[str, Any]:
     """The same 352 px crops seen at 224 px and at 352 px (0.2 and 0.49 G multiply-adds for both members)."""
+    names = {224: "all", 352: "all-352"}
     return {
-        f"{size} px": study.train(
-            f"size-{size}", study.dataset("size", _everything, size), study.recipe, study.begin(0)
-        )
-        for size in (224, 352)
+        f"{size} px": study.train(name, study.dataset("all", _everything, size), study.recipe)
+        for size, name in names.items()
     }
 
 
