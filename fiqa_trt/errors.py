@@ -63,9 +63,9 @@ class RunError(FiqaError):
 def storage_error(path: str | os.PathLike[str], error: OSError) -> RunError:
     """Translate a failed write below `path` into a RunError that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return RunError(f"no space left for {os.fspath(path)}; free some and run the same command again to resume")
+        return RunError(f"no space left for {os.fspath(path)}; free some and run the same command again")
     reason = error.strerror or str(error)
-    return RunError(f"cannot write {os.fspath(path)}: {reason}; run the same command again to resume")
+    return RunError(f"cannot write {os.fspath(path)}: {reason}; run the same command again once that is mended")
 
 
 def one_line(error: BaseException, length: int = 300) -> str:

@@ -44,15 +44,15 @@ class Amount:
     percent: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Amount:
-        """`100` or `80%`. Raises UsageError."""
+    def parse(cls, text: str, option: str = "") -> Amount:
+        """`100` or `80%`. Raises UsageError, which begins with `option`."""
         percent = text.endswith("%")
         try:
             value = float(text.removesuffix("%"))
         except ValueError:
             value = math.nan
         if not (0 < value <= 100 if percent else value >= 1 and value.is_integer()):
-            raise UsageError(f"{text!r} is neither a number of images like 100 nor a percentage like 80%")
+            raise UsageError(f"{option}{text}: neither a number of images like 100 nor a percentage like 80%")
         return cls(value, percent)
 
     def of(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

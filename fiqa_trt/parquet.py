@@ -227,16 +227,19 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def refuse_difference(what: str, recorded: Fingerprint, wanted: Fingerprint) -> None:
-    """Raise DifferentRun, naming what differs, unless the two fingerprints are equal."""
+def refuse_difference(
+    what: str,
+    recorded: Fingerprint,
+    wanted: Fingerprint,
+    way_out: str = "--restart begins anew, or choose another -o",
+) -> None:
+    """Raise DifferentRun, naming what differs and the way out, unless the two fingerprints are equal."""
     names = [name for name in {**recorded, **wanted} if recorded.get(name) != wanted.get(name)]
     if names:
         differences = ", ".join(
             f"{name}: {_short(recorded.get(name))} there, {_short(wanted.get(name))} now" for name in names
         )
-        raise DifferentRun(
-            f"{what} belongs to another run ({differences}); --restart begins anew, or choose another -o"
-        )
+        raise DifferentRun(f"{what} belongs to another run ({differences}); {way_out}")
 
 
 def _short(value: object) -> str:

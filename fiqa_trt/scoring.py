@@ -233,7 +233,7 @@ def score_dataset(
     with _run(output, open_workers, options, report, say) as run:
         own, folder = tuple(own_columns(run.members)), run.folder
         source = dataclasses.replace(source, reserved=own, exclude=(str(output), str(folder.path)))
-        batches = list_inputs(source)
+        batches = list_inputs(source, say)
         first = next(batches)
         schema = output_schema(run.members, first.schema)
         check_columns(schema, output)
@@ -295,7 +295,10 @@ def retry_failed(
             raise InputError(f"--retry-failed {output}: it does not say which model its scores are from")
         if metadata is not None:
             recorded = {key: metadata["fingerprint"].get(key, "unknown") for key in _COMPARABLE}
-            refuse_difference(str(output), recorded, {key: fingerprint[key] for key in _COMPARABLE})
+            comparable = {key: fingerprint[key] for key in _COMPARABLE}
+            refuse_difference(str(output), recorded, comparable, "give the --engine and --precision that it is from")
+        else:
+            say(f"{output.suffix} does not record what its scores are from: use the engine that they are from")
         state = folder.recorded()
         if state is not None and state.get("job") == "retry" and state != fingerprint:
             folder.forget()  # left by a retry that was killed after it had put its result in place

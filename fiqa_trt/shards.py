@@ -94,7 +94,9 @@ class ShardReader:
         """Bytes of an image; of the shard itself, with an empty key, there are none. Raises ImageError."""
         opened = self._open(shard)
         if not key:
-            raise opened.error or ImageError(Status.NOT_AN_IMAGE, "a shard: give it as INPUT to score what it holds")
+            raise opened.error or ImageError(
+                Status.NOT_AN_IMAGE, "a shard: what it holds gets rows where it is INPUT of a run, not by its own name"
+            )
         return opened.read(key, MAX_BYTES)
 
     def _open(self, path: str) -> Shard:
@@ -289,7 +291,11 @@ def _holds_images(kind: pa.DataType) -> bool:
 
     types = pa.types
     if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_images(kind.field("bytes").type)
+        if kind.get_field_index("bytes") < 0:
+            return False
+        images = kind.field("bytes").type
+        # Where every image is a path, pyarrow gives the bytes no type.
+        return _holds_images(images) or (types.is_null(images) and kind.get_field_index("path") >= 0)
     binary = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
     return any(test(kind) for test in binary)
 

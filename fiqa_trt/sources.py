@@ -10,7 +10,7 @@ import dataclasses
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -54,15 +54,17 @@ class Source:
         return self.list_file or " ".join(self.inputs)
 
 
-def list_inputs(source: Source) -> Iterator[pa.RecordBatch]:
+def list_inputs(source: Source, say: Callable[[str], None] = lambda message: None) -> Iterator[pa.RecordBatch]:
     """Batches of inputs in order; column `path` first, then whatever a list carries. At least one batch, maybe empty.
+
+    `say` hears of what was given and holds nothing to score.
 
     Raises:
         InputError: a missing folder or file, a list that cannot be read or has no `path` column, nothing to score.
     """
     if bool(source.inputs) == bool(source.list_file):
         raise InputError("give either INPUT… or --list FILE")
-    batches = _read_list(source) if source.list_file else _path_batches(_walk_inputs(source))
+    batches = _read_list(source) if source.list_file else _path_batches(_walk_inputs(source, say))
     left, found = source.limit, False
     for batch in batches:
         taken = batch if left is None else batch.slice(0, left)
@@ -73,7 +75,9 @@ def list_inputs(source: Source) -> Iterator[pa.RecordBatch]:
             if left <= 0:
                 break
     if not found:
-        hint = "" if source.list_file or source.all_files else f" ({' '.join(SUFFIXES)}; --all-files tries every file)"
+        if source.list_file or source.inputs == ("-",):
+            raise InputError(f"no paths in {source.list_file or 'standard input'}")
+        hint = "" if source.all_files else f" ({' '.join(SUFFIXES)}; --all-files tries every file)"
         raise InputError(f"no images in {source.describe()}{hint}")
 
 
@@ -85,7 +89,8 @@ def _path_batches(paths: Iterable[str]) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch([pa.array(chunk, pa.string())], names=["path"])
 
 
-def _walk_inputs(source: Source) -> Iterator[str]:
+def _walk_inputs(source: Source, say: Callable[[str], None]) -> Iterator[str]:
+    shards = (TAR, *TABLES) if source.image_column else (TAR,)
     for given in source.inputs:
         if given == "-":
             yield from _lines(sys.stdin.buffer)
@@ -96,13 +101,28 @@ def _walk_inputs(source: Source) -> Iterator[str]:
             raise InputError(f"cannot read {given}: {exc.strerror}") from exc
         if given.lower().endswith(COMPRESSED):
             raise InputError(f"{given} is compressed, so its members cannot be found: unpack it to a plain .tar first")
-        shards = (TAR, *TABLES) if source.image_column else (TAR,)
-        found = walk(given, source.all_files, source.exclude, (*SUFFIXES, *shards)) if folder else iter((given,))
+        suffixes = (*SUFFIXES, TAR, *TABLES)
+        found = walk(given, source.all_files, source.exclude, suffixes) if folder else iter((given,))
+        files, tables, empty = 0, 0, list[str]()
         for path in found:
+            files += 1
             if path.lower().endswith(shards) if folder else is_shard(path):
-                yield from _members(path, source)
+                members = 0
+                for member in _members(path, source):
+                    members += 1
+                    yield member
+                if not members:
+                    empty.append(path)
+            elif folder and not source.all_files and path.lower().endswith(TABLES):
+                tables += 1
             else:
                 yield record_path(path)
+        if not files and len(source.inputs) > 1:
+            say(f"no images in {given}")
+        if tables:
+            say(f"left out in {given}: tables, {tables} of them; --image-column scores the images in them")
+        if empty:
+            say(f"shards without an image: {len(empty)}, the first {empty[0]}")
 
 
 def _members(path: str, source: Source) -> Iterator[str]:

@@ -109,11 +109,15 @@ def test_show(crops: Path, tmp_path: Path) -> None:
     assert f"224 x 224  {good}" in said
     assert f"{bad}: not_an_image, no known image format" in said
     show(bad, code=3)
+    odd = tmp_path / "\x1b[31m\n.jpg"
+    odd.write_bytes(good.read_bytes())
+    assert r"\x1b[31m\n.jpg" in show(odd)
     score_dataset(crops, tmp_path / "s.parquet", device="cpu")
     show(good, bad, "--explain", "--scores", tmp_path / "s.parquet", "-q")
     with Image.open(f"{good}.explain.png") as image:
         assert image.size == (592, 256)
     assert not Path(f"{bad}.explain.png").exists()
+    assert "better than" in show(good, bad, "--scores", tmp_path / "s.parquet").splitlines()[-3]
     facts = json.loads(show(good, bad, "--scores", tmp_path / "s.parquet", "-q", "--json"))["images"]
     assert 0 <= facts[0]["better_than"] < 1
     assert facts[1]["better_than"] is None

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from PIL import Image
 
 from fiqa_trt import delivery
 from fiqa_trt.cli import group
-from fiqa_trt.delivery import WAYS, common_root, fill_folder, measure, write_rows, write_shards
-from fiqa_trt.errors import DifferentRun, FiqaError, OutputError, RunError
+from fiqa_trt.delivery import WAYS, fill_folder, measure, write_rows, write_shards
+from fiqa_trt.delivery.folder import common_root
+from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
 from fiqa_trt.parquet import output_metadata
 from fiqa_trt.progress import Progress
 from fiqa_trt.scoring import score_dataset
@@ -165,6 +167,17 @@ def test_roots(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     delivered = fill_folder(scores, mask, tmp_path / "low", "symlink", root=str(crops / "a"))
     assert delivered.skipped == {f"not below --root {crops / 'a'}": 5}
     assert delivered.examples[0].startswith(f"{crops}/b/1.jpg: not below")
+    with pytest.raises(InputError, match=r"--root .*/none: no such folder"):
+        fill_folder(scores, mask, tmp_path / "out", "copy", root=str(tmp_path / "none"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system in /dev/shm")
+def test_hard_links_to_another_file_system(scores: Path, mask: Any) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as out:
+        delivered = fill_folder(scores, mask, Path(out), "hardlink")
+        assert (delivered.written, list(delivered.skipped.values())) == (0, [9])
+        assert os.listdir(out) == []
 
 
 def test_folders_that_are_refused(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
@@ -299,7 +312,8 @@ def test_nothing_delivered_is_said(scores: Path, crops: Path, tmp_path: Path) ->
         (["-o", "x", "--top", "1"], "cannot tell what x is to be"),
         (["-o", "x.txt", "--top", "1", "--keep", "5%"], "either --keep or --top"),
         (["-o", "x.txt", "--keep", "5"], "takes a percentage"),
-        (["-o", "x.txt", "--per-group", "x"], "neither a number"),
+        (["-o", "x.txt", "--per-group", "x"], "--per-group x: neither a number"),
+        (["-o", "x.txt", "--keep", "0%"], "--keep 0%: neither a number"),
         (["-o", "x.txt", "--top", "1", "--root", "/"], "--root /: it goes with"),
         (["-o", "x.txt", "--min-score", "1.5"], "between 0 and 1"),
     ],

@@ -238,7 +238,9 @@ def test_retry_scores_only_the_failed_rows_in_place(crops: Path, tmp_path: Path,
     (crops / "b" / "gone.jpg").unlink()
     (crops / "b" / "gone.jpg").write_bytes(good)
     (crops / "a" / "0.jpg").unlink()  # a good row must not be looked at again
-    summary = retry_failed(output, mean_workers, SMALL)
+    said = list[str]()
+    summary = retry_failed(output, mean_workers, SMALL, say=said.append)
+    assert any("does not record what its scores are from" in line for line in said) == (suffix != "parquet")
     after = rows(output)
     assert summary.scored_now == 4
     assert summary.statuses == {"ok": 12, "empty": 1, "not_an_image": 1}

@@ -242,6 +242,23 @@ def test_damaged_tables(images: list[bytes], tmp_path: Path) -> None:
     assert set(statuses[:-1]) == {"ok"}
 
 
+def test_tables_of_paths_alone(images: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(images[0])
+    table = pa.table({"image": [{"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": "gone.jpg"}]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert [row["status"] for row in scored(tmp_path, tmp_path / "t.parquet")] == ["ok", "missing"]
+
+
+def test_a_mended_shard_when_retried(images: list[bytes], tmp_path: Path) -> None:
+    shard = tar(tmp_path / "s.tar", [("a.jpg", images[0]), ("b.jpg", images[1])])
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(images[0]) // 512 * 512 + 1024])
+    assert [row["status"] for row in scored(tmp_path, shard)] == ["ok", "truncated"]
+    shard.write_bytes(whole)
+    retry_failed(tmp_path / "s.parquet", mean_workers)
+    assert "gets rows where it is INPUT of a run" in str(pq.read_table(tmp_path / "s.parquet")["error"][1])
+
+
 def test_tables_without_images(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"image": ["text"], "n": [1]}), path)

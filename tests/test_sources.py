@@ -2,6 +2,7 @@ import io
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -153,8 +154,8 @@ def test_parquet_with_a_dictionary(tmp_path: Path) -> None:
         ("l.csv", b"path,path\na,b\n", "more than one column named path"),
         ("l.csv", b"path,id\na.jpg,1,2\n", "as csv"),
         ("l.csv", b"path,id\na.jpg,\xff\n", "as csv"),
-        ("l.csv", b"path\n", "no images in"),
-        ("l.txt", b"\n\n", "no images in"),
+        ("l.csv", b"path\n", "no paths in"),
+        ("l.txt", b"\n\n", "no paths in"),
         ("l.parquet", b"garbage", "as parquet"),
         ("l.xlsx", b"x", "name it .txt, .csv, .parquet"),
     ],
@@ -166,7 +167,29 @@ def test_bad_lists(tmp_path: Path, name: str, content: bytes, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_bad_inputs(tmp_path: Path) -> None:
+def test_inputs_that_hold_nothing_are_named(tmp_path: Path) -> None:
+    full, empty = tmp_path / "full", tmp_path / "empty"
+    full.mkdir()
+    empty.mkdir()
+    touch(full, "a.jpg")
+    for name in ("t.parquet", "u.arrow"):
+        pq.write_table(pa.table({"image": [b"x"]}), full / name)
+    with tarfile.open(full / "nothing.tar", "w"):
+        pass
+    said = list[str]()
+    found = list(list_inputs(Source((str(empty), str(full))), said.append))
+    assert [path for batch in found for path in batch.column(0).to_pylist()] == [f"{full}/a.jpg"]
+    assert said == [
+        f"no images in {empty}",
+        f"left out in {full}: tables, 2 of them; --image-column scores the images in them",
+        f"shards without an image: 1, the first {full}/nothing.tar",
+    ]
+
+
+def test_bad_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    with pytest.raises(InputError, match=r"no paths in standard input$"):
+        paths("-")
     for call in (
         lambda: paths(tmp_path / "gone"),
         lambda: listed(tmp_path / "gone.txt"),

@@ -8,6 +8,7 @@ import sys
 import click
 
 from fiqa_trt import __version__
+from fiqa_trt.cli.common import printable
 from fiqa_trt.errors import FiqaError
 
 COMMANDS = {
@@ -59,5 +60,5 @@ def main() -> None:
     try:
         group(prog_name="fiqa-trt", standalone_mode=True)
     except FiqaError as exc:
-        click.echo(f"fiqa-trt: {exc}", err=True)
+        click.echo(f"fiqa-trt: {printable(str(exc))}", err=True)
         sys.exit(exc.exit_code)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, printable, speaker
 from fiqa_trt.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def command(
     rules = Rules(
         min_score=min_score,
         max_disagreement=max_disagreement,
-        per_group=None if per_group is None else Amount.parse(per_group),
-        keep=Amount.parse(keep) if keep is not None else None if top is None else Amount(top),
+        per_group=None if per_group is None else Amount.parse(per_group, "--per-group "),
+        keep=Amount.parse(keep, "--keep ") if keep is not None else None if top is None else Amount(top),
         keep_at_least=keep_at_least,
         group_by=group_by,
     )
@@ -110,10 +110,15 @@ def command(
     say(describe(selection))
     delivered = None
     bar = ProgressLine("images", quiet=quiet)
-    with interruptible(bar, "run the same command again to resume"):
+    shards = output is not None and output.suffix.lower() == ".tar"
+    if dry_run or not (way or shards):
+        hint = "nothing was written"
+    else:
+        hint = "run the same command again to resume" if way else "the same command with --restart begins anew"
+    with interruptible(bar, hint):
         if dry_run:
-            if way is not None or (output is not None and output.suffix.lower() == ".tar"):
-                delivered = delivery.measure(scores, selection.mask, root)
+            if way or shards:
+                delivered = delivery.measure(scores, selection.mask, root, image_column)
                 say(f"would write {delivered.written:,} images, {delivered.bytes:,} bytes")
         elif output is not None:
             options = {"root": root, "shard_size": shard_size, "image_column": image_column, "restart": restart}
@@ -135,7 +140,7 @@ def describe(selection: Selection) -> str:
     for reason, count in selection.dropped.items():
         lines.append(f"  {count:,} {reason}" if count > 0 else f"  {-count:,} {reason}")
     if selection.lost:
-        named = ", ".join(selection.lost[:_NAMED]) + (", …" if len(selection.lost) > _NAMED else "")
+        named = ", ".join(map(printable, selection.lost[:_NAMED])) + (", …" if len(selection.lost) > _NAMED else "")
         which = f"{len(selection.lost):,} of {selection.groups:,} groups"
         lines.append(f"{which} lose everything (--keep-at-least 1 rescues them): {named}")
     return "\n".join(lines)
@@ -147,5 +152,7 @@ def tell(delivered: Delivered) -> str:
     if delivered.already:
         lines.append(f"{delivered.already:,} were there already")
     lines += [f"  {count:,} skipped: {reason}" for reason, count in delivered.skipped.items()]
-    lines += [f"    {example}" for example in delivered.examples]
+    lines += [f"    {printable(example)}" for example in delivered.examples]
+    if (more := sum(delivered.skipped.values()) - len(delivered.examples)) > 0:
+        lines.append(f"    and {more:,} more")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import click
 
 from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
-from fiqa_trt.errors import DifferentRun, OutputError
+from fiqa_trt.errors import DifferentRun
 
 
 @click.command(short_help="Show a scores file as a page.")
@@ -42,14 +42,12 @@ def command(
     Example:
       fiqa-trt report scores.parquet -o report.html
     """
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise OutputError(f"a report is a page: name {output} .html")
-    if not output.parent.is_dir():
-        raise OutputError(f"cannot write {output}: the folder {output.parent} does not exist")
+    from fiqa_trt.parquet import check_output
+    from fiqa_trt.reporting import survey, write_report
+
+    check_output(output, (".html", ".htm"))
     if output.exists() and not restart:
         raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another -o")
-
-    from fiqa_trt.reporting import survey, write_report
 
     bar = ProgressLine("thumbnails", quiet=quiet)
     with interruptible(bar, "nothing was written"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import speaker
+from fiqa_trt.cli.common import printable, speaker
 from fiqa_trt.errors import OutputError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def command(
 ) -> None:
     """Score each IMAGE (files, or members of shards) and print a table.
 
-    With --explain, a picture beside each shows the crop as the networks see it, what both say, and with --scores where
-    that stands in a data set. Exit code 3 if nothing could be scored.
+    With --scores it also says what share of a data set each is better than. With --explain, a picture beside each shows
+    the crop as the networks see it, what both say, and where that stands. Exit code 3 if nothing could be scored.
 
     \b
     Examples:
@@ -73,23 +73,26 @@ def command(
             except OSError as exc:
                 raise OutputError(f"cannot write {target}: {exc.strerror or exc}; -o says where else") from exc
             speaker(quiet)(f"written: {target}")
+    below = {s.path: among.share_below(s.score) for s in found if among is not None and s.score is not None}
     if as_json:
-        below = {s.path: among.share_below(s.score) for s in found if among is not None and s.score is not None}
         click.echo(json.dumps({"images": [{**dataclasses.asdict(s), "better_than": below.get(s.path)} for s in found]}))
     else:
-        click.echo(table(found))
+        click.echo(table(found, None if among is None else below))
     if all(score.score is None for score in found):
         sys.exit(NOTHING_SCORED)
 
 
-def table(scores: list[Score]) -> str:
-    """Scores, for a person."""
+def table(scores: list[Score], better_than: dict[str | None, float] | None = None) -> str:
+    """Scores, for a person; with the share of a data set that each path is better than, if there is one."""
     names = next((list(score.members) for score in scores if score.members), [])
-    lines = ["  ".join(["score", *names, f"{'pixels':>11}", "image"])]
+    compared = [] if better_than is None else ["better than"]
+    lines = ["  ".join(["score", *compared, *names, f"{'pixels':>11}", "image"])]
     for score in scores:
         values = [f"{score.members[name]:{len(name)}.3f}" if score.members else " " * len(name) for name in names]
         pixels = f"{score.width} x {score.height}" if score.width else ""
         first = "    -" if score.score is None else f"{score.score:.3f}"
         said = f": {score.status}, {score.error}" if score.error else ""
-        lines.append("  ".join([first, *values, f"{pixels:>11}", f"{score.path}{said}"]))
+        if better_than is not None:
+            values.insert(0, f"{better_than[score.path]:11.0%}" if score.path in better_than else " " * 11)
+        lines.append("  ".join([first, *values, f"{pixels:>11}", printable(f"{score.path}{said}")]))
     return "\n".join(lines)

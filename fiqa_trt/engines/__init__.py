@@ -85,8 +85,10 @@ def _open(device: str, precision: str, engine: str, batch: int | None, say: Say)
     from fiqa_trt.engines.torch import open_torch
 
     if kind == "cuda" and engine == "auto":
+        from fiqa_trt.engines.cuda import check_cuda
         from fiqa_trt.engines.tensorrt import INSTALL, tensorrt_version
 
+        check_cuda(device)  # first, or the missing TensorRT would seem to be the trouble
         missing = f"TensorRT is missing ({INSTALL})"
         unbuilt = "no engine has been built here (fiqa-trt build makes one)"
         say(f"{missing if tensorrt_version() is None else unbuilt}, so PyTorch runs the network")

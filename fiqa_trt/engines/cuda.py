@@ -27,9 +27,11 @@ network from the one to the other on that stream."""
 
 
 def check_cuda(device: str) -> None:
-    """Raise EngineError unless torch can use this CUDA device."""
-    import torch
-
+    """Raise EngineError unless torch is there and can use this CUDA device."""
+    try:
+        import torch
+    except ImportError as exc:
+        raise EngineError(f"--device {device} needs torch: pip install 'fiqa-trt[gpu]'") from exc
     if not torch.cuda.is_available():
         raise EngineError(f"--device {device}: torch {torch.__version__} sees no CUDA GPU; use --device cpu or auto")
     if (torch.device(device).index or 0) >= torch.cuda.device_count():

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-INSTALL = (
-    "pip install 'fiqa-trt[gpu]' --extra-index-url of NVIDIA's packages (its libraries are not on PyPI; see README)"
-)
+INSTALL = "pip install 'fiqa-trt[gpu]' where NVIDIA's package index can be reached"
 
 
 def tensorrt_version() -> str | None:

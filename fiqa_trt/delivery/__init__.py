@@ -1,0 +1,62 @@
+"""What becomes of the images that a filter keeps: a list, rows, a folder of them, or tar shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fiqa_trt.delivery.common import Delivered, Report
+from fiqa_trt.delivery.folder import WAYS, fill_folder, measure
+from fiqa_trt.delivery.rows import write_rows
+from fiqa_trt.delivery.shards import SHARD_SIZE, write_shards
+from fiqa_trt.errors import OutputError
+from fiqa_trt.filtering import Mask
+from fiqa_trt.parquet import SUFFIXES
+
+__all__ = ["SHARD_SIZE", "WAYS", "Delivered", "deliver", "fill_folder", "measure", "write_rows", "write_shards"]
+
+
+def deliver(
+    scores: Path,
+    mask: Mask,
+    output: Path,
+    way: str | None = None,
+    *,
+    root: str | None = None,
+    shard_size: int = SHARD_SIZE,
+    image_column: str | None = None,
+    restart: bool = False,
+    report: Report = lambda progress: None,
+) -> Delivered:
+    """Deliver the kept images in the form that `output` asks for.
+
+    Args:
+        scores: a scores file.
+        mask: its kept rows.
+        output: .txt, .parquet, .csv or .jsonl for `write_rows`, .tar for `write_shards`; with a `way` the folder of
+            `fill_folder`.
+        way: one of WAYS, or None.
+        root: see `fill_folder`.
+        shard_size: images of a shard.
+        image_column: of tables among the inputs.
+        restart: replace files that are there.
+        report: receives the images done.
+
+    Raises:
+        OutputError: it cannot be told what `output` is to be, or it cannot be written.
+        FiqaError: as the functions that it calls.
+    """
+    suffix = output.suffix.lower()
+    if output.exists() and output.samefile(scores):
+        raise OutputError(f"{output} holds the scores that are being filtered; choose another OUT")
+    if way is not None:
+        return fill_folder(scores, mask, output, way, root, image_column, report)
+    if root is not None:
+        raise OutputError(f"--root {root}: it goes with --copy, --hardlink, --symlink or --move")
+    if suffix == ".tar":
+        return write_shards(scores, mask, output, shard_size, image_column, report, restart=restart)
+    if suffix in (".txt", *SUFFIXES):
+        return write_rows(scores, mask, output, restart=restart)
+    raise OutputError(
+        f"cannot tell what {output} is to be: name it .txt, {', '.join(SUFFIXES)} or .tar, or give --copy, --hardlink, "
+        "--symlink or --move for a folder"
+    )

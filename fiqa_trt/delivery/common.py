@@ -1,0 +1,56 @@
+"""What the forms of delivery share: their account of what was done and what was not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+
+from fiqa_trt.progress import Progress
+
+EXAMPLES = 20  # of skipped images are named
+
+Report = Callable[[Progress], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Delivered:
+    """What was delivered.
+
+    Attributes:
+        output: where to.
+        written: files, rows or members.
+        already: files that an earlier call had delivered.
+        skipped: images that could not be delivered, by reason.
+        examples: a line for each of the first of them.
+        bytes: of the images, where they were looked at.
+    """
+
+    output: str
+    written: int
+    already: int = 0
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    examples: list[str] = dataclasses.field(default_factory=list)
+    bytes: int = 0
+
+
+class Skips:
+    """Counts what could not be delivered."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.examples = list[str]()
+
+    def add(self, path: str, reason: str) -> None:
+        """Count one."""
+        self.reasons[reason] += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(f"{path}: {reason}")
+
+
+def image_suffix(data: bytes) -> str:
+    """What a file with these bytes is named; `.jpg` where that cannot be told."""
+    kinds = {b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    return next((suffix for start, suffix in kinds.items() if data.startswith(start)), ".jpg")

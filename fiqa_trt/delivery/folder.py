@@ -1,0 +1,263 @@
+"""The kept images as a folder, their tree preserved: copies, links, or the images themselves.
+
+It fills file by file, each complete when it has its name, and a call that was stopped goes on where it was. Nothing
+that is there is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
+from fiqa_trt.errors import InputError, OutputError, storage_error
+from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.parquet import atomic
+from fiqa_trt.progress import Progress
+from fiqa_trt.records import ImageError
+from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, ShardReader, locate
+from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
+from fiqa_trt.spec import digest
+
+WAYS = ("copy", "hardlink", "symlink", "move")
+_NOTE = ".fiqa_trt_filter.json"  # in a folder that is being filled: what with
+_BLOCK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class _Image:
+    """An image to deliver: its path as recorded, the file and the key in it, and where it goes below the output."""
+
+    path: str
+    file: str
+    key: str | None
+    target: str
+
+
+def _images(scores: Path, mask: Mask, base: str, skips: Skips) -> Iterator[_Image]:
+    """The kept images with their places below the folder `base`; those outside it are skipped."""
+    taken = set[bytes]()
+    for table in kept_rows(scores, mask):
+        for path in table["path"].to_pylist():
+            file, key = locate(path)
+            whole = os.path.normpath(os.path.abspath(file))
+            if key is not None:
+                whole = os.path.join(whole, *_parts(key))
+            target = os.path.relpath(whole, base)
+            if target.startswith("..") or os.path.isabs(target) or target == ".":
+                skips.add(path, f"not below --root {base}")
+                continue
+            name = hashlib.blake2b(os.fsencode(target), digest_size=12).digest()
+            if name in taken:
+                skips.add(path, "another image has its place in the output")
+                continue
+            taken.add(name)
+            yield _Image(path, file, key, target)
+
+
+def _parts(key: str) -> list[str]:
+    """A member's name as a relative path that leads nowhere else; `a.jpg::2` becomes `a::2.jpg`."""
+    name, separator, number = key.rpartition(SEPARATOR)
+    if separator and number.isdigit():
+        stem, suffix = os.path.splitext(name)
+        key = stem + separator + number + suffix
+    parts = [part for part in key.split("/") if part not in ("", ".", "..")]
+    return parts or ["_"]
+
+
+def _base(scores: Path, mask: Mask, root: str | None) -> str:
+    """Where the tree that is kept starts, absolute. Raises InputError."""
+    if root is None:
+        return common_root(scores, mask)
+    if not os.path.isdir(root):
+        raise InputError(f"--root {root}: no such folder")
+    return os.path.abspath(root)
+
+
+def common_root(scores: Path, mask: Mask) -> str:
+    """The deepest folder that holds every kept image, absolute."""
+    found: str | None = None
+    for table in kept_rows(scores, mask):
+        folders = {os.path.dirname(os.path.abspath(locate(path)[0])) for path in table["path"].to_pylist()}
+        found = os.path.commonpath([*folders, found] if found else list(folders))
+    return found or os.getcwd()
+
+
+def measure(scores: Path, mask: Mask, root: str | None, image_column: str | None = None) -> Delivered:
+    """What a delivery would write: counts and bytes, nothing touched. Raises InputError for a missing root."""
+    skips, reader, count, total = Skips(), ShardReader(image_column or DEFAULT_COLUMN), 0, 0
+    for image in _images(scores, mask, _base(scores, mask, root), skips):
+        try:
+            size = os.stat(image.file).st_size if image.key is None else len(reader.read(image.file, image.key))
+        except (OSError, ImageError) as exc:
+            skips.add(image.path, _reason(exc))
+            continue
+        count, total = count + 1, total + size
+    reader.close()
+    return Delivered("", count, 0, dict(skips.reasons), skips.examples, total)
+
+
+def fill_folder(
+    scores: Path,
+    mask: Mask,
+    output: Path,
+    way: str,
+    root: str | None = None,
+    image_column: str | None = None,
+    report: Report = lambda progress: None,
+) -> Delivered:
+    """Put the kept images into a folder, their tree below `root` preserved.
+
+    Args:
+        scores: a scores file.
+        mask: its kept rows.
+        output: a folder that does not exist, or is empty, or was being filled by the same call.
+        way: one of WAYS. A move across devices copies, compares and only then removes.
+        root: where the tree starts; by default the deepest folder that holds all.
+        image_column: of tables among the inputs.
+        report: receives the images done.
+
+    Raises:
+        InputError: there is no folder `root`.
+        OutputError: the folder is not empty, cannot be written, or lies where the images come from.
+        RunError: the disk is full or fails; the same call goes on.
+    """
+    skips, count = Skips(), int(mask.sum())
+    written = already = size = 0
+    images = _images(scores, mask, _base(scores, mask, root), skips)
+    plan = digest([way, root, count, hashlib.sha256(mask.tobytes()).hexdigest(), _stamp(scores)])
+    _take_over(output, plan, scores, mask)
+    reader, device = ShardReader(image_column or DEFAULT_COLUMN), output.stat().st_dev
+    try:
+        for number, image in enumerate(images, 1):
+            target = output / image.target
+            try:
+                if image.key is not None and not image.target.lower().endswith(IMAGE_SUFFIXES):
+                    target = target.with_name(target.name + image_suffix(reader.read(image.file, image.key)))
+                if os.path.lexists(target):
+                    already += 1
+                    if way == "move" and image.key is None:
+                        _end_move(image.file, target)
+                    continue
+                size += _deliver(image, target, way, reader, device)
+                written += 1
+            except ImageError as exc:
+                skips.add(image.path, exc.outcome.status.value)
+            except FileNotFoundError:
+                skips.add(image.path, "missing")
+            except _Unlinkable as exc:
+                skips.add(image.path, str(exc))
+            except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
+                skips.add(image.path, "another image has its place in the output")
+            except OSError as exc:
+                raise storage_error(target, exc) from exc
+            finally:
+                report(Progress(number, count, sum(skips.reasons.values())))
+    finally:
+        reader.close()
+    (output / _NOTE).unlink()
+    return Delivered(str(output), written, already, dict(skips.reasons), skips.examples, size)
+
+
+def _stamp(scores: Path) -> list[int]:
+    info = scores.stat()
+    return [info.st_size, info.st_mtime_ns]
+
+
+def _take_over(output: Path, plan: str, scores: Path, mask: Mask) -> None:
+    """Make the folder, or go on with what the same call left there."""
+    inside = os.path.realpath(output)
+    for table in kept_rows(scores, mask):
+        for path in table["path"].to_pylist():
+            if os.path.realpath(locate(path)[0]).startswith(inside + os.sep):
+                raise OutputError(f"{output} holds images that are to be delivered ({path}); choose another OUT")
+    note = output / _NOTE
+    try:
+        output.mkdir(exist_ok=True)
+        if note.exists():
+            if note.read_text() != plan:
+                raise OutputError(f"{output} was being filled by another call; empty it or choose another OUT")
+            return
+        if any(output.iterdir()):
+            raise OutputError(f"{output} is not empty, and nothing is ever overwritten; choose another OUT")
+        with atomic(note) as temporary:
+            temporary.write_text(plan)
+    except OSError as exc:
+        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
+
+
+class _Unlinkable(Exception):
+    """An image that cannot be delivered in this way."""
+
+
+_ELSEWHERE = "on another file system, so it cannot be hard-linked: --copy or --symlink"
+
+
+def _deliver(image: _Image, target: Path, way: str, reader: ShardReader, device: int) -> int:
+    """Deliver one image onto `device`; returns its bytes. The name appears when the file is complete."""
+    temporary = target.with_name(f".{target.name[-200:]}.tmp")
+    if image.key is not None:
+        if way != "copy":
+            raise _Unlinkable(f"inside a shard, so it can only be copied, not --{way}")
+        data = reader.read(image.file, image.key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.rename(target)
+        return len(data)
+    info = os.stat(image.file)
+    if way == "hardlink" and info.st_dev != device:
+        raise _Unlinkable(_ELSEWHERE)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if way == "symlink":
+        target.symlink_to(os.path.abspath(image.file))
+    elif way == "hardlink":
+        try:
+            os.link(os.path.realpath(image.file), target)
+        except OSError as exc:
+            if exc.errno in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP):
+                raise _Unlinkable(_ELSEWHERE) from exc
+            raise
+    elif way == "copy":
+        shutil.copy2(image.file, temporary)
+        temporary.rename(target)
+    else:
+        _move(image.file, temporary, target)
+    return info.st_size
+
+
+def _move(source: str, temporary: Path, target: Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)  # unlike a rename, it never replaces
+    except OSError:
+        shutil.copy2(source, temporary, follow_symlinks=False)
+        if not os.path.islink(source):
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            if _content(temporary) != _content(Path(source)):
+                temporary.unlink()
+                raise _Unlinkable("its copy is not what it is; it was left where it is") from None
+        temporary.rename(target)
+    os.unlink(source)
+
+
+def _end_move(source: str, target: Path) -> None:
+    """Remove the source of a move that was stopped when its target was complete."""
+    if os.path.lexists(source) and (os.path.samefile(source, target) or _content(Path(source)) == _content(target)):
+        os.unlink(source)
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        found = hashlib.sha256()
+        while block := file.read(_BLOCK):
+            found.update(block)
+    return found.digest()
+
+
+def _reason(error: OSError | ImageError) -> str:
+    return error.outcome.status.value if isinstance(error, ImageError) else (error.strerror or str(error)).lower()

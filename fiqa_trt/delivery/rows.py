@@ -1,0 +1,52 @@
+"""The kept images as a list of paths, or as rows. It appears complete or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fiqa_trt.delivery.common import Delivered
+from fiqa_trt.errors import DifferentRun, OutputError
+from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.parquet import (
+    SUFFIXES,
+    atomic,
+    check_columns,
+    check_output,
+    output_metadata,
+    read_output,
+    with_metadata,
+    write_output,
+)
+
+
+def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False) -> Delivered:
+    """The kept paths (.txt) or rows (.parquet, .csv, .jsonl), in the order of the scores file.
+
+    Raises:
+        OutputError: it cannot be written, or cannot hold the columns.
+        DifferentRun: it is there already.
+        RunError: the disk is full or fails.
+    """
+    text = output.suffix.lower() == ".txt"
+    check_output(output, (".txt", *SUFFIXES))
+    if output.exists() and not restart:
+        raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another OUT")
+    count = int(mask.sum())
+    if text:
+        with atomic(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for table in kept_rows(scores, mask):
+                paths = table["path"].to_pylist()
+                for path in paths:
+                    if "\n" in path or "\r" in path:
+                        raise OutputError(
+                            f"a .txt cannot hold {path!r}, which has a line break; write .csv or .parquet"
+                        )
+                file.writelines(path + "\n" for path in paths)
+        return Delivered(str(output), count)
+    schema = next(iter(read_output(scores, ["path", "score", "status"]))).schema
+    check_columns(schema, output)
+    metadata = output_metadata(scores)
+    if metadata is not None:
+        schema = with_metadata(schema, {**metadata, "filtered_from": str(scores)})
+    write_output(output, schema, kept_rows(scores, mask), count)
+    return Delivered(str(output), count)

@@ -1,0 +1,106 @@
+"""The kept images as WebDataset tar shards, which appear one after the other, each complete."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
+from fiqa_trt.errors import DifferentRun
+from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.parquet import atomic, check_output
+from fiqa_trt.progress import Progress
+from fiqa_trt.reading import read_file
+from fiqa_trt.records import ImageError, open_path
+from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
+from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
+
+SHARD_SIZE = 10_000
+
+
+def write_shards(
+    scores: Path,
+    mask: Mask,
+    output: Path,
+    shard_size: int = SHARD_SIZE,
+    image_column: str | None = None,
+    report: Report = lambda progress: None,
+    *,
+    restart: bool = False,
+) -> Delivered:
+    """The kept images as WebDataset shards: `faces.tar` becomes `faces-000000.tar`, `faces-000001.tar` and so on.
+
+    Each image is a pair of members, `000000017.jpg` with its own suffix and bytes, and `000000017.json` with its row.
+
+    Args:
+        scores: a scores file.
+        mask: its kept rows.
+        output: ends in .tar.
+        shard_size: images of a shard.
+        image_column: of tables among the inputs.
+        report: receives the images done.
+        restart: replace shards that are there.
+
+    Raises:
+        DifferentRun: shards of that name are there already.
+        OutputError: they cannot be written there.
+        RunError: the disk is full or fails.
+    """
+    check_output(output, (".tar",))
+    present = sorted(output.parent.glob(f"{output.stem}-??????.tar"))
+    if present and not restart:
+        raise DifferentRun(f"{present[0]} exists already; --restart replaces it, or choose another OUT")
+    for path in present:
+        path.unlink()
+    skips, reader, total, done, count = Skips(), ShardReader(image_column or DEFAULT_COLUMN), 0, 0, int(mask.sum())
+
+    def members() -> Iterator[tuple[dict[str, object], bytes]]:
+        for table in kept_rows(scores, mask):
+            for row in table.to_pylist():
+                file, key = locate(row["path"])
+                try:
+                    yield row, read_file(file) if key is None else reader.read(file, key)
+                except ImageError as exc:
+                    skips.add(row["path"], exc.outcome.status.value)
+
+    try:
+        for number, part in enumerate(_split(members(), shard_size)):
+            path = output.with_name(f"{output.stem}-{number:06}.tar")
+            with atomic(path) as temporary, tarfile.open(temporary, "w") as archive:
+                for row, data in part:
+                    _add(archive, done, row, data)
+                    done, total = done + 1, total + len(data)
+                    report(Progress(done, count, sum(skips.reasons.values())))
+    finally:
+        reader.close()
+    written = str(output.with_name(f"{output.stem}-*.tar"))
+    return Delivered(written, done, 0, dict(skips.reasons), skips.examples, total)
+
+
+def _split(
+    items: Iterable[tuple[dict[str, object], bytes]], size: int
+) -> Iterator[Iterator[tuple[dict[str, object], bytes]]]:
+    """Iterators over `size` items each, which must be used up in turn."""
+    iterator = iter(items)
+    for first in iterator:
+
+        def part(head: tuple[dict[str, object], bytes] = first) -> Iterator[tuple[dict[str, object], bytes]]:
+            yield head
+            for _, item in zip(range(size - 1), iterator, strict=False):
+                yield item
+
+        yield part()
+
+
+def _add(archive: tarfile.TarFile, number: int, row: dict[str, object], data: bytes) -> None:
+    suffix = os.path.splitext(open_path(str(row["path"])))[1].lower()
+    suffix = suffix if suffix in IMAGE_SUFFIXES else image_suffix(data)
+    text = json.dumps(row, default=str, ensure_ascii=False).encode()
+    for name, content in ((f"{number:09}{suffix}", data), (f"{number:09}.json", text)):
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
