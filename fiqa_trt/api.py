@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from fiqa_trt import delivery, filtering, scoring
 from fiqa_trt.decode import DEFAULT_MAX_PIXELS, Decoded, fit
 from fiqa_trt.engines import EngineInfo, open_engine
 from fiqa_trt.engines.base import Scores
-from fiqa_trt.errors import UsageError
+from fiqa_trt.errors import EngineError, UsageError
 from fiqa_trt.pipeline import Blob, bounded_map, read_place, scores_of_good
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Outcome, Status
@@ -94,7 +95,11 @@ class Scorer:
         threads = threads or len(os.sched_getaffinity(0))
         setup = Setup(device, precision, engine, batch, decoder, threads, max_pixels)
         self._engine = open_engine(device, precision, engine, batch, say)
-        self._decoder = open_decoder(setup, self._engine.place, say)
+        try:
+            self._decoder = open_decoder(setup, self._engine.place, say)
+        except EngineError:
+            self._engine.close()
+            raise
         self._pool = ThreadPoolExecutor(self._decoder.threads, "scorer")
 
     @property
@@ -136,7 +141,8 @@ class Scorer:
         """What the networks see of an image: uint8 RGB [224, 224, 3]. Raises ImageError if it cannot be decoded."""
         if isinstance(item, np.ndarray):
             return _fitted(item)
-        decoded = self._decoder.decode([_blob(item)], 1)
+        with contextlib.closing(ShardReader()) as shards:
+            decoded = self._decoder.decode([_blob(item, shards)], 1)
         outcome = decoded.outcomes[0]
         if outcome.status is not Status.OK:
             raise ImageError(outcome.status, outcome.error or "", outcome.width, outcome.height)
@@ -144,17 +150,20 @@ class Scorer:
 
     def _begin(self, chunk: list[Item]) -> tuple[Decoded, Future[Scores]]:
         arrays = {row: _fitted(item) for row, item in enumerate(chunk) if isinstance(item, np.ndarray)}
-        decoded = self._decoder.decode([_blob(item) for item in chunk], self.info.batch)
+        with contextlib.closing(ShardReader()) as shards:
+            blobs = [_blob(item, shards) for item in chunk]
+        decoded = self._decoder.decode(blobs, self.info.batch)
         outcomes = list(decoded.outcomes)
-        for row, pixels in arrays.items():
+        for row in arrays:
             height, width = chunk[row].shape[:2]  # type: ignore[union-attr]
             outcomes[row] = Outcome(Status.OK, width, height)
-            if isinstance(decoded.pixels, np.ndarray):
-                decoded.pixels[row] = pixels
-            else:
-                import torch
+        if arrays and isinstance(decoded.pixels, np.ndarray):
+            decoded.pixels[list(arrays)] = list(arrays.values())
+        elif arrays:
+            import torch
 
-                decoded.pixels[row] = torch.from_numpy(pixels).to(decoded.pixels.device)
+            decoded.pixels[list(arrays)] = torch.from_numpy(np.stack(list(arrays.values()))).to(decoded.pixels.device)
+            torch.cuda.current_stream(decoded.pixels.device).synchronize()  # the engine reads on another
         return Decoded(outcomes, decoded.pixels), self._engine.submit(decoded.pixels)
 
     def _score(self, path: str | None, outcome: Outcome, values: npt.NDArray[np.float32]) -> Score:
@@ -188,18 +197,14 @@ def _fitted(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return fit(Image.fromarray(np.ascontiguousarray(array)).convert("RGB"), PreprocessSpec().size)
 
 
-def _blob(item: Item) -> Blob:
+def _blob(item: Item, shards: ShardReader) -> Blob:
     if isinstance(item, np.ndarray):
         return ImageError(Status.OK, "")  # has its pixels already
     if isinstance(item, bytes):
         return item or ImageError(Status.EMPTY, "0 bytes")
     if not isinstance(item, (str, os.PathLike)):
         raise UsageError(f"cannot score a {type(item).__name__}: give a path, the bytes of a file, or a uint8 array")
-    reader = ShardReader()
-    try:
-        return read_place(*locate(os.fspath(item)), reader)
-    finally:
-        reader.close()
+    return read_place(*locate(os.fspath(item)), shards)
 
 
 def score_dataset(

@@ -103,7 +103,11 @@ class Decoder(Protocol):
     """How many calls may run at once."""
 
     def decode(self, blobs: Sequence[bytes | ImageError], batch: int) -> Decoded:
-        """Decode `blobs`, the bytes of up to `batch` files or why there are none. Never raises for what is in one."""
+        """Decode `blobs`, the bytes of up to `batch` files or why there are none. What is in one raises nothing.
+
+        Raises:
+            RunError: the device failed.
+        """
         ...
 
 

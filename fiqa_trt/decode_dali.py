@@ -13,15 +13,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoded
-from fiqa_trt.errors import EngineError, one_line
+from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.structure import dimensions
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 16
 """Batches in a row that DALI may fail on before it is no longer asked."""
+
+_NO_MEMORY = re.compile("out of memory|alloc", re.IGNORECASE)
 
 Say = Callable[[str], None]
 
@@ -80,7 +83,7 @@ class DaliDecoder:
         self._cpu = CpuDecoder(max_pixels)
         self._pool = ThreadPoolExecutor(workers, "decode-cpu")
         self._say = say
-        self._lock = threading.Lock()
+        self._lock, self._local = threading.Lock(), threading.local()
         self.failures = 0
         ndd.set_num_threads(workers)  # type: ignore[no-untyped-call]
 
@@ -111,18 +114,20 @@ class DaliDecoder:
             shapes, crops = self._crops([blobs[row] for row in rows])
         except Exception as exc:  # DALI's, CUDA's and PyTorch's, of all kinds
             reason = one_line(_root(exc))
-            if "memory" in reason.lower() and len(rows) > 1:
-                self._say(f"no memory to decode {len(rows)} images at once ({reason}): halving")
-                middle = len(rows) // 2
-                return self._by_dali(rows[:middle], blobs, pixels) | self._by_dali(rows[middle:], blobs, pixels)
-            with self._lock:
-                self.failures += 1
-                if self.failures == PATIENCE:
-                    self._say(f"DALI failed on {PATIENCE} batches in a row ({reason}); the CPU decoder takes over")
-            return {}
-        self.failures = 0
-        pixels[rows] = crops
-        return {row: Outcome(Status.OK, int(w), int(h)) for row, (h, w) in zip(rows, shapes, strict=True)}
+        else:
+            self.failures = 0
+            pixels[rows] = crops
+            return {row: Outcome(Status.OK, int(w), int(h)) for row, (h, w) in zip(rows, shapes, strict=True)}
+        # Only here, where the exception has let go of the images that did not fit.
+        if _NO_MEMORY.search(reason) and len(rows) > 1:
+            self._say(f"no memory to decode {len(rows)} images at once ({reason}): halving")
+            middle = len(rows) // 2
+            return self._by_dali(rows[:middle], blobs, pixels) | self._by_dali(rows[middle:], blobs, pixels)
+        with self._lock:
+            self.failures += 1
+            if self.failures == PATIENCE:
+                self._say(f"DALI failed on {PATIENCE} batches in a row ({reason}); the CPU decoder takes over")
+        return {}
 
     def _crops(self, blobs: Sequence[Any]) -> tuple[npt.NDArray[np.int64], Any]:
         """Height and width of each upright image, [N, 2], and uint8 [N, size, size, 3]."""
@@ -167,12 +172,26 @@ class DaliDecoder:
                 there = (slice(None),) * (1 + axis) + (-1 if last else 0,)
                 crops[there] = ((crops[there] - share * line) / (1 - share)).round().clip(0, 255)
 
-    def _on_device(self) -> Any:
+    @contextlib.contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """On the GPU, DALI and PyTorch work on one stream, each thread on its own.
+
+        What one of them releases is then used again only after the other is done with it.
+        """
         if self._gpu is None:
-            return contextlib.nullcontext()
+            yield
+            return
         import torch
 
-        return torch.cuda.device(self._gpu)
+        try:
+            with torch.cuda.device(self._gpu):
+                if not hasattr(self._local, "stream"):
+                    self._local.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                    self._ndd.set_current_stream(self._local.stream)  # type: ignore[no-untyped-call]
+                with torch.cuda.stream(self._local.stream):
+                    yield
+        except RuntimeError as exc:
+            raise RunError(f"the GPU could not decode a batch: {one_line(exc)}; try a smaller --batch-size") from exc
 
     def _empty(self, batch: int) -> Any:
         shape = (batch, self._size, self._size, 3)

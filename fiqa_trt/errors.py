@@ -55,6 +55,10 @@ class OutOfMemory(EngineError):
         super().__init__(message)
         self.batch = batch
 
+    def __reduce__(self) -> tuple[type[OutOfMemory], tuple[str, int]]:
+        """For its way out of a worker process."""
+        return type(self), (str(self), self.batch)
+
 
 class RunError(FiqaError):
     """The run began and could not go on; what is finished is kept."""

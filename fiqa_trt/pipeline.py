@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +22,10 @@ from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
 
 READERS = 8
 """Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""
-_AHEAD_BYTES = 256 << 20
-"""Files that are read and not decoded yet hold about this much at most, if they are large."""
+_READ_BYTES = 256 << 20
+"""Files that are being read, or wait to be decoded, hold about this much at most, if they are large."""
+_DECODE_BYTES = max(256 << 20, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16)
+"""The same of files that are being decoded: a sixteenth of the memory, or many cores would run short of large ones."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -101,7 +104,7 @@ def score_units(
     batch, members = engine.info.batch, engine.info.members
     begun: dict[int, pa.Table] = {}
     order: deque[_Chunk] = deque()  # of what is under way
-    largest = 1
+    largest = 0  # bytes of a chunk so far
     reader, decoding = Reader(image_column), ThreadPoolExecutor(decoder.threads, "decode")
 
     def chunks() -> Iterator[_Chunk]:
@@ -112,8 +115,9 @@ def score_units(
                 order.append(_Chunk(number, paths[start : start + batch], start + batch >= len(paths)))
                 yield order[-1]
 
-    def reads_ahead() -> int:
-        return max(2, min(2 * READERS, _AHEAD_BYTES // largest))
+    def within(size: int, most: int) -> int:
+        """Chunks of `largest` that `size` bytes hold, from 2 to `most`; 2 until a first one is known."""
+        return max(2, min(most, size // largest)) if largest else 2
 
     def decode(blobs: list[Blob]) -> Future[Decoded]:
         nonlocal largest
@@ -122,8 +126,9 @@ def score_units(
 
     try:
         outcomes, scores = list[Outcome](), list[Scores]()
-        read = bounded_map(lambda chunk: reader.submit(chunk.paths), chunks(), reads_ahead)
-        for decoded, result in _infer(bounded_map(decode, read, lambda: 2 * decoder.threads), engine):
+        read = bounded_map(lambda chunk: reader.submit(chunk.paths), chunks(), lambda: within(_READ_BYTES, 2 * READERS))
+        decoded_ahead = bounded_map(decode, read, lambda: within(_DECODE_BYTES, 2 * decoder.threads))
+        for decoded, result in _infer(decoded_ahead, engine):
             chunk = order.popleft()
             outcomes += decoded.outcomes
             scores.append(scores_of_good(decoded.outcomes, result, len(members)))

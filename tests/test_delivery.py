@@ -160,6 +160,37 @@ def test_a_move_across_devices(
     assert skipped == {"missing": 8, "on another file system, so it cannot be hard-linked: --copy or --symlink": 1}
 
 
+def test_names_that_are_hard_to_place(crops: Path, tmp_path: Path) -> None:
+    shutil.copy(crops / "a" / "0.jpg", crops / "..dots.jpg")
+    shutil.copy(crops / "a" / "0.jpg", crops / ("é" * 125 + ".jpg"))
+    (crops / "link.jpg").symlink_to("a/0.jpg")
+    scores, out = tmp_path / "s.parquet", tmp_path / "out"
+    score_dataset(Source((str(crops),)), scores, mean_workers)
+    expected = tree(crops)
+    delivered = fill_folder(scores, np.ones(len(expected), bool), out, "copy")
+    assert (delivered.written, delivered.skipped) == (len(expected), {})
+    shutil.rmtree(out)
+    chosen = np.array([p.endswith("link.jpg") for p in pq.read_table(scores)["path"].to_pylist()])
+    fill_folder(scores, chosen, out, "move", root=str(crops))
+    assert tree(out) == {"link.jpg": expected["link.jpg"]}
+    assert not (crops / "link.jpg").is_symlink()
+    assert (crops / "a" / "0.jpg").exists()
+
+
+def test_a_source_that_cannot_be_read_is_skipped(
+    scores: Path, mask: Any, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.copy2
+
+    def copy(source: str, target: Path, **options: Any) -> None:
+        if source.endswith("b/3.jpg"):
+            raise PermissionError(13, "Permission denied", source)
+        real(source, target, **options)
+
+    monkeypatch.setattr(shutil, "copy2", copy)
+    assert fill_folder(scores, mask, tmp_path / "out", "copy").skipped == {"permission denied": 1}
+
+
 def test_roots(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     assert common_root(scores, mask) == str(crops)
     fill_folder(scores, mask, tmp_path / "high", "symlink", root=str(tmp_path))
@@ -233,8 +264,26 @@ def test_shards(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     assert rows == pq.read_table(scores).filter(mask).to_pylist()
     with pytest.raises(DifferentRun, match="exists already"):
         write_shards(scores, mask, tmp_path / "t.tar")
+    for name in ("t-backup.tar", "t-1234567.tar.bak"):
+        (tmp_path / name).touch()
     write_shards(scores, mask, tmp_path / "t.tar", restart=True)
-    assert [path.name for path in sorted(tmp_path.glob("t-*.tar"))] == ["t-000000.tar"]
+    assert [path.name for path in sorted(tmp_path.glob("t-*.tar*"))] == [
+        "t-000000.tar", "t-1234567.tar.bak", "t-backup.tar",
+    ]  # fmt: skip
+    write_shards(scores, mask, tmp_path / "x[1].tar")
+    with pytest.raises(DifferentRun, match="exists already"):
+        write_shards(scores, mask, tmp_path / "x[1].tar")
+
+
+def test_shards_of_the_images_themselves_are_not_replaced(scores: Path, mask: Any, tmp_path: Path) -> None:
+    write_shards(scores, mask, tmp_path / "t.tar")
+    data = (tmp_path / "t-000000.tar").read_bytes()
+    again = tmp_path / "again.parquet"
+    score_dataset(Source((str(tmp_path / "t-000000.tar"),)), again, mean_workers)
+    for restart in (False, True):
+        with pytest.raises(OutputError, match="is to be delivered, and would be replaced"):
+            write_shards(again, np.ones(9, bool), tmp_path / "t.tar", restart=restart)
+    assert (tmp_path / "t-000000.tar").read_bytes() == data
 
 
 def test_images_out_of_shards(crops: Path, tmp_path: Path) -> None:

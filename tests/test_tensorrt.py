@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from fiqa_trt import engines
+from fiqa_trt.engines import RELEASED, open_engine
 from fiqa_trt.engines import tensorrt as ours
-from fiqa_trt.engines.manifest import Target
-from fiqa_trt.errors import EngineError
-from tests.test_store import manifest
+from fiqa_trt.engines.manifest import Manifest, Target
+from fiqa_trt.errors import EngineError, OutOfMemory
+from tests.test_store import manifest, put
 
 HERE = Target("cuda", "H100", ("sm_90",))
 PLAN = manifest(backend="tensorrt", target=HERE, versions={"tensorrt": "11.1.0"})
@@ -72,6 +76,12 @@ def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     fake.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: fake.loads)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     return fake
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FIQA_TRT_ENGINES", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture
@@ -137,6 +147,45 @@ def test_binding_takes_names_as_they_come(library: SimpleNamespace) -> None:
         ours.bind_plan(plan, images, scores, stream)
     with pytest.raises(EngineError, match="not an engine of ours: its inputs and outputs are a, b, c"):
         ours.bind_plan(Plan({"a": True, "b": True, "c": False}), images, scores, stream)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_what_is_opened_for_a_device(
+    gpu: None, device: str, store: Path, library: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store / "mine", dataclasses.replace(PLAN, model=Manifest.read(RELEASED).model, batch=(2, 8, 32)))
+    monkeypatch.setattr(engines, "_usable_gpu", lambda say: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    library.loads = object()
+    opened = list[Any]()
+
+    def engine(bind: object, where: torch.device, info: Any, size: int) -> object:
+        opened.append((str(where), info.batch))
+        raise OutOfMemory("full", info.batch)
+
+    monkeypatch.setattr(ours, "CudaEngine", engine)
+    with pytest.raises(OutOfMemory):
+        open_engine(device, engine="tensorrt")
+    place = "cuda" if device == "auto" else device
+    assert opened == [(place, 8), (place, 4), (place, 2), (place, 2)]
+    opened.clear()
+    with pytest.raises(OutOfMemory):
+        open_engine(device, engine="tensorrt", batch=1)
+    assert opened[0] == (place, 2)  # the engine takes no fewer
+    with pytest.raises(EngineError, match=r"up to 32 images, not 64; build with --max-batch 64"):
+        open_engine(device, engine="tensorrt", batch=64)
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cuda:256"])
+def test_a_gpu_that_is_not_there(gpu: None, device: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store / "mine", dataclasses.replace(PLAN, model=Manifest.read(RELEASED).model))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for engine in ("auto", "tensorrt", "torch"):
+        with pytest.raises(EngineError, match=f"--device {device}: this machine has 1 CUDA"):
+            open_engine(device, engine=engine)
+    with pytest.raises(EngineError, match="--device cuda:00: it is one of"):
+        open_engine("cuda:00")
 
 
 def test_types_are_read_from_the_inspector(library: SimpleNamespace) -> None:

@@ -49,7 +49,7 @@ def _images(scores: Path, mask: Mask, base: str, skips: Skips) -> Iterator[_Imag
             if key is not None:
                 whole = os.path.join(whole, *_parts(key))
             target = os.path.relpath(whole, base)
-            if target.startswith("..") or os.path.isabs(target) or target == ".":
+            if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
                 skips.add(path, f"not below --root {base}")
                 continue
             name = hashlib.blake2b(os.fsencode(target), digest_size=12).digest()
@@ -117,7 +117,8 @@ def fill_folder(
         scores: a scores file.
         mask: its kept rows.
         output: a folder that does not exist, or is empty, or was being filled by the same call.
-        way: one of WAYS. A move across devices copies, compares and only then removes.
+        way: one of WAYS. A move across devices copies, compares and only then removes; of a link, what it leads to is
+            copied and the link removed.
         root: where the tree starts; by default the deepest folder that holds all.
         image_column: of tables among the inputs.
         report: receives the images done.
@@ -155,7 +156,9 @@ def fill_folder(
             except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
                 skips.add(image.path, "another image has its place in the output")
             except OSError as exc:
-                raise storage_error(target, exc) from exc
+                if not _of_source(exc, image.file):
+                    raise storage_error(target, exc) from exc
+                skips.add(image.path, _reason(exc))
             finally:
                 report(Progress(number, count, sum(skips.reasons.values())))
     finally:
@@ -191,6 +194,12 @@ def _take_over(output: Path, plan: str, scores: Path, mask: Mask) -> None:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
 
 
+def _of_source(error: OSError, source: str) -> bool:
+    """Whether an operation failed for what is read, not for where it goes."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # which shutil reports for the source as well
+    return error.filename is not None and os.fspath(error.filename) == source and error.errno not in full
+
+
 class _Unlinkable(Exception):
     """An image that cannot be delivered in this way."""
 
@@ -200,7 +209,7 @@ _ELSEWHERE = "on another file system, so it cannot be hard-linked: --copy or --s
 
 def _deliver(image: _Image, target: Path, way: str, reader: ShardReader, device: int) -> int:
     """Deliver one image onto `device`; returns its bytes. The name appears when the file is complete."""
-    temporary = target.with_name(f".{target.name[-200:]}.tmp")
+    temporary = target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.tmp")
     if image.key is not None:
         if way != "copy":
             raise _Unlinkable(f"inside a shard, so it can only be copied, not --{way}")
@@ -231,18 +240,27 @@ def _deliver(image: _Image, target: Path, way: str, reader: ShardReader, device:
 
 
 def _move(source: str, temporary: Path, target: Path) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)  # unlike a rename, it never replaces
-    except OSError:
-        shutil.copy2(source, temporary, follow_symlinks=False)
-        if not os.path.islink(source):
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            if _content(temporary) != _content(Path(source)):
-                temporary.unlink()
-                raise _Unlinkable("its copy is not what it is; it was left where it is") from None
+    """Move a file; of a link what it leads to is copied, as a moved link may lead nowhere."""
+    if os.path.islink(source) or not _linked(source, target):
+        shutil.copy2(source, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        if _content(temporary) != _content(Path(source)):
+            temporary.unlink()
+            raise _Unlinkable("its copy is not what it is; it was left where it is")
         temporary.rename(target)
     os.unlink(source)
+
+
+def _linked(source: str, target: Path) -> bool:
+    """Whether the file could be given its new name beside the old one; unlike a rename, that never replaces."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _end_move(source: str, target: Path) -> None:

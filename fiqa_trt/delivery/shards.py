@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
-from fiqa_trt.errors import DifferentRun
+from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.parquet import atomic, check_output
 from fiqa_trt.progress import Progress
@@ -43,19 +44,20 @@ def write_shards(
         shard_size: images of a shard.
         image_column: of tables among the inputs.
         report: receives the images done.
-        restart: replace shards that are there.
+        restart: replace shards of that name that are there; the ones beyond the last new one go when that is written.
 
     Raises:
         DifferentRun: shards of that name are there already.
-        OutputError: they cannot be written there.
+        OutputError: they cannot be written there, or hold images that are to be delivered.
         RunError: the disk is full or fails.
     """
     check_output(output, (".tar",))
-    present = sorted(output.parent.glob(f"{output.stem}-??????.tar"))
+    pattern = re.compile(re.escape(output.stem) + r"-[0-9]{6,}\.tar")
+    present = sorted(path for path in output.parent.iterdir() if pattern.fullmatch(path.name))
+    if present:
+        _refuse_sources(scores, mask, present)
     if present and not restart:
         raise DifferentRun(f"{present[0]} exists already; --restart replaces it, or choose another OUT")
-    for path in present:
-        path.unlink()
     skips, reader, total, done, count = Skips(), ShardReader(image_column or DEFAULT_COLUMN), 0, 0, int(mask.sum())
 
     def members() -> Iterator[tuple[dict[str, object], bytes]]:
@@ -67,9 +69,11 @@ def write_shards(
                 except ImageError as exc:
                     skips.add(row["path"], exc.outcome.status.value)
 
+    made = set[Path]()
     try:
         for number, part in enumerate(_split(members(), shard_size)):
             path = output.with_name(f"{output.stem}-{number:06}.tar")
+            made.add(path)
             with atomic(path) as temporary, tarfile.open(temporary, "w") as archive:
                 for row, data in part:
                     _add(archive, done, row, data)
@@ -77,8 +81,20 @@ def write_shards(
                     report(Progress(done, count, sum(skips.reasons.values())))
     finally:
         reader.close()
+    for path in present:
+        if path not in made:
+            path.unlink()
     written = str(output.with_name(f"{output.stem}-*.tar"))
     return Delivered(written, done, 0, dict(skips.reasons), skips.examples, total)
+
+
+def _refuse_sources(scores: Path, mask: Mask, present: list[Path]) -> None:
+    """Raise OutputError if an image that is to be delivered lies in one of the shards that would be replaced."""
+    theirs = {os.path.realpath(path) for path in present}
+    for table in kept_rows(scores, mask):
+        for path in table["path"].to_pylist():
+            if os.path.realpath(locate(path)[0]) in theirs:
+                raise OutputError(f"{path} is to be delivered, and would be replaced; choose another OUT")
 
 
 def _split(

@@ -43,13 +43,14 @@ def open_engine(
     Raises:
         EngineError: what was asked for cannot be had here.
     """
+    tried = None
     while True:
         try:
             return _open(device, precision, engine, batch, say)
         except OutOfMemory as exc:
-            if exc.batch < 2:
+            if exc.batch < 2 or exc.batch == tried:  # an engine may not take fewer
                 raise
-            batch = exc.batch // 2
+            tried, batch = exc.batch, exc.batch // 2
             say(f"{exc}: trying batches of {batch}")
 
 
@@ -65,11 +66,15 @@ def _open(device: str, precision: str, engine: str, batch: int | None, say: Say)
         return _open_directory(Path(engine), device, precision, batch, say)
     if engine == "openvino" and device.startswith("cuda"):
         raise EngineError(f"--engine openvino runs on the CPU; with --device {device} use --engine auto or torch")
-    if engine == "tensorrt" and device == "cpu":
-        raise EngineError("--engine tensorrt runs on a GPU; with --device cpu use --engine auto or openvino")
-    if device == "auto" and engine != "tensorrt":
+    if device == "auto":
         device = "cuda" if engine != "openvino" and _usable_gpu(say) else "cpu"
+    if engine == "tensorrt" and device == "cpu":
+        raise EngineError("--engine tensorrt runs on a GPU; on a CPU use --engine auto or openvino")
     kind = "cpu" if device == "cpu" else "cuda"
+    if kind == "cuda":
+        from fiqa_trt.engines.cuda import check_cuda
+
+        check_cuda(device)
     if engine != "torch":
         found = list_engines(store(), Manifest.read(RELEASED).model, None if kind == "cpu" else device)
         best = best_engine([entry for entry in found if _is_of(entry.manifest, engine)], kind, precision)
@@ -85,10 +90,8 @@ def _open(device: str, precision: str, engine: str, batch: int | None, say: Say)
     from fiqa_trt.engines.torch import open_torch
 
     if kind == "cuda" and engine == "auto":
-        from fiqa_trt.engines.cuda import check_cuda
         from fiqa_trt.engines.tensorrt import INSTALL, tensorrt_version
 
-        check_cuda(device)  # first, or the missing TensorRT would seem to be the trouble
         missing = f"TensorRT is missing ({INSTALL})"
         unbuilt = "no engine has been built here (fiqa-trt build makes one)"
         say(f"{missing if tensorrt_version() is None else unbuilt}, so PyTorch runs the network")
@@ -125,7 +128,8 @@ def _open_directory(folder: Path, device: str, precision: str, batch: int | None
 
 def _check_device(device: str) -> None:
     kind, colon, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (colon and (kind != "cuda" or not index.isdigit())):
+    numbered = kind == "cuda" and index.isdecimal() and index == str(int(index))
+    if kind not in ("auto", "cpu", "cuda") or (colon and not numbered):
         raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, …")
 
 

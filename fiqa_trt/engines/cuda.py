@@ -34,7 +34,8 @@ def check_cuda(device: str) -> None:
         raise EngineError(f"--device {device} needs torch: pip install 'fiqa-trt[gpu]'") from exc
     if not torch.cuda.is_available():
         raise EngineError(f"--device {device}: torch {torch.__version__} sees no CUDA GPU; use --device cpu or auto")
-    if (torch.device(device).index or 0) >= torch.cuda.device_count():
+    # Not by torch.device, which keeps the number in eight bits: its cuda:256 is cuda:0.
+    if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise EngineError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA GPU(s)")
 
 

@@ -62,7 +62,7 @@ def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None) 
     Args:
         folder: an engine directory.
         device: `cuda` or `cuda:i`.
-        batch: images per call; the quickest by default.
+        batch: images per call; the quickest by default. Fewer than the engine takes are filled up.
 
     Raises:
         EngineError: it is not one, it belongs to another GPU or TensorRT, or a batch that it was not built for.
@@ -72,11 +72,9 @@ def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None) 
     if problem := difference_from_here(manifest, device):
         raise EngineError(f"{folder}: {problem}")
     low, best, high = manifest.batch
-    batch = batch or best
-    if not low <= batch <= high:
-        raise EngineError(
-            f"{folder} takes batches of {low} to {high} images, not {batch}; build with --max-batch {batch}"
-        )
+    batch = max(batch or best, low)
+    if batch > high:
+        raise EngineError(f"{folder} takes batches of up to {high} images, not {batch}; build with --max-batch {batch}")
     import torch
 
     where = torch.device(device)
