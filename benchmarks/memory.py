@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks.common import COMMAND, link_many, machine, make_crops, own_peak_mb, record, timed
-from fiqa_trt.parquet import RunFolder
+from fiqa_trt.runs import RunFolder
 from fiqa_trt.sources import Source, list_inputs
 
 SMALL, LARGE, LIST = 5_000, 100_000, 1_000_000

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.errors import InputError, OutputError
-from fiqa_trt.parquet import SUFFIXES, read_output
+from fiqa_trt.outputs import SUFFIXES, read_output
 from fiqa_trt.records import open_path
 from fiqa_trt.sources import read_columns
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fiqa_trt.api import Score
 from fiqa_trt.errors import InputError
-from fiqa_trt.parquet import read_output
+from fiqa_trt.outputs import read_output
 
 _BINS = 50
 _MARGIN, _WIDTH = 16, 320

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.errors import InputError, UsageError, one_line
-from fiqa_trt.parquet import read_output
+from fiqa_trt.outputs import read_output
 from fiqa_trt.records import Status, own_columns
 from fiqa_trt.shards import SEPARATOR
 from fiqa_trt.spec import MEMBERS
@@ -288,7 +288,10 @@ def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArra
         return pc.if_else(pc.equal(pc.list_value_length(parts), 2), pc.list_element(parts, 0), "")
 
     def column(table: pa.Table) -> pa.ChunkedArray:
-        return pc.fill_null(table[group_by].cast(pa.string()), "")
+        try:
+            return pc.fill_null(table[group_by].cast(pa.string()), "")
+        except pa.ArrowException as exc:
+            raise InputError(f"--group-by {group_by}: a column of {table[group_by].type} names no groups") from exc
 
     def matched(table: pa.Table) -> pa.ChunkedArray:
         try:
@@ -319,8 +322,15 @@ def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArra
             "expression needs one bracket around the group"
         )
     name = next(iter(compiled.groupindex), "group")
-    pattern = group_by if compiled.groupindex else re.sub(r"(?<!\\)\((?!\?)", "(?P<group>", group_by, count=1)
+    pattern = group_by if compiled.groupindex else _named(group_by)
     return matched
+
+
+def _named(pattern: str) -> str:
+    """A regular expression with its one group named `group`; brackets that are escaped or in a class are none."""
+    parts = re.findall(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?|.", pattern, re.DOTALL)
+    place = parts.index("(")
+    return "".join([*parts[:place], "(?P<group>", *parts[place + 1 :]])
 
 
 def kept_rows(scores: Path, mask: Mask) -> Iterator[pa.Table]:

@@ -21,7 +21,7 @@ from fiqa_trt import __version__
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import InputError
 from fiqa_trt.filtering import PARENT, grouping
-from fiqa_trt.parquet import atomic, output_metadata, read_output
+from fiqa_trt.outputs import atomic, output_metadata, read_output
 from fiqa_trt.pipeline import read_place
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Status

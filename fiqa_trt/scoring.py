@@ -16,20 +16,11 @@ import pyarrow.compute as pc
 
 from fiqa_trt import __version__
 from fiqa_trt.errors import DifferentRun, InputError, RunError
-from fiqa_trt.parquet import (
-    Fingerprint,
-    RunFolder,
-    check_columns,
-    check_output,
-    output_metadata,
-    read_output,
-    refuse_difference,
-    with_metadata,
-    write_output,
-)
+from fiqa_trt.outputs import check_columns, check_output, output_metadata, read_output, with_metadata, write_output
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import Status, output_schema, own_columns
-from fiqa_trt.sources import Source, list_inputs
+from fiqa_trt.runs import Fingerprint, RunFolder, refuse_difference
+from fiqa_trt.sources import Source, check_source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.workers import Workers
 
@@ -96,6 +87,8 @@ class Tally:
             for entry in pc.value_counts(table["status"].combine_chunks()).to_pylist():
                 self.statuses[entry["values"]] += entry["counts"]
             scores = table["score"].drop_null().to_numpy()
+            if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
+                raise InputError(f"a score of {scores.max() if scores.max() > 1 else scores.min():g}, not from 0 to 1")
             self._bins += np.bincount(np.rint(scores * _BINS).astype(np.int64), minlength=_BINS + 1)
             yield table
 
@@ -135,7 +128,6 @@ class Run:
             "backend": info.backend,
             "precision": info.precision,
             "executed": info.executed,
-            "batch": info.batch,
             "preprocess": PreprocessSpec().digest(),
             "decoder": self.workers.decoder,
             "max_pixels": self.workers.max_pixels,
@@ -230,6 +222,7 @@ def score_dataset(
     Raises:
         FiqaError: see `fiqa_trt.errors`; what is finished is kept for the next call.
     """
+    check_source(source, output)
     with _run(output, open_workers, options, report, say) as run:
         own, folder = tuple(own_columns(run.members)), run.folder
         source = dataclasses.replace(source, reserved=own, exclude=(str(output), str(folder.path)))
@@ -262,7 +255,9 @@ def _refuse_foreign(output: Path, fingerprint: Fingerprint) -> None:
     metadata = output_metadata(output)
     if metadata is None:
         raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another -o")
-    refuse_difference(str(output), metadata["fingerprint"], fingerprint)
+    if "filtered_from" in metadata:
+        raise DifferentRun(f"{output} holds what filter kept; --restart replaces it, or choose another -o")
+    refuse_difference(str(output), metadata.get("fingerprint", {}), fingerprint)
 
 
 def retry_failed(
@@ -294,7 +289,7 @@ def retry_failed(
         if metadata is None and output.suffix.lower() == ".parquet":
             raise InputError(f"--retry-failed {output}: it does not say which model its scores are from")
         if metadata is not None:
-            recorded = {key: metadata["fingerprint"].get(key, "unknown") for key in _COMPARABLE}
+            recorded = {key: metadata.get("fingerprint", {}).get(key, "unknown") for key in _COMPARABLE}
             comparable = {key: fingerprint[key] for key in _COMPARABLE}
             refuse_difference(str(output), recorded, comparable, "give the --engine and --precision that it is from")
         else:

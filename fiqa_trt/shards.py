@@ -7,6 +7,7 @@ goes; that something is wrong with it is said once, for the shard itself.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import posixpath
@@ -143,15 +144,17 @@ class TarShard:
             self.error = ImageError(status, f"this tar shard cannot be read to its end: {one_line(exc)}")
 
     def _scan(self, file: Any) -> None:
-        seen, counts = dict[str, _Member](), dict[str, int]()
+        seen, numbers = dict[str, _Member](), dict[str, int]()
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for entry in archive:
                 archive.members = []  # type: ignore[attr-defined]  # or it would keep them all
                 member = _member(entry, seen)
                 if member is not None:
-                    number = counts[entry.name] = counts.get(entry.name, 0) + 1
-                    seen[entry.name] = member
-                    self._members[entry.name if number == 1 else f"{entry.name}{SEPARATOR}{number}"] = member
+                    seen[entry.name], key = member, entry.name
+                    while key in self._members:
+                        numbers[entry.name] = numbers.get(entry.name, 1) + 1
+                        key = f"{entry.name}{SEPARATOR}{numbers[entry.name]}"
+                    self._members[key] = member
             end = int(archive.offset)
         # To tarfile whatever is no header is the end.
         block = os.pread(self._handle, tarfile.BLOCKSIZE, max(0, end - tarfile.BLOCKSIZE))
@@ -217,8 +220,6 @@ class TableShard:
     """A Parquet or Arrow (IPC) table. Meant for reading in order: going back starts anew."""
 
     def __init__(self, path: str, column: str = DEFAULT_COLUMN) -> None:
-        import pyarrow as pa
-
         self.error: ImageError | None = None
         self._path, self._column = path, column
         self._rows = 0
@@ -227,10 +228,11 @@ class TableShard:
         self._damage: _Damage | None = None
         try:
             schema, self._rows = (_parquet_shape if self._parquet else _arrow_shape)(path)
+            list(schema.names)
         except _Damage as damage:
             self._rows = damage.rows.start
             self.error = ImageError(Status.CORRUPT, f"this table cannot be read to its end: {damage}")
-        except (OSError, pa.ArrowException) as exc:
+        except Exception as exc:  # damage makes pyarrow raise errors of many kinds
             self.error = ImageError(Status.CORRUPT, f"this table cannot be read: {one_line(exc)}")
         else:
             _check_column(schema, column, path)
@@ -267,9 +269,10 @@ class TableShard:
             while row >= self._first + len(self._held):
                 self._first, values = next(self._batches)
                 self._held = values.to_pylist()
-        except _Damage as damage:
-            self._damage, self._held = damage, []
-            raise ImageError(Status.CORRUPT, f"the table cannot be read here: {damage}") from damage
+        except Exception as exc:  # damage, or the file is not the one that was listed
+            self._damage = exc if isinstance(exc, _Damage) else _Damage(row, 1 << 62, exc)
+            self._held = []
+            raise ImageError(Status.CORRUPT, f"the table cannot be read here: {self._damage}") from exc
         return self._held[row - self._first]
 
     def close(self) -> None:
@@ -309,7 +312,6 @@ def _parquet_shape(path: str) -> tuple[pa.Schema, int]:
 
 def _parquet_batches(path: str, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
     """Number of the first row and values of each batch, from the row group that `start` is in. Raises _Damage."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     # With a buffer, a row group is read page by page, however large it is.
@@ -320,30 +322,32 @@ def _parquet_batches(path: str, column: str, start: int) -> Iterator[tuple[int, 
             if start < stop:
                 try:
                     for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column]):
-                        yield first, batch.column(0)
+                        yield first, _valid(batch.column(0))
                         first += batch.num_rows
-                except (OSError, pa.ArrowException) as exc:
+                except Exception as exc:
                     raise _Damage(first, stop, exc) from exc
             first = stop
 
 
-def _arrow_shape(path: str) -> tuple[pa.Schema, int]:
-    import pyarrow as pa
+def _valid(values: pa.Array) -> pa.Array:
+    """Values whose offsets lead nowhere else; with damaged ones, reading them would end the process."""
+    values.validate(full=True)
+    return values
 
-    rows, schema = 0, None
-    try:
-        for schema, batch in _record_batches(path):  # noqa: B007
-            rows += batch.num_rows
-    except (OSError, pa.ArrowException) as exc:
-        if schema is None:
-            raise
-        raise _Damage(rows, rows, exc) from exc
-    if schema is None:
-        raise pa.ArrowInvalid("it has no rows")
+
+def _arrow_shape(path: str) -> tuple[pa.Schema, int]:
+    rows = 0
+    with _record_batches(path) as (schema, batches):
+        try:
+            for batch in batches:
+                rows += batch.num_rows
+        except Exception as exc:
+            raise _Damage(rows, rows, exc) from exc
     return schema, rows
 
 
-def _record_batches(path: str) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
+@contextlib.contextmanager
+def _record_batches(path: str) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """Of an IPC file, or of an IPC stream as Hugging Face's `datasets` writes it, mapped into memory."""
     import pyarrow as pa
 
@@ -351,25 +355,24 @@ def _record_batches(path: str) -> Iterator[tuple[pa.Schema, pa.RecordBatch]]:
         try:
             reader = pa.ipc.open_file(source)
         except pa.ArrowInvalid:
-            source.seek(0)
-            with pa.ipc.open_stream(source) as stream:
-                for batch in stream:
-                    yield stream.schema, batch
-        else:
-            for number in range(reader.num_record_batches):
-                yield reader.schema, reader.get_batch(number)
+            reader = None
+        if reader is not None:
+            yield reader.schema, map(reader.get_batch, range(reader.num_record_batches))
+            return
+        source.seek(0)
+        with pa.ipc.open_stream(source) as stream:
+            yield stream.schema, iter(stream)
 
 
 def _arrow_batches(path: str, column: str, start: int) -> Iterator[tuple[int, pa.Array]]:
     """Number of the first row and values of each batch, from `start` on. Raises _Damage."""
-    import pyarrow as pa
-
     first = 0
-    try:
-        for _, batch in _record_batches(path):
-            values = batch.column(column)
-            for offset in range(max(0, start - first), batch.num_rows, _BATCH_ROWS):
-                yield first + offset, values.slice(offset, _BATCH_ROWS)
-            first += batch.num_rows
-    except (OSError, pa.ArrowException) as exc:
-        raise _Damage(first, 1 << 62, exc) from exc
+    with _record_batches(path) as (_, batches):
+        try:
+            for batch in batches:
+                values = batch.column(column)
+                for offset in range(max(0, start - first), batch.num_rows, _BATCH_ROWS):
+                    yield first + offset, _valid(values.slice(offset, _BATCH_ROWS))
+                first += batch.num_rows
+        except Exception as exc:
+            raise _Damage(first, 1 << 62, exc) from exc

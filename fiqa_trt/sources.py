@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fiqa_trt.errors import InputError
+from fiqa_trt.errors import InputError, OutputError
 from fiqa_trt.records import record_path
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, is_shard, open_shard
 
@@ -52,6 +52,24 @@ class Source:
     def describe(self) -> str:
         """The inputs as one would name them in a sentence."""
         return self.list_file or " ".join(self.inputs)
+
+
+def check_source(source: Source, output: Path) -> None:
+    """Refuse at once what could only fail later.
+
+    Raises:
+        InputError: an input that is not there.
+        OutputError: the output would replace one.
+    """
+    for given in (source.list_file,) if source.list_file else source.inputs:
+        if given == "-" and not source.list_file:
+            continue
+        try:
+            os.stat(given)
+        except (OSError, ValueError) as exc:
+            raise InputError(f"cannot read {given}: {getattr(exc, 'strerror', None) or exc}") from exc
+        if output.exists() and output.samefile(given):
+            raise OutputError(f"{output} is one of the inputs; choose another -o")
 
 
 def list_inputs(source: Source, say: Callable[[str], None] = lambda message: None) -> Iterator[pa.RecordBatch]:

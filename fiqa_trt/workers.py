@@ -22,8 +22,8 @@ from typing import Protocol
 from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoder
 from fiqa_trt.engines import Engine, EngineInfo, open_engine
 from fiqa_trt.errors import EngineError, FiqaError, RunError
-from fiqa_trt.parquet import RunFolder
 from fiqa_trt.pipeline import Unit, score_units
+from fiqa_trt.runs import RunFolder
 
 DECODERS = ("auto", "cpu", "dali")
 _AHEAD = 3  # units that a process has been given and not finished

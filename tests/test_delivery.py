@@ -23,7 +23,7 @@ from fiqa_trt.cli import group
 from fiqa_trt.delivery import WAYS, fill_folder, measure, write_rows, write_shards
 from fiqa_trt.delivery.folder import common_root
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
-from fiqa_trt.parquet import output_metadata
+from fiqa_trt.outputs import output_metadata
 from fiqa_trt.progress import Progress
 from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source, list_inputs

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.errors import InputError, UsageError
-from fiqa_trt.filtering import Amount, Rules, Selection, select
+from fiqa_trt.filtering import Amount, Rules, Selection, grouping, select
 
 Row = dict[str, Any]
 
@@ -217,3 +217,20 @@ def test_other_formats(scores: Path, tmp_path: Path, suffix: str) -> None:
     rules = Rules(keep=Amount(50, True))
     write_rows(scores, np.ones(7, bool), tmp_path / f"s.{suffix}")
     assert (select(tmp_path / f"s.{suffix}", rules).mask == select(scores, rules).mask).all()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "group"),
+    [(r"[(](\w+)", "b"), (r"\((\w+)", "b"), (r"[](](?:\w)[)]/(.)", "c"), (r"(?P<g>^.)", "a"), (r"(?i)(A)", "a")],
+)
+def test_groups_by_a_regular_expression(tmp_path: Path, pattern: str, group: str) -> None:
+    path = write(tmp_path / "s.parquet", [row("a/(b)/c.jpg", 0.5)])
+    assert grouping(pattern, path)(pq.read_table(path)).to_pylist() == [group]
+
+
+@pytest.mark.parametrize("values", [[[1, 2]], [b"\xff"]])
+def test_groups_by_a_column_that_names_none(tmp_path: Path, values: list[Any]) -> None:
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"path": ["a"], "score": [0.5], "status": ["ok"], "x": values}), path)
+    with pytest.raises(InputError, match=r"--group-by x: a column of .* names no groups"):
+        grouping("x", path)(pq.read_table(path))

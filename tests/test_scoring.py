@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fiqa_trt.decode import CpuDecoder, Images
+from fiqa_trt.delivery import write_rows
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
-from fiqa_trt.parquet import RunFolder, output_metadata, read_output, rechunk
+from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Progress
 from fiqa_trt.reading import read_file
 from fiqa_trt.records import Status, own_columns
+from fiqa_trt.runs import RunFolder
 from fiqa_trt.scoring import Options, Summary, retry_failed, score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
@@ -174,8 +176,8 @@ def test_same_command_again_finds_it_complete(crops: Path, tmp_path: Path) -> No
 def test_another_run_is_refused_and_named(crops: Path, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         score(crops, tmp_path / "s.parquet", report=stop_after(5))
-    with pytest.raises(DifferentRun, match=r"batch: 4 there, 5 now.*--restart"):
-        score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: mean_workers(5), SMALL)
+    with pytest.raises(DifferentRun, match=r"unit_rows: 4 there, 5 now.*--restart"):
+        score(crops, tmp_path / "s.parquet", Options(unit_rows=5))
     (crops / "new.jpg").write_bytes(b"")
     with pytest.raises(DifferentRun, match=r"count: 10 there, 11 now"):
         score(crops, tmp_path / "s.parquet")
@@ -185,6 +187,25 @@ def test_another_run_is_refused_and_named(crops: Path, tmp_path: Path) -> None:
     with pytest.raises(DifferentRun, match="--restart"):
         score(crops, tmp_path / "s.parquet")
     assert score(crops, tmp_path / "s.parquet", Options(restart=True)).images == 11
+
+
+def test_an_input_is_not_replaced(crops: Path, tmp_path: Path) -> None:
+    for suffix in ("parquet", "csv"):
+        path = tmp_path / f"i.{suffix}"
+        path.write_text(f"path\n{crops}/a/0.jpg\n")
+        sources = (Source((str(crops), str(path))), Source(list_file=str(path)))
+        for source in sources:
+            with pytest.raises(OutputError, match="is one of the inputs"):
+                score_dataset(source, path, mean_workers, Options(restart=True))
+    with pytest.raises(InputError, match=r"cannot read .*/gone: No such file"):
+        score_dataset(Source((str(tmp_path / "gone"),)), tmp_path / "s.parquet", pytest.fail)
+
+
+def test_what_a_filter_kept_is_no_complete_run(crops: Path, tmp_path: Path) -> None:
+    score(crops, tmp_path / "s.parquet")
+    write_rows(tmp_path / "s.parquet", np.arange(10) < 5, tmp_path / "best.parquet")
+    with pytest.raises(DifferentRun, match="holds what filter kept"):
+        score(crops, tmp_path / "best.parquet")
 
 
 def test_a_foreign_output_is_not_touched(crops: Path, tmp_path: Path) -> None:
@@ -416,18 +437,6 @@ def test_full_disk(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(pq, "write_table", full)
         score(crops, tmp_path / "s.parquet")
     assert score(crops, tmp_path / "s.parquet").images == 10
-
-
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 7))
-def test_rechunk_keeps_every_row(sizes: list[int], unit: int) -> None:
-    start, batches = 0, []
-    for size in sizes:
-        batches.append(pa.record_batch([pa.array(range(start, start + size), pa.int64())], names=["n"]))
-        start += size
-    tables = list(rechunk(batches, unit))
-    assert [n for table in tables for n in table["n"].to_pylist()] == list(range(start))
-    assert all(table.num_rows == unit for table in tables[:-1])
-    assert len(tables) == max(1, -(-start // unit))
 
 
 @given(st.integers(0, 40), st.integers(1, 9))

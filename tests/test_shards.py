@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.errors import InputError
+from fiqa_trt.pipeline import read_place
 from fiqa_trt.reading import MAX_BYTES
 from fiqa_trt.records import ImageError, Status, record_path
 from fiqa_trt.scoring import Options, retry_failed, score_dataset
@@ -247,6 +248,53 @@ def test_tables_of_paths_alone(images: list[bytes], tmp_path: Path) -> None:
     table = pa.table({"image": [{"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": "gone.jpg"}]})
     pq.write_table(table, tmp_path / "t.parquet")
     assert [row["status"] for row in scored(tmp_path, tmp_path / "t.parquet")] == ["ok", "missing"]
+
+
+def test_damaged_offsets_in_a_table(images: list[bytes], tmp_path: Path) -> None:
+    table, good = pa.table({"image": pa.array(images, pa.binary())}), tmp_path / "good.jpg"
+    good.write_bytes(images[0])
+    whole, path = tmp_path / "whole.arrow", tmp_path / "t.arrow"
+    with pa.OSFile(str(whole), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    data = whole.read_bytes()
+    offsets = data.find(table["image"].chunk(0).buffers()[1].to_pybytes()[:40])
+    for value in (-5, 2**31 - 1):
+        path.write_bytes(data[: offsets + 16] + value.to_bytes(4, "little", signed=True) + data[offsets + 20 :])
+        statuses = [row["status"] for row in scored(tmp_path, path, good)]
+        assert statuses == ["corrupt"] * len(images) + ["ok"]
+    for name in (b"image", b"\xff\xfe"):
+        path.write_bytes(data.replace(b"image", name.ljust(5, b"\xff")))
+        assert scored(tmp_path, path, good)[-1]["status"] == "ok"
+
+
+def test_tables_without_rows(images: list[bytes], tmp_path: Path) -> None:
+    table, good = pa.table({"image": pa.array([], pa.binary())}), tmp_path / "good.jpg"
+    good.write_bytes(images[0])
+    pq.write_table(table, tmp_path / "t.parquet")
+    for name, new in (("t.arrow", pa.ipc.new_file), ("u.arrow", pa.ipc.new_stream)):
+        with pa.OSFile(str(tmp_path / name), "wb") as file, new(file, table.schema):
+            pass
+    assert listed(tmp_path / "t.parquet", tmp_path / "t.arrow", tmp_path / "u.arrow", good) == [str(good)]
+
+
+def test_a_table_that_has_become_shorter(images: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"image": images}), path)
+    shard = open_shard(str(path))
+    pq.write_table(pa.table({"image": images[:1]}), path)
+    assert shard.read("0", MAX_BYTES) == images[0]
+    for _ in range(2):
+        with pytest.raises(ImageError) as caught:
+            shard.read("5", MAX_BYTES)
+        assert caught.value.outcome.status is Status.CORRUPT
+
+
+def test_members_named_like_the_numbered_ones(images: list[bytes], tmp_path: Path) -> None:
+    names = ["a.jpg", "a.jpg::2", "a.jpg", "a.jpg::2", "a.jpg"]
+    shard = tar(tmp_path / "s.tar", [(name, images[index]) for index, name in enumerate(names)])
+    found = listed(shard, all_files=True)
+    assert len(set(found)) == 5
+    assert [read_place(*locate(path), ShardReader()) for path in found] == images[:5]
 
 
 def test_a_mended_shard_when_retried(images: list[bytes], tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def command(
     Example:
       fiqa-trt report scores.parquet -o report.html
     """
-    from fiqa_trt.parquet import check_output
+    from fiqa_trt.outputs import check_output
     from fiqa_trt.reporting import survey, write_report
 
     check_output(output, (".html", ".htm"))

@@ -10,7 +10,7 @@ from fiqa_trt.delivery.rows import write_rows
 from fiqa_trt.delivery.shards import SHARD_SIZE, write_shards
 from fiqa_trt.errors import OutputError
 from fiqa_trt.filtering import Mask
-from fiqa_trt.parquet import SUFFIXES
+from fiqa_trt.outputs import SUFFIXES
 
 __all__ = ["SHARD_SIZE", "WAYS", "Delivered", "deliver", "fill_folder", "measure", "write_rows", "write_shards"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from fiqa_trt.delivery.common import Delivered
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
-from fiqa_trt.parquet import (
+from fiqa_trt.outputs import (
     SUFFIXES,
     atomic,
     check_columns,

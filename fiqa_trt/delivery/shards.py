@@ -13,7 +13,7 @@ from pathlib import Path
 from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
-from fiqa_trt.parquet import atomic, check_output
+from fiqa_trt.outputs import atomic, check_output
 from fiqa_trt.progress import Progress
 from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, open_path

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.errors import InputError, storage_error
-from fiqa_trt.parquet import atomic
+from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
 from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, Outcome, Status, open_path

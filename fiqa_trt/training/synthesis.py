@@ -26,10 +26,11 @@ import numpy.typing as npt
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import DifferentRun, InputError, storage_error
 from fiqa_trt.networks import Ensemble
-from fiqa_trt.parquet import Fingerprint, atomic, refuse_difference
+from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
 from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, open_path
+from fiqa_trt.runs import Fingerprint, refuse_difference
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import ModelSpec, digest
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain

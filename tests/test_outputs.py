@@ -1,0 +1,30 @@
+"""Files of rows: what they hold, and what is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from fiqa_trt.errors import InputError
+from fiqa_trt.outputs import read_output, write_output
+
+
+def test_rows_as_json(tmp_path: Path) -> None:
+    values = [None] * 9000 + [3, 2**64 - 1]
+    table = pa.table({"path": [str(i) for i in range(9002)], "hash": pa.array(values, pa.uint64())})
+    table = table.append_column("x", pa.array([float("nan")] * 9001 + [0.5]))
+    write_output(tmp_path / "s.jsonl", table.schema, [table], 9002)
+    assert "NaN" not in (tmp_path / "s.jsonl").read_text()
+    read = pa.concat_tables(read_output(tmp_path / "s.jsonl", ["path"]))
+    assert read["hash"].to_pylist() == values
+    assert read["x"].to_pylist() == [None] * 9001 + [0.5]
+
+
+def test_what_is_no_scores_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"k\.txt is not a scores file by its name: those end in \.parquet, \.csv"):
+        list(read_output(tmp_path / "k.txt", ["path"]))
+    (tmp_path / "k.jsonl").write_text("3\n")
+    with pytest.raises(InputError, match="not a JSON object"):
+        list(read_output(tmp_path / "k.jsonl", ["path"]))
