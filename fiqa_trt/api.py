@@ -21,10 +21,10 @@ from fiqa_trt.decode import DEFAULT_MAX_PIXELS, Decoded, fit
 from fiqa_trt.engines import EngineInfo, open_engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import EngineError, UsageError
-from fiqa_trt.pipeline import Blob, bounded_map, read_place, scores_of_good
+from fiqa_trt.pipeline import bounded_map, scores_of_good
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Outcome, Status
-from fiqa_trt.shards import ShardReader, locate
+from fiqa_trt.shards import Blob, ShardReader, read_recorded
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.workers import InProcess, Processes, Setup, Workers, open_decoder, parse_devices
@@ -204,7 +204,7 @@ def _blob(item: Item, shards: ShardReader) -> Blob:
         return item or ImageError(Status.EMPTY, "0 bytes")
     if not isinstance(item, (str, os.PathLike)):
         raise UsageError(f"cannot score a {type(item).__name__}: give a path, the bytes of a file, or a uint8 array")
-    return read_place(*locate(os.fspath(item)), shards)
+    return read_recorded(os.fspath(item), shards)
 
 
 def score_dataset(

@@ -24,8 +24,9 @@ from fiqa_trt import __version__, scoring
 from fiqa_trt.decode import Decoded, Decoder
 from fiqa_trt.engines import Engine, open_engine
 from fiqa_trt.errors import InputError
-from fiqa_trt.pipeline import READERS, Blob, Reader, bounded_map
+from fiqa_trt.pipeline import READERS, Reader, bounded_map
 from fiqa_trt.records import ImageError, Status
+from fiqa_trt.shards import Blob
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.verification import portrait
 from fiqa_trt.workers import InProcess, Setup, open_decoder
@@ -185,7 +186,7 @@ class _Watch:
     """Samples a GPU in a thread while the block runs; without one, or without NVML, sees nothing."""
 
     def __init__(self, place: str) -> None:
-        self._index = None if place == "cpu" else int(place.partition(":")[2] or 0)
+        self._place = None if place == "cpu" else place
         self._samples = list[tuple[int, float, int]]()
         self._stop = threading.Event()
 
@@ -201,17 +202,23 @@ class _Watch:
             thread.join()
 
     def _sample(self) -> None:
-        if self._index is None:
+        if self._place is None:
             return
         try:
             import pynvml
+            import torch
 
+            # NVML counts all GPUs of the machine, CUDA may be shown some of them.
+            uuid = torch.cuda.get_device_properties(self._place).uuid
             pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
-            while not self._stop.wait(_SAMPLING_SECONDS):
-                use = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
-                power = pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
-                self._samples.append((use, power, pynvml.nvmlDeviceGetMemoryInfo(handle).used >> 20))
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+                while not self._stop.wait(_SAMPLING_SECONDS):
+                    use = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
+                    power = pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
+                    self._samples.append((use, power, pynvml.nvmlDeviceGetMemoryInfo(handle).used >> 20))
+            finally:
+                pynvml.nvmlShutdown()
         except Exception:  # a driver that does not tell is no reason not to measure the rest
             return
 

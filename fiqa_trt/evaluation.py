@@ -266,7 +266,9 @@ class _Scores:
         )
 
 
-def _normal(name: str, folder: Path | None = None) -> str:
+def _normal(name: str | None, folder: Path | None = None) -> str:
+    if not name:
+        raise InputError("a row has no path")
     return os.path.normpath(os.path.join(folder or "", open_path(name)))
 
 

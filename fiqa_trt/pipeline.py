@@ -16,9 +16,8 @@ from fiqa_trt.decode import Decoded, Decoder
 from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import RunError
-from fiqa_trt.reading import read_file
-from fiqa_trt.records import ImageError, Outcome, Status, to_table
-from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
+from fiqa_trt.records import Outcome, Status, to_table
+from fiqa_trt.shards import DEFAULT_COLUMN, Blob, ShardReader, locate, read_place
 
 READERS = 8
 """Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""
@@ -31,7 +30,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Unit = tuple[int, pa.Table]
-Blob = bytes | ImageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,32 +41,29 @@ class _Chunk:
     last: bool
 
 
-def read_place(path: str, key: str | None, shards: ShardReader) -> Blob:
-    """The bytes of an image that `locate` found, or why there are none."""
-    try:
-        return read_file(path) if key is None else shards.read(path, key)
-    except ImageError as exc:
-        return exc
-
-
 class Reader:
     """Reads the files of a chunk: plain ones in several threads; shards, from their beginning to their end, in one."""
 
     def __init__(self, image_column: str | None = None) -> None:
         self._files, self._shards = ThreadPoolExecutor(READERS, "read"), ThreadPoolExecutor(1, "read-shard")
         self._shard_reader = ShardReader(image_column or DEFAULT_COLUMN)
+        self._closed = False
 
     def submit(self, paths: Sequence[str]) -> Future[list[Blob]]:
         """Start reading recorded paths; the result holds the bytes of each, or why there are none."""
         places = [locate(path) for path in paths]
         pool = self._files if all(key is None for _, key in places) else self._shards
-        return pool.submit(lambda: [read_place(path, key, self._shard_reader) for path, key in places])
+        return pool.submit(self._read, places)
+
+    def _read(self, places: list[tuple[str, str | None]]) -> list[Blob]:
+        return [read_place(path, key, self._shard_reader) for path, key in places if not self._closed]
 
     def close(self) -> None:
-        """Begin nothing more, and release what is open."""
+        """Begin nothing more, and release what is open; waits for nobody, as a disk may never answer."""
+        self._closed = True
         self._files.shutdown(wait=False, cancel_futures=True)
-        self._shards.shutdown(cancel_futures=True)
-        self._shard_reader.close()
+        self._shards.submit(self._shard_reader.close)
+        self._shards.shutdown(wait=False)
 
 
 def bounded_map(submit: Callable[[T], Future[R]], items: Iterable[T], ahead: Callable[[], int]) -> Iterator[R]:

@@ -22,11 +22,10 @@ from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import InputError
 from fiqa_trt.filtering import PARENT, grouping
 from fiqa_trt.outputs import atomic, output_metadata, read_output
-from fiqa_trt.pipeline import read_place
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Status
 from fiqa_trt.scoring import QUANTILES, Tally
-from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
+from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, read_recorded
 from fiqa_trt.spec import MEMBERS
 
 if TYPE_CHECKING:
@@ -328,7 +327,7 @@ def _thumbnails(
 def _data_uri(path: str, reader: ShardReader) -> str:
     from PIL import Image
 
-    blob = read_place(*locate(path), reader)
+    blob = read_recorded(path, reader)
     try:
         if isinstance(blob, ImageError):
             return ""

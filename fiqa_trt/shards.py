@@ -26,6 +26,7 @@ SEPARATOR = "::"
 TAR = ".tar"
 TABLES = (".parquet", ".arrow")
 DEFAULT_COLUMN = "image"
+Blob = bytes | ImageError
 _BATCH_ROWS = 64
 _BUFFER_BYTES = 1 << 20
 
@@ -114,6 +115,19 @@ class ShardReader:
         if self._shard is not None:
             self._shard.close()
             self._shard = None
+
+
+def read_place(path: str, key: str | None, shards: ShardReader) -> Blob:
+    """The bytes of an image that `locate` found, or why there are none."""
+    try:
+        return read_file(path) if key is None else shards.read(path, key)
+    except ImageError as exc:
+        return exc
+
+
+def read_recorded(recorded: str, shards: ShardReader) -> Blob:
+    """The bytes of an image by its recorded path, or why there are none."""
+    return read_place(*locate(recorded), shards)
 
 
 @dataclasses.dataclass(frozen=True)

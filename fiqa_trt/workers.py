@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -27,6 +28,7 @@ from fiqa_trt.runs import RunFolder
 
 DECODERS = ("auto", "cpu", "dali")
 _AHEAD = 3  # units that a process has been given and not finished
+_CLOSING_SECONDS = 3.0
 
 Say = Callable[[str], None]
 Report = Callable[[int, int], None]
@@ -196,6 +198,8 @@ class _Finished:
     """A worker has written the part of a unit."""
 
     unit: int
+    rows: int
+    failed: int
 
 
 def _serve(setup: Setup, output: Path, unit_rows: int, parent: Connection) -> None:
@@ -233,7 +237,7 @@ def _serve(setup: Setup, output: Path, unit_rows: int, parent: Connection) -> No
             )
             for number, table in found:
                 folder.write_part(number, table)
-                tell(_Finished(number))
+                tell(_Finished(number, table.num_rows, table["score"].null_count))
         workers.close()
     except FiqaError as exc:
         tell(exc)
@@ -249,6 +253,8 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     units: set[int] = dataclasses.field(default_factory=set)
+    rows: int = 0  # reported of units that are not finished
+    failed: int = 0
 
 
 class Processes:
@@ -326,15 +332,15 @@ class Processes:
                     number = waiting.popleft()
                     worker.units.add(number)
                     self._guarded(
-                        worker, waiting, functools.partial(worker.connection.send, _Task(number, image_column))
+                        worker, waiting, report, functools.partial(worker.connection.send, _Task(number, image_column))
                     )
                     if worker not in self._workers:
                         break
             for connection in wait([worker.connection for worker in self._workers], timeout=1):
                 worker = next(worker for worker in self._workers if worker.connection is connection)
-                self._guarded(worker, waiting, functools.partial(self._hear, worker, report))
+                self._guarded(worker, waiting, report, functools.partial(self._hear, worker, report))
 
-    def _guarded(self, worker: _Worker, waiting: deque[int], action: Callable[[], None]) -> None:
+    def _guarded(self, worker: _Worker, waiting: deque[int], report: Report, action: Callable[[], None]) -> None:
         """Do something with a worker; if it turns out to be dead, the others get its units."""
         try:
             action()
@@ -346,6 +352,7 @@ class Processes:
                 raise RunError(f"the process for {worker.device}, the last one, {reason}; {_AGAIN}") from exc
             self._say(f"the process for {worker.device} {reason}; its units go to the others")
             waiting.extendleft(sorted(worker.units, reverse=True))
+            report(-worker.rows, -worker.failed)
 
     def _hear(self, worker: _Worker, report: Report) -> None:
         message = worker.connection.recv()
@@ -354,9 +361,11 @@ class Processes:
         if isinstance(message, _Told):
             self._tell(worker, message)
         elif isinstance(message, _Scored):
+            worker.rows, worker.failed = worker.rows + message.rows, worker.failed + message.failed
             report(message.rows, message.failed)
         elif isinstance(message, _Finished):
             worker.units.discard(message.unit)
+            worker.rows, worker.failed = worker.rows - message.rows, worker.failed - message.failed
 
     def close(self) -> None:
         """See `Workers.close`."""
@@ -365,9 +374,10 @@ class Processes:
                 worker.connection.send(None)
             except (OSError, ValueError):
                 continue
+        deadline = time.monotonic() + _CLOSING_SECONDS
         for worker in self._workers:
-            worker.process.join(5)
-            worker.process.kill()
+            worker.process.join(max(0, deadline - time.monotonic()))
+            worker.process.kill()  # at work still: the run has failed, and what is finished is kept
             worker.connection.close()
 
 

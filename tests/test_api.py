@@ -125,6 +125,15 @@ def test_show(crops: Path, tmp_path: Path) -> None:
     assert (tmp_path / "0.jpg.explain.png").exists()
     with pytest.raises(OutputError, match="no such folder"):
         show(good, "--explain", "-o", tmp_path / "gone")
+    twin = crops / "b" / "0.jpg"
+    twin.write_bytes(good.read_bytes())
+    with pytest.raises(OutputError, match="would be written twice"):
+        show(good, twin, "--explain", "-o", tmp_path)
+    shard = tar(tmp_path / "s.tar", [("p/a.jpg", good.read_bytes())])
+    with pytest.raises(OutputError, match="no such folder; -o says where else"):
+        show(f"{shard}::p/a.jpg", "--explain")
+    show(f"{shard}::p/a.jpg", "--explain", "-o", tmp_path)
+    assert (tmp_path / "a.jpg.explain.png").exists()
 
 
 def test_distributions(tmp_path: Path, crops: Path) -> None:

@@ -120,7 +120,18 @@ def test_another_checkpoint(store: Path, tmp_path: Path) -> None:
     weights = load_file(CHECKPOINT)
     weights["members.mobilenet_v3_small.head.bias"] += 0.5
     save_file(weights, tmp_path / "mine.safetensors")
-    call("build", "--checkpoint", tmp_path / "mine.safetensors", "--precision", "fp32", "-o", store / "mine", "-q")
+    call(
+        "build",
+        "--checkpoint",
+        tmp_path / "mine.safetensors",
+        "--precision",
+        "fp32",
+        "-o",
+        store / "mine",
+        "-q",
+        "--device",
+        "cpu",
+    )
     manifest = Manifest.read(store / "mine")
     assert manifest.model != Manifest.read(RELEASED).model
     said = list[str]()

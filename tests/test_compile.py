@@ -161,7 +161,8 @@ def test_a_graph_of_the_wrong_type_is_an_error() -> None:
         export_program(network, 4, "cpu")
 
 
-def test_a_machine_without_torch_tensorrt_is_told_the_way_out() -> None:
+def test_a_machine_without_torch_tensorrt_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
     from fiqa_trt.engines.compile import import_torch_tensorrt
 
     with pytest.raises(EngineError, match=r"Torch-TensorRT cannot be loaded.*--backend torch"):

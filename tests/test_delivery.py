@@ -295,7 +295,9 @@ def test_images_out_of_shards(crops: Path, tmp_path: Path) -> None:
     delivered = fill_folder(scores, everything, tmp_path / "out", "copy")
     assert delivered.written == 3
     assert set(tree(tmp_path / "out")) == {"s.tar/p/a.jpg", "s.tar/evil.jpg", "s.tar/p/a::2.jpg"}
+    dry = delivery.deliver(scores, everything, tmp_path / "linked", "symlink", dry_run=True)
     delivered = fill_folder(scores, everything, tmp_path / "linked", "symlink")
+    assert (dry.written, dry.skipped) == (0, delivered.skipped)
     assert delivered.skipped == {"inside a shard, so it can only be copied, not --symlink": 3}
 
 
@@ -303,6 +305,44 @@ def call(*arguments: object) -> str:
     done = CliRunner().invoke(group, ["filter", *map(str, arguments)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
+
+
+def test_suffixes_that_make_names_equal(crops: Path, tmp_path: Path) -> None:
+    files = [(crops / "a" / f"{index}.jpg").read_bytes() for index in (0, 2)]
+    shard = tar(tmp_path / "s.tar", [("a", files[0]), ("a.jpg", files[1])])
+    scores = tmp_path / "s.parquet"
+    score_dataset(Source((str(shard),), all_files=True), scores, mean_workers)
+    delivered = fill_folder(scores, np.ones(2, bool), tmp_path / "out", "copy")
+    assert (delivered.written, delivered.already) == (1, 0)
+    assert delivered.skipped == {"another image has its place in the output": 1}
+
+
+@pytest.mark.parametrize("change", ["folder", "fifo"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_source_that_is_no_file_any_more(
+    scores: Path, mask: Any, crops: Path, tmp_path: Path, change: str, way: str
+) -> None:
+    (crops / "b" / "3.jpg").unlink()
+    (os.mkdir if change == "folder" else os.mkfifo)(crops / "b" / "3.jpg")
+    assert fill_folder(scores, mask, tmp_path / "out", way).skipped == {"not a file any more": 1}
+
+
+def test_a_dry_run_refuses_what_the_call_would(scores: Path, mask: Any, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "k.txt").touch()
+    for output, way, message in (
+        (tmp_path / "full", "copy", "is not empty"),
+        (tmp_path / "x.xyz", None, "cannot tell what"),
+        (tmp_path / "k.txt", None, "exists already"),
+        (tmp_path / "no" / "k.tar", None, "does not exist"),
+    ):
+        with pytest.raises(FiqaError, match=message):
+            delivery.deliver(scores, mask, output, way, dry_run=True)
+    before = tree(tmp_path)
+    for output, way in ((tmp_path / "new", "move"), (tmp_path / "k.tar", None), (tmp_path / "k.csv", None)):
+        assert delivery.deliver(scores, mask, output, way, dry_run=True).written == 9
+    assert tree(tmp_path) == before
 
 
 def test_the_command(scores: Path, crops: Path, tmp_path: Path) -> None:

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.pipeline import read_place
 from fiqa_trt.reading import MAX_BYTES
 from fiqa_trt.records import ImageError, Status, record_path
 from fiqa_trt.scoring import Options, retry_failed, score_dataset
-from fiqa_trt.shards import ShardReader, TableShard, TarShard, locate, open_shard
+from fiqa_trt.shards import ShardReader, TableShard, TarShard, locate, open_shard, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from tests.conftest import mean_workers
 
@@ -294,7 +293,7 @@ def test_members_named_like_the_numbered_ones(images: list[bytes], tmp_path: Pat
     shard = tar(tmp_path / "s.tar", [(name, images[index]) for index, name in enumerate(names)])
     found = listed(shard, all_files=True)
     assert len(set(found)) == 5
-    assert [read_place(*locate(path), ShardReader()) for path in found] == images[:5]
+    assert [read_recorded(path, ShardReader()) for path in found] == images[:5]
 
 
 def test_a_mended_shard_when_retried(images: list[bytes], tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_damaged_or_old_engine_can_be_built_again(tmp_path: Path, text: str) -
 
 def test_two_builds_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
     errors = list[BaseException]()
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(8, timeout=60)
 
     def make(rate: int) -> None:
         try:

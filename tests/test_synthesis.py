@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fiqa_trt.errors import DifferentRun, InputError
+from fiqa_trt.errors import DifferentRun, InputError, RunError
+from fiqa_trt.progress import Progress
 from fiqa_trt.samples import portrait
 from fiqa_trt.sources import Source
 from fiqa_trt.training.degradations import FAMILIES
 from fiqa_trt.training.synthesis import PARTS, Face, cut, read_faces, synthesize
+from tests.test_shards import tar
 
 FACE = np.asarray(portrait())
 
@@ -112,6 +115,22 @@ def test_a_list_must_make_sense(tmp_path: Path) -> None:
             read_faces(Source((), str(table)))
 
 
+def test_a_worker_that_is_killed(faces: list[Face], tmp_path: Path) -> None:
+    def kill(progress: Progress) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    with pytest.raises(RunError, match="a worker process was killed"):
+        synthesize(faces, tmp_path / "o", per_face=16, workers=1, report=kill)
+    assert not multiprocessing.active_children()
+    assert synthesize(faces, tmp_path / "o", per_face=16, workers=1).crops == 48
+
+
+def test_faces_in_shards(faces: list[Face], tmp_path: Path) -> None:
+    shard = tar(tmp_path / "s.tar", [(Path(face.path).name, Path(face.path).read_bytes()) for face in faces])
+    assert synthesize(read_faces(Source((str(shard),))), tmp_path / "o", per_face=1, workers=1).crops == 3
+
+
 def test_nothing_readable(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the 1 photographs"):
         synthesize([Face(str(tmp_path / "gone.jpg"))], tmp_path / "o", per_face=1)
@@ -124,11 +143,13 @@ def test_the_command_and_its_interruption(crops: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fiqa_trt", "synthesize", str(tmp_path / "in"), "-o", str(tmp_path / "o")]
     command += ["--per-face", "16", "--workers", "1", "--reference", "none"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
     while not list((tmp_path / "o").glob(f"{PARTS}/0*.json")):
         assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert "again to resume" in process.communicate(timeout=30)[1]
+    assert "again to resume" in process.communicate(timeout=300)[1]
     assert process.returncode == 130
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["crops"] == 96

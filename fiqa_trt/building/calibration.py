@@ -13,8 +13,8 @@ from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.manifest import digest_of
 from fiqa_trt.engines.quantize import Ranges, calibrate
 from fiqa_trt.errors import EngineError, InputError
-from fiqa_trt.reading import read_file
-from fiqa_trt.records import ImageError, Status, open_path
+from fiqa_trt.records import Status
+from fiqa_trt.shards import ShardReader, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
 
@@ -72,15 +72,12 @@ def read_crops(folder: Path, count: int = MAX_CROPS) -> Pixels:
     paths = [path for batch in list_inputs(Source((str(folder),))) for path in batch.column("path").to_pylist()]
     chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, min(2 * count, len(paths))).astype(int)]
     decoder, crops = CpuDecoder(), np.zeros((min(count, len(chosen)), _SIZE, _SIZE, 3), np.uint8)
-    filled = 0
+    filled, reader = 0, ShardReader()
     for path in _spread(chosen):
-        try:
-            blob: bytes | ImageError = read_file(open_path(path))
-        except ImageError as exc:
-            blob = exc
-        filled += decoder.decode_into(crops[filled], blob).status is Status.OK
+        filled += decoder.decode_into(crops[filled], read_recorded(path, reader)).status is Status.OK
         if filled == len(crops):
             break
+    reader.close()
     if filled < MIN_CROPS:
         raise InputError(
             f"--calibration {folder}: {filled} of {len(paths)} images could be decoded; calibrating takes at least "

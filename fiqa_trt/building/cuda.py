@@ -29,7 +29,7 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
     from fiqa_trt.engines import tensorrt
     from fiqa_trt.engines.torch import load_checkpoint
 
-    where = torch.device(device)
+    where = torch.device("cuda", torch.device(device).index or 0)
     largest = request.max_batch or BATCHES[-1]
     batches = [size for size in batch_sizes(BATCHES, largest) if size >= compiler.SMALLEST]
     torch_tensorrt = compiler.import_torch_tensorrt()

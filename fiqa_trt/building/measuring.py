@@ -158,5 +158,5 @@ def with_figures(manifest: Manifest, found: Measured) -> Manifest:
 
 
 def batch_sizes(sizes: Sequence[int], max_batch: int) -> list[int]:
-    """Those of `sizes` up to `max_batch`, and itself."""
+    """Those of `sizes` up to `max_batch`; that itself, too, if it is below the largest of them."""
     return sorted({size for size in sizes if size <= max_batch} | ({max_batch} if max_batch < sizes[-1] else set()))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
 
 from fiqa_trt import __version__
-from fiqa_trt.cli.common import printable
+from fiqa_trt.cli.common import end_interrupted, printable
 from fiqa_trt.errors import FiqaError
 
 COMMANDS = {
@@ -56,9 +57,21 @@ def group() -> None:
 
 
 def main() -> None:
-    """Run the command line; every error of ours becomes one line on stderr and its exit code."""
+    """Run the command line; every error becomes one line on stderr and its exit code. SIGTERM counts as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        group(prog_name="fiqa-trt", standalone_mode=True)
+        code = group.main(prog_name="fiqa-trt", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (KeyboardInterrupt, click.Abort):
+        end_interrupted("interrupted")
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except click.ClickException as exc:
+        context = getattr(exc, "ctx", None)
+        way_out = f"; see {context.command_path} --help" if context is not None else ""
+        click.echo(f"fiqa-trt: {printable(exc.format_message().rstrip('.'))}{way_out}", err=True)
+        sys.exit(exc.exit_code)
     except FiqaError as exc:
         click.echo(f"fiqa-trt: {printable(str(exc))}", err=True)
         sys.exit(exc.exit_code)

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per engine call.  [default: the engine's]")
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode.  [default: one a core]")
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as JSON.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the result as JSON (replaced if there).",
+)
 @click.option("--compare", type=click.Path(path_type=Path, dir_okay=False), help="An earlier -o to compare with.")
 @click.option("-q", "--quiet", is_flag=True, help="No messages; the table only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
@@ -65,6 +70,7 @@ def command(
       fiqa-trt bench --size 112 --precision int8 --compare before.json
     """
     from fiqa_trt.benchmark import generate, run_benchmark
+    from fiqa_trt.outputs import atomic
     from fiqa_trt.sources import Source
     from fiqa_trt.workers import Setup
 
@@ -85,7 +91,8 @@ def command(
         result = run_benchmark(source, setup, what, say)
     facts = {**dataclasses.asdict(result), "bottleneck": result.bottleneck, "advice": result.advice()}
     if output is not None:
-        output.write_text(json.dumps(facts, indent=1) + "\n")
+        with atomic(output) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n")
     click.echo(json.dumps(facts) if as_json else describe(result, before))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import click
 
@@ -27,15 +27,19 @@ def printable(text: str) -> str:
 
 @contextlib.contextmanager
 def interruptible(bar: ProgressLine, hint: str) -> Iterator[None]:
-    """Around long work: SIGTERM counts as Ctrl-C; both leave a clean terminal, a hint, and exit code 130."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Around long work: Ctrl-C leaves a clean terminal, a hint, and exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
         bar.end()
-        click.echo(f"fiqa-trt: interrupted; {hint}", err=True)
-        sys.stderr.flush()
-        # At once: finished work is safe, and a thread that hangs on a dead disk must not hold us back.
-        os._exit(INTERRUPTED)
+        end_interrupted(f"interrupted; {hint}")
     finally:
         bar.end()
+
+
+def end_interrupted(message: str) -> NoReturn:
+    """Say it and end, at once: finished work is safe, and a thread that hangs on a dead disk must not hold us back."""
+    click.echo(f"fiqa-trt: {message}", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -116,13 +116,15 @@ def command(
     else:
         hint = "run the same command again to resume" if way else "the same command with --restart begins anew"
     with interruptible(bar, hint):
-        if dry_run:
-            if way or shards:
-                delivered = delivery.measure(scores, selection.mask, root, image_column)
-                say(f"would write {delivered.written:,} images, {delivered.bytes:,} bytes")
-        elif output is not None:
-            options = {"root": root, "shard_size": shard_size, "image_column": image_column, "restart": restart}
-            delivered = delivery.deliver(scores, selection.mask, output, way, report=bar, **options)  # type: ignore[arg-type]
+        if output is not None:
+            options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
+            options |= {"restart": restart, "dry_run": dry_run, "report": bar}
+            delivered = delivery.deliver(scores, selection.mask, output, way, **options)
+        elif way:
+            delivered = delivery.measure(scores, selection.mask, way, root, image_column)
+        if delivered is not None and dry_run:
+            size = f", {delivered.bytes:,} bytes" if way or shards else ""
+            say(f"would write {delivered.written:,} {'images' if way or shards else 'rows'}{size}")
     if delivered is not None:
         say(tell(delivered))
     if as_json:

@@ -17,6 +17,7 @@ import click
 
 from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
+from fiqa_trt.cli.quiet import without_complaints
 
 if TYPE_CHECKING:
     from fiqa_trt.scoring import Summary
@@ -169,7 +170,7 @@ def command(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     options = scoring.Options(unit_size, restart, shlex.join(["fiqa-trt", *sys.argv[1:]]))
     bar = ProgressLine("images", quiet=quiet)
-    with interruptible(bar, "run the same command again to resume"):
+    with without_complaints(), interruptible(bar, "run the same command again to resume"):
         if retry_failed is not None:
             summary = scoring.retry_failed(retry_failed, opened, options, bar, say, image_column)
         else:

@@ -42,8 +42,9 @@ def command(
 ) -> None:
     """Score each IMAGE (files, or members of shards) and print a table.
 
-    With --scores it also says what share of a data set each is better than. With --explain, a picture beside each shows
-    the crop as the networks see it, what both say, and where that stands. Exit code 3 if nothing could be scored.
+    With --scores it also says what share of a data set each is better than. With --explain, a picture beside each
+    (replaced, if it is there) shows the crop as the networks see it, what both say, and where that stands. Exit code 3
+    if nothing could be scored.
 
     \b
     Examples:
@@ -58,28 +59,40 @@ def command(
     from fiqa_trt.api import Scorer
     from fiqa_trt.explaining import explain as picture
     from fiqa_trt.explaining import read_distribution
+    from fiqa_trt.outputs import atomic
 
     among = None if scores is None else read_distribution(scores)
     with Scorer(device, precision, engine, batch=min(len(images), 8), say=speaker(quiet)) as scorer:
         found = scorer.score(images)
-        for score in found if explain else ():
-            assert score.path is not None
-            if score.score is None:
-                continue
-            target = Path(f"{score.path}.explain.png")
-            target = output / target.name if output is not None else target
-            try:
-                picture(scorer.pixels(score.path), score, among).save(target)
-            except OSError as exc:
-                raise OutputError(f"cannot write {target}: {exc.strerror or exc}; -o says where else") from exc
-            speaker(quiet)(f"written: {target}")
+        good = [score for score in found if explain and score.path is not None and score.score is not None]
+        seen = [scorer.pixels(str(score.path)) for score in good]
     below = {s.path: among.share_below(s.score) for s in found if among is not None and s.score is not None}
     if as_json:
         click.echo(json.dumps({"images": [{**dataclasses.asdict(s), "better_than": below.get(s.path)} for s in found]}))
     else:
         click.echo(table(found, None if among is None else below))
+    targets = [_target(str(score.path), output) for score in good]
+    _check_targets(targets)
+    for score, pixels, target in zip(good, seen, targets, strict=True):
+        with atomic(target) as temporary:
+            picture(pixels, score, among).save(temporary, "PNG")
+        speaker(quiet)(f"written: {printable(str(target))}")
     if all(score.score is None for score in found):
         sys.exit(NOTHING_SCORED)
+
+
+def _target(image: str, folder: Path | None) -> Path:
+    beside = Path(f"{image}.explain.png")
+    return beside if folder is None else folder / beside.name
+
+
+def _check_targets(targets: list[Path]) -> None:
+    """Raise OutputError for pictures that could not be written, or would take each other's place."""
+    for target in targets:
+        if not target.parent.is_dir():
+            raise OutputError(f"cannot write {target}: no such folder; -o says where else")
+        if targets.count(target) > 1:
+            raise OutputError(f"{target} would be written twice; explain images of one name in calls of their own")
 
 
 def table(scores: list[Score], better_than: dict[str | None, float] | None = None) -> str:

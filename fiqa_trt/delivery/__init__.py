@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fiqa_trt.delivery.common import Delivered, Report
-from fiqa_trt.delivery.folder import WAYS, fill_folder, measure
-from fiqa_trt.delivery.rows import write_rows
-from fiqa_trt.delivery.shards import SHARD_SIZE, write_shards
+from fiqa_trt.delivery.folder import WAYS, check_folder, fill_folder, measure
+from fiqa_trt.delivery.rows import check_rows, write_rows
+from fiqa_trt.delivery.shards import SHARD_SIZE, check_shards, write_shards
 from fiqa_trt.errors import OutputError
 from fiqa_trt.filtering import Mask
 from fiqa_trt.outputs import SUFFIXES
@@ -25,6 +25,7 @@ def deliver(
     shard_size: int = SHARD_SIZE,
     image_column: str | None = None,
     restart: bool = False,
+    dry_run: bool = False,
     report: Report = lambda progress: None,
 ) -> Delivered:
     """Deliver the kept images in the form that `output` asks for.
@@ -39,6 +40,7 @@ def deliver(
         shard_size: images of a shard.
         image_column: of tables among the inputs.
         restart: replace files that are there.
+        dry_run: touch nothing; the result says what would be written.
         report: receives the images done.
 
     Raises:
@@ -49,12 +51,21 @@ def deliver(
     if output.exists() and output.samefile(scores):
         raise OutputError(f"{output} holds the scores that are being filtered; choose another OUT")
     if way is not None:
+        if dry_run:
+            check_folder(scores, mask, output, way, root)
+            return measure(scores, mask, way, root, image_column)
         return fill_folder(scores, mask, output, way, root, image_column, report)
     if root is not None:
         raise OutputError(f"--root {root}: it goes with --copy, --hardlink, --symlink or --move")
     if suffix == ".tar":
+        if dry_run:
+            check_shards(scores, mask, output, restart=restart)
+            return measure(scores, mask, image_column=image_column)
         return write_shards(scores, mask, output, shard_size, image_column, report, restart=restart)
     if suffix in (".txt", *SUFFIXES):
+        if dry_run:
+            check_rows(output, restart=restart)
+            return Delivered("", int(mask.sum()))
         return write_rows(scores, mask, output, restart=restart)
     raise OutputError(
         f"cannot tell what {output} is to be: name it .txt, {', '.join(SUFFIXES)} or .tar, or give --copy, --hardlink, "

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,9 +40,24 @@ class _Image:
     target: str
 
 
-def _images(scores: Path, mask: Mask, base: str, skips: Skips) -> Iterator[_Image]:
+class _Places:
+    """Places of the output that an image has been given."""
+
+    def __init__(self) -> None:
+        self._taken = set[bytes]()
+
+    def take(self, target: str) -> bool:
+        """Give a place to an image, unless another has it."""
+        name, before = hashlib.blake2b(os.fsencode(target), digest_size=12).digest(), len(self._taken)
+        self._taken.add(name)
+        return len(self._taken) > before
+
+
+_OCCUPIED = "another image has its place in the output"
+
+
+def _images(scores: Path, mask: Mask, base: str, skips: Skips, places: _Places) -> Iterator[_Image]:
     """The kept images with their places below the folder `base`; those outside it are skipped."""
-    taken = set[bytes]()
     for table in kept_rows(scores, mask):
         for path in table["path"].to_pylist():
             file, key = locate(path)
@@ -52,11 +68,9 @@ def _images(scores: Path, mask: Mask, base: str, skips: Skips) -> Iterator[_Imag
             if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
                 skips.add(path, f"not below --root {base}")
                 continue
-            name = hashlib.blake2b(os.fsencode(target), digest_size=12).digest()
-            if name in taken:
-                skips.add(path, "another image has its place in the output")
+            if not places.take(target):
+                skips.add(path, _OCCUPIED)
                 continue
-            taken.add(name)
             yield _Image(path, file, key, target)
 
 
@@ -88,11 +102,16 @@ def common_root(scores: Path, mask: Mask) -> str:
     return found or os.getcwd()
 
 
-def measure(scores: Path, mask: Mask, root: str | None, image_column: str | None = None) -> Delivered:
-    """What a delivery would write: counts and bytes, nothing touched. Raises InputError for a missing root."""
+def measure(
+    scores: Path, mask: Mask, way: str | None = None, root: str | None = None, image_column: str | None = None
+) -> Delivered:
+    """What a delivery would write: counts and bytes, nothing touched. Arguments and errors as of `fill_folder`."""
     skips, reader, count, total = Skips(), ShardReader(image_column or DEFAULT_COLUMN), 0, 0
-    for image in _images(scores, mask, _base(scores, mask, root), skips):
+    for image in _images(scores, mask, _base(scores, mask, root), skips, _Places()):
         try:
+            if image.key is not None and way not in (None, "copy"):
+                skips.add(image.path, _INSIDE.format(way))
+                continue
             size = os.stat(image.file).st_size if image.key is None else len(reader.read(image.file, image.key))
         except (OSError, ImageError) as exc:
             skips.add(image.path, _reason(exc))
@@ -128,18 +147,27 @@ def fill_folder(
         OutputError: the folder is not empty, cannot be written, or lies where the images come from.
         RunError: the disk is full or fails; the same call goes on.
     """
-    skips, count = Skips(), int(mask.sum())
+    skips, places, count = Skips(), _Places(), int(mask.sum())
     written = already = size = 0
-    images = _images(scores, mask, _base(scores, mask, root), skips)
-    plan = digest([way, root, count, hashlib.sha256(mask.tobytes()).hexdigest(), _stamp(scores)])
-    _take_over(output, plan, scores, mask)
+    images = _images(scores, mask, _base(scores, mask, root), skips, places)
+    plan = check_folder(scores, mask, output, way, root)
+    try:
+        output.mkdir(exist_ok=True)
+        with atomic(output / _NOTE) as temporary:
+            temporary.write_text(plan)
+    except OSError as exc:
+        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
     reader, device = ShardReader(image_column or DEFAULT_COLUMN), output.stat().st_dev
     try:
         for number, image in enumerate(images, 1):
             target = output / image.target
             try:
                 if image.key is not None and not image.target.lower().endswith(IMAGE_SUFFIXES):
-                    target = target.with_name(target.name + image_suffix(reader.read(image.file, image.key)))
+                    suffix = image_suffix(reader.read(image.file, image.key))
+                    target = target.with_name(target.name + suffix)
+                    if not places.take(image.target + suffix):
+                        skips.add(image.path, _OCCUPIED)
+                        continue
                 if os.path.lexists(target):
                     already += 1
                     if way == "move" and image.key is None:
@@ -154,7 +182,7 @@ def fill_folder(
             except _Unlinkable as exc:
                 skips.add(image.path, str(exc))
             except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
-                skips.add(image.path, "another image has its place in the output")
+                skips.add(image.path, _OCCUPIED)
             except OSError as exc:
                 if not _of_source(exc, image.file):
                     raise storage_error(target, exc) from exc
@@ -172,8 +200,9 @@ def _stamp(scores: Path) -> list[int]:
     return [info.st_size, info.st_mtime_ns]
 
 
-def _take_over(output: Path, plan: str, scores: Path, mask: Mask) -> None:
-    """Make the folder, or go on with what the same call left there."""
+def check_folder(scores: Path, mask: Mask, output: Path, way: str, root: str | None) -> str:
+    """A digest of all that `fill_folder` is to do. Raises what it raises before it begins."""
+    plan = digest([way, root, int(mask.sum()), hashlib.sha256(mask.tobytes()).hexdigest(), _stamp(scores)])
     inside = os.path.realpath(output)
     for table in kept_rows(scores, mask):
         for path in table["path"].to_pylist():
@@ -181,17 +210,13 @@ def _take_over(output: Path, plan: str, scores: Path, mask: Mask) -> None:
                 raise OutputError(f"{output} holds images that are to be delivered ({path}); choose another OUT")
     note = output / _NOTE
     try:
-        output.mkdir(exist_ok=True)
-        if note.exists():
-            if note.read_text() != plan:
-                raise OutputError(f"{output} was being filled by another call; empty it or choose another OUT")
-            return
-        if any(output.iterdir()):
+        if note.exists() and note.read_text() != plan:
+            raise OutputError(f"{output} was being filled by another call; empty it or choose another OUT")
+        if output.exists() and not note.exists() and any(output.iterdir()):
             raise OutputError(f"{output} is not empty, and nothing is ever overwritten; choose another OUT")
-        with atomic(note) as temporary:
-            temporary.write_text(plan)
     except OSError as exc:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
+    return plan
 
 
 def _of_source(error: OSError, source: str) -> bool:
@@ -204,6 +229,7 @@ class _Unlinkable(Exception):
     """An image that cannot be delivered in this way."""
 
 
+_INSIDE = "inside a shard, so it can only be copied, not --{}"
 _ELSEWHERE = "on another file system, so it cannot be hard-linked: --copy or --symlink"
 
 
@@ -212,13 +238,15 @@ def _deliver(image: _Image, target: Path, way: str, reader: ShardReader, device:
     temporary = target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.tmp")
     if image.key is not None:
         if way != "copy":
-            raise _Unlinkable(f"inside a shard, so it can only be copied, not --{way}")
+            raise _Unlinkable(_INSIDE.format(way))
         data = reader.read(image.file, image.key)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         temporary.rename(target)
         return len(data)
     info = os.stat(image.file)
+    if not stat.S_ISREG(info.st_mode):
+        raise _Unlinkable("not a file any more")
     if way == "hardlink" and info.st_dev != device:
         raise _Unlinkable(_ELSEWHERE)
     target.parent.mkdir(parents=True, exist_ok=True)

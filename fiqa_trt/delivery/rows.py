@@ -19,6 +19,13 @@ from fiqa_trt.outputs import (
 )
 
 
+def check_rows(output: Path, *, restart: bool) -> None:
+    """Raise what `write_rows` raises before it begins."""
+    check_output(output, (".txt", *SUFFIXES))
+    if output.exists() and not restart:
+        raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another OUT")
+
+
 def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False) -> Delivered:
     """The kept paths (.txt) or rows (.parquet, .csv, .jsonl), in the order of the scores file.
 
@@ -27,12 +34,9 @@ def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False)
         DifferentRun: it is there already.
         RunError: the disk is full or fails.
     """
-    text = output.suffix.lower() == ".txt"
-    check_output(output, (".txt", *SUFFIXES))
-    if output.exists() and not restart:
-        raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another OUT")
+    check_rows(output, restart=restart)
     count = int(mask.sum())
-    if text:
+    if output.suffix.lower() == ".txt":
         with atomic(output) as temporary, temporary.open("w", encoding="utf-8") as file:
             for table in kept_rows(scores, mask):
                 paths = table["path"].to_pylist()

@@ -15,9 +15,8 @@ from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.outputs import atomic, check_output
 from fiqa_trt.progress import Progress
-from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, open_path
-from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
+from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate, read_recorded
 from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
 
 SHARD_SIZE = 10_000
@@ -51,23 +50,17 @@ def write_shards(
         OutputError: they cannot be written there, or hold images that are to be delivered.
         RunError: the disk is full or fails.
     """
-    check_output(output, (".tar",))
-    pattern = re.compile(re.escape(output.stem) + r"-[0-9]{6,}\.tar")
-    present = sorted(path for path in output.parent.iterdir() if pattern.fullmatch(path.name))
-    if present:
-        _refuse_sources(scores, mask, present)
-    if present and not restart:
-        raise DifferentRun(f"{present[0]} exists already; --restart replaces it, or choose another OUT")
+    present = check_shards(scores, mask, output, restart=restart)
     skips, reader, total, done, count = Skips(), ShardReader(image_column or DEFAULT_COLUMN), 0, 0, int(mask.sum())
 
     def members() -> Iterator[tuple[dict[str, object], bytes]]:
         for table in kept_rows(scores, mask):
             for row in table.to_pylist():
-                file, key = locate(row["path"])
-                try:
-                    yield row, read_file(file) if key is None else reader.read(file, key)
-                except ImageError as exc:
-                    skips.add(row["path"], exc.outcome.status.value)
+                blob = read_recorded(row["path"], reader)
+                if isinstance(blob, ImageError):
+                    skips.add(row["path"], blob.outcome.status.value)
+                else:
+                    yield row, blob
 
     made = set[Path]()
     try:
@@ -86,6 +79,18 @@ def write_shards(
             path.unlink()
     written = str(output.with_name(f"{output.stem}-*.tar"))
     return Delivered(written, done, 0, dict(skips.reasons), skips.examples, total)
+
+
+def check_shards(scores: Path, mask: Mask, output: Path, *, restart: bool) -> list[Path]:
+    """Shards that `write_shards` would replace. Raises what it raises before it begins."""
+    check_output(output, (".tar",))
+    pattern = re.compile(re.escape(output.stem) + r"-[0-9]{6,}\.tar")
+    present = sorted(path for path in output.parent.iterdir() if pattern.fullmatch(path.name))
+    if present:
+        _refuse_sources(scores, mask, present)
+    if present and not restart:
+        raise DifferentRun(f"{present[0]} exists already; --restart replaces it, or choose another OUT")
+    return present
 
 
 def _refuse_sources(scores: Path, mask: Mask, present: list[Path]) -> None:

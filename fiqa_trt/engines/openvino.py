@@ -180,9 +180,11 @@ def pack_network(network: Any, *, half: bool) -> bytes:
 
 def cache_folder() -> Path | None:
     """Where compiled networks are kept between runs: $FIQA_TRT_CACHE, else the user's cache; None if not writable."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    folder = Path(os.environ.get("FIQA_TRT_CACHE") or Path(base) / "fiqa-trt")
     try:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = Path(os.environ.get("FIQA_TRT_CACHE") or Path(base) / "fiqa-trt")
+        if str(folder).startswith("~"):  # nobody's home
+            return None
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +20,8 @@ from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.errors import InputError, storage_error
 from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
-from fiqa_trt.reading import read_file
-from fiqa_trt.records import ImageError, Outcome, Status, open_path
+from fiqa_trt.records import Outcome, Status, open_path
+from fiqa_trt.shards import ShardReader, locate, read_recorded
 from fiqa_trt.sources import read_columns
 from fiqa_trt.spec import PreprocessSpec, digest
 
@@ -94,6 +96,8 @@ def read_labels(
     weights = _numbers(columns["weight"], "weight", name) if "weight" in columns else np.ones(count)
     if weights.min() <= 0:
         raise InputError(f"{name}: a weight of {weights.min():g}; weights must be positive (leave the row out instead)")
+    if None in columns["path"] or "" in columns["path"]:
+        raise InputError(f"{name}: a row has no path")
     files = [str(path) for path in columns["path"]]
     named = zip(columns.get("group", files), files, strict=True)
     groups = [path if group in (None, "") else str(group) for group, path in named]
@@ -186,10 +190,13 @@ def decode_images(
     if not notes.exists():
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with atomic(array) as temporary:
-                errors = _fill(labels.paths, temporary, workers, size, report)
-            with atomic(notes) as temporary:
-                temporary.write_text(json.dumps(errors))
+            with (cache / f"{stem}.lock").open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # another training may be at it
+                if not notes.exists():
+                    with atomic(array) as temporary:
+                        errors = _fill(labels.paths, temporary, workers, size, report)
+                    with atomic(notes) as temporary:
+                        temporary.write_text(json.dumps(errors))
         except OSError as exc:
             raise storage_error(array, exc) from exc
     failures: dict[str, str] = json.loads(notes.read_text())
@@ -207,7 +214,7 @@ def decode_images(
 
 def _stamp(path: str) -> tuple[int, int]:
     try:
-        info = os.stat(path)
+        info = os.stat(locate(path)[0])
     except (OSError, ValueError):
         return (-1, -1)
     return (info.st_size, info.st_mtime_ns)
@@ -215,7 +222,7 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def _fill(paths: list[str], array: Path, workers: int, size: int, report: Callable[[Progress], None]) -> dict[int, str]:
     """Decode into a new array file; what could not be read, by row."""
-    decoder = CpuDecoder()
+    decoder, local = CpuDecoder(), threading.local()
     shape = (len(paths), size, size, 3)
     # Reserved at once: writing to a map on a full disk would kill the process instead of raising.
     with array.open("wb") as file:
@@ -225,11 +232,9 @@ def _fill(paths: list[str], array: Path, workers: int, size: int, report: Callab
     images = np.memmap(array, np.uint8, "r+", start, shape)
 
     def decode(row: int) -> Outcome:
-        try:
-            blob: bytes | ImageError = read_file(paths[row])
-        except ImageError as exc:
-            blob = exc
-        return decoder.decode_into(images[row], blob)
+        if not hasattr(local, "reader"):
+            local.reader = ShardReader()
+        return decoder.decode_into(images[row], read_recorded(paths[row], local.reader))
 
     errors = dict[int, str]()
     with ThreadPoolExecutor(workers, "decode") as threads:

@@ -92,7 +92,8 @@ class Trainer:
 
         def average(mean: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
             # The plain mean at first, so that short trainings do not stay near their beginning.
-            return mean + (new - mean) * max(1 - recipe.ema, 1 - (1 + float(count)) / (10 + float(count)))
+            share = torch.as_tensor((1 + count) / (10 + count)).clamp(max=recipe.ema)  # on the device, not awaited
+            return mean + (new - mean) * (1 - share)
 
         self.averaged = AveragedModel(self.trained, avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(self.trained.parameters(), recipe.rate, weight_decay=recipe.decay)

@@ -9,6 +9,7 @@ The label of a crop is the product of three things, each in (0, 1]:
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -17,20 +18,22 @@ import json
 import multiprocessing
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decode import decode_image, fit
-from fiqa_trt.errors import DifferentRun, InputError, storage_error
+from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
 from fiqa_trt.networks import Ensemble
 from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
-from fiqa_trt.reading import read_file
-from fiqa_trt.records import ImageError, open_path
+from fiqa_trt.records import ImageError
 from fiqa_trt.runs import Fingerprint, refuse_difference
+from fiqa_trt.shards import ShardReader, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import ModelSpec, digest
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
@@ -159,9 +162,13 @@ def _render(job: _Job) -> _Made:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     clean, degraded, rows, failed = list[Image](), list[Image](), list[dict[str, object]](), list[str]()
+    reader = ShardReader()
     for index, face in job.faces:
         try:
-            photo = np.asarray(decode_image(read_file(open_path(face.path))))
+            blob = read_recorded(face.path, reader)
+            if isinstance(blob, ImageError):
+                raise blob
+            photo = np.asarray(decode_image(blob))
         except (ImageError, OSError) as exc:
             failed.append(f"{face.path}: {exc}")
             continue
@@ -274,8 +281,8 @@ def synthesize(
         _begin(out, {"faces": digest([dataclasses.astuple(face) for face in faces]), "per_face": per_face,
                      "seed": seed, "size": size, "reference": _digest(reference)}, restart)  # fmt: skip
         before = sum(len(job.faces) for job in jobs if job.part.exists())
-        with multiprocessing.get_context("spawn").Pool(workers, _ignore_interrupts) as pool:
-            for job, made in zip(jobs, pool.imap(_make, jobs), strict=True):
+        with _processes(workers) as pool:
+            for job, made in zip(jobs, pool.map(_make, jobs), strict=True):
                 rows += made.rows
                 failed += made.failed
                 done += len(job.faces)
@@ -288,9 +295,24 @@ def synthesize(
             writer.writeheader()
             writer.writerows(rows)
         shutil.rmtree(out / PARTS)
+    except BrokenProcessPool as exc:
+        raise RunError("a worker process was killed (no memory?); run the same command again to resume") from exc
     except OSError as exc:
         raise storage_error(out, exc) from exc
     return Synthesized(str(out / TABLE), len(rows), failed)
+
+
+@contextlib.contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that are killed when the block fails: what they have finished is kept."""
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _ignore_interrupts) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise
 
 
 def _ignore_interrupts() -> None:

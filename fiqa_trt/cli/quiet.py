@@ -1,0 +1,63 @@
+"""Keeps off the terminal what C libraries write there about damaged images: their rows say it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+
+_STDERR = 2
+_COMPLAINT = re.compile(
+    rb"Corrupt JPEG|Premature end of JPEG|Invalid SOS|Inconsistent progression|Unsupported JPEG|Bogus |Warning: unknown"
+    rb"|libpng (error|warning)|(TIFF\w*|\w+Decode\w*|JPEGLib|OJPEG\w*|\S*tempfile\.tif): ",
+)
+_JOIN_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def without_complaints() -> Iterator[None]:
+    """Within the block, lines about damaged images that reach the file descriptor of standard error are dropped.
+
+    Python's own `sys.stderr` goes where it went; everything else that C code, or a process begun within, writes to the
+    descriptor follows it line by line.
+    """
+    python = sys.stderr
+    try:
+        ours_alone = python.fileno() != _STDERR
+    except (OSError, ValueError):  # no file at all
+        ours_alone = True
+    if ours_alone:
+        yield
+        return
+    python.flush()
+    kept = os.dup(_STDERR)
+    reading, writing = os.pipe()
+    os.dup2(writing, _STDERR)
+    os.close(writing)
+    thread = threading.Thread(target=_forward, args=(reading, kept), daemon=True, name="stderr")
+    thread.start()
+    ours = os.fdopen(os.dup(kept), "w", buffering=1, encoding=python.encoding, errors=python.errors)
+    sys.stderr = ours
+    try:
+        yield
+    finally:
+        sys.stderr = python
+        ours.close()
+        os.dup2(kept, _STDERR)  # closes the last writing end, unless a process that outlives us has one
+        thread.join(_JOIN_SECONDS)
+
+
+def _forward(source: int, target: int) -> None:
+    held = b""
+    while block := os.read(source, 1 << 16):
+        *lines, held = (held + block).split(b"\n")
+        for line in lines:
+            if not _COMPLAINT.match(line):
+                os.write(target, line + b"\n")
+    if held:
+        os.write(target, held)
+    os.close(source)
+    os.close(target)
