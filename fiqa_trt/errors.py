@@ -75,3 +75,8 @@ def storage_error(path: str | os.PathLike[str], error: OSError) -> RunError:
 def one_line(error: BaseException, length: int = 300) -> str:
     """What a library's exception says, in one line of at most `length` characters; its type if it says nothing."""
     return " ".join(str(error).split())[:length] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Text that leaves a terminal as it is: what is not printable in a file's name appears as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from fiqa_trt import __version__
 from fiqa_trt.decode import decode_image, fit
-from fiqa_trt.errors import InputError
+from fiqa_trt.errors import InputError, printable
 from fiqa_trt.filtering import PARENT, grouping
 from fiqa_trt.outputs import atomic, output_metadata, read_output
 from fiqa_trt.progress import Progress
@@ -355,11 +355,16 @@ def _provenance(scores: Path) -> dict[str, str]:
     return found | {"this page": f"fiqa-trt {__version__}"}
 
 
+def _plain(value: object) -> object:
+    """What a template prints: names of files without the control characters that they may hold."""
+    return printable(value) if type(value) is str else value
+
+
 def write_report(output: Path, found: Survey) -> None:
     """Write the page; it appears complete or not at all. Raises RunError if the disk does not take it."""
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("fiqa_trt"), autoescape=True)
+    environment = Environment(loader=PackageLoader("fiqa_trt"), autoescape=True, finalize=_plain)
     page = environment.get_template("report.html").render(
         survey=found, quantiles=QUANTILES, steps=STEPS, errors=Counter(f.status for f in found.failures)
     )

@@ -44,6 +44,19 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
     return write(tmp_path_factory.mktemp("many") / "s.parquet", rows), rows
 
 
+def test_control_characters_of_names_stay_out_of_the_page(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.parquet", [row("d/\x1b[31m\u202e.jpg", 0.5), row("d\x07/b.jpg", None)])
+    write_report(tmp_path / "r.html", survey(path))
+    page = (tmp_path / "r.html").read_text()
+    assert r"d/\x1b[31m\u202e.jpg" in page
+    assert not any(character in page for character in "\x1b\u202e\x07")
+
+
+def test_scores_out_of_range(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a score of 1\.5, not from 0 to 1"):
+        survey(write(tmp_path / "s.parquet", [row("a.jpg", 1.5), row("b.jpg", 0.5)]))
+
+
 def test_figures(many: tuple[Path, list[Row]]) -> None:
     path, rows = many
     found = survey(path, sheet=5)

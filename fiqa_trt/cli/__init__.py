@@ -9,8 +9,8 @@ import sys
 import click
 
 from fiqa_trt import __version__
-from fiqa_trt.cli.common import end_interrupted, printable
-from fiqa_trt.errors import FiqaError
+from fiqa_trt.cli.common import end_interrupted
+from fiqa_trt.errors import FiqaError, printable
 
 COMMANDS = {
     "score": "Score images into one file.",

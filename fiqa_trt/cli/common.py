@@ -20,11 +20,6 @@ def speaker(quiet: bool) -> Callable[[str], None]:
     return lambda message: None if quiet else click.echo(message, err=True)
 
 
-def printable(text: str) -> str:
-    """Text that leaves a terminal as it is: what is not printable in a file's name appears as an escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 @contextlib.contextmanager
 def interruptible(bar: ProgressLine, hint: str) -> Iterator[None]:
     """Around long work: Ctrl-C leaves a clean terminal, a hint, and exit code 130."""

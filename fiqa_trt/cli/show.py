@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import printable, speaker
-from fiqa_trt.errors import OutputError
+from fiqa_trt.cli.common import speaker
+from fiqa_trt.errors import OutputError, printable
 
 if TYPE_CHECKING:
     from fiqa_trt.api import Score
