@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fiqa_trt import building
+from fiqa_trt import Scorer, building
 from fiqa_trt.building import Request, measuring
 from fiqa_trt.building.measuring import infer
 from fiqa_trt.decode import CpuDecoder
@@ -88,6 +88,17 @@ def test_a_run_on_the_gpu_has_the_rows_of_one_on_the_cpu(crops: Path, tmp_path: 
         assert ours["score"] == pytest.approx(expected["score"], abs=0.02)
 
 
+def test_arrays_and_files_on_the_gpu(crops: Path) -> None:
+    files = sorted(crops.rglob("*.jpg"))
+    arrays = [np.asarray(Image.open(path)) for path in files]
+    items = [item for pair in zip(files, arrays, strict=True) for item in pair]
+    with Scorer("cpu", "fp32", "torch") as cpu, Scorer("cuda", "fp32", "torch", batch=4) as gpu:
+        expected = [score.score for score in cpu.score(items)]
+        for _ in range(10):  # a copy that is not awaited would show now and then
+            assert [score.score for score in gpu.score(items)] == pytest.approx(expected, abs=0.02)
+        assert gpu.score(arrays)[0].score == pytest.approx(expected[1], abs=1e-3)
+
+
 def test_batches_in_flight_do_not_mix(reference: Scores) -> None:
     engine = open_torch(CHECKPOINT, "cuda", "fp32", 8)
     images = verification_batch()
@@ -117,6 +128,7 @@ def test_a_tensorrt_engine_is_built_and_chosen(precision: str, store: Path, refe
     assert engine.info.payload == built.manifest.payload_sha256
     check(compare(infer(engine, verification_batch()), reference), precision, "it")
     engine.close()
-    small = open_engine("cuda", precision, str(built.folder), batch=2)
-    assert infer(small, verification_batch()[:3]).shape == (3, 2)
-    small.close()
+    for batch in (1, 2):
+        small = open_engine("auto", precision, "tensorrt", batch)
+        assert infer(small, verification_batch()[:3]).shape == (3, 2)
+        small.close()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.common import RESULTS, machine
 from fiqa_trt.spec import MEMBERS
@@ -165,10 +166,16 @@ def widths(study: Study) -> dict[str, Any]:
 
 
 def sizes(study: Study) -> dict[str, Any]:
-    """The same 352 px crops seen at 224 px and at 352 px (0.2 and 0.49 G multiply-adds for both members)."""
-    names = {224: "all", 352: "all-352"}
+    """The same 352 px crops seen at 224 px and at 352 px (0.2 and 0.49 G multiply-adds for both members).
+
+    For this, SET is made with `--size 352`.
+    """
+    with Image.open(next(study.set.rglob("*.png"))) as crop:
+        if crop.width < 352:
+            raise SystemExit(f"{study.set} holds crops of {crop.width} px: make it with fiqa-trt synthesize --size 352")
+    names = {224: "size-224", 352: "size-352"}
     return {
-        f"{size} px": study.train(name, study.dataset("all", _everything, size), study.recipe)
+        f"{size} px": study.train(name, study.dataset("size", _everything, size), study.recipe)
         for size, name in names.items()
     }
 

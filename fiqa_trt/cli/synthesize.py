@@ -30,6 +30,7 @@ _NONE = "none"
     help=".csv or .parquet: column path; optional group, split, quality and face_x, face_y, face_w, face_h.",
 )
 @click.option("--per-face", type=click.IntRange(1, 1000), default=5, show_default=True, help="Crops of each image.")
+@click.option("--size", type=click.IntRange(64, 1024), default=224, show_default=True, help="Of the crops, in px.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--reference",
@@ -45,6 +46,7 @@ def command(
     output: Path,
     list_file: str | None,
     per_face: int,
+    size: int,
     seed: int,
     reference: str | None,
     workers: int | None,
@@ -76,7 +78,7 @@ def command(
     with interruptible(bar, "run the same command again to resume"):
         faces = read_faces(Source(inputs, list_file))
         count = workers or len(os.sched_getaffinity(0))
-        made = synthesize(faces, output, per_face, seed, checkpoint, count, restart=restart, report=bar)
+        made = synthesize(faces, output, per_face, seed, checkpoint, count, size, restart, bar)
     for line in made.failed[:10]:
         say(f"left out: {line}")
     say(f"{made.crops:,} crops of {len(faces) - len(made.failed):,} images, {len(made.failed):,} left out")
