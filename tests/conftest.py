@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -18,6 +19,9 @@ from fiqa_trt.engines.base import EngineInfo, Scores, finished
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.spec import MEMBERS
 from fiqa_trt.workers import InProcess, Workers
+
+# A shell that runs the tests in the background has Ctrl-C ignored, and those that they interrupt would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class MeanEngine:

@@ -380,7 +380,7 @@ def test_a_slow_disk_and_a_fast_one(crops: Path, tmp_path: Path, delay: float, m
         time.sleep(delay * rng.random())
         return read_file(path)
 
-    monkeypatch.setattr("fiqa_trt.pipeline.read_file", slow)
+    monkeypatch.setattr("fiqa_trt.shards.read_file", slow)
     output = tmp_path / "s.parquet"
     score_dataset(Source(list_file=str(tmp_path / "l.txt")), output, lambda: mean_workers(3, 2), Options(unit_rows=64))
     found = rows(output)

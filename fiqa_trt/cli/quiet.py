@@ -26,10 +26,10 @@ def without_complaints() -> Iterator[None]:
     """
     python = sys.stderr
     try:
-        ours_alone = python.fileno() != _STDERR
+        elsewhere = python.fileno() != _STDERR
     except (OSError, ValueError):  # no file at all
-        ours_alone = True
-    if ours_alone:
+        elsewhere = True
+    if elsewhere:
         yield
         return
     python.flush()
