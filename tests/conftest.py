@@ -7,8 +7,10 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -17,6 +19,8 @@ from fiqa_trt.decode import CpuDecoder, Images
 from fiqa_trt.engines import RELEASED, Engine
 from fiqa_trt.engines.base import EngineInfo, Scores, finished
 from fiqa_trt.engines.openvino import OpenVinoEngine
+from fiqa_trt.scoring import score_dataset
+from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
 from fiqa_trt.workers import InProcess, Workers
 
@@ -94,3 +98,19 @@ def crops(tmp_path: Path, portrait: Image.Image) -> Path:
             jpeg(portrait.point([min(255, v // 2 + 12 * index) for v in range(256)] * 3))
         )
     return tmp_path / "crops"
+
+
+@pytest.fixture
+def scores(crops: Path, tmp_path: Path) -> Path:
+    (crops / "a" / "bad.jpg").write_bytes(b"x")
+    path = tmp_path / "s.parquet"
+    score_dataset(Source((str(crops),)), path, mean_workers)
+    return path
+
+
+@pytest.fixture
+def mask(scores: Path) -> Any:
+    """All good images but the first."""
+    good = np.array([status == "ok" for status in pq.read_table(scores)["status"].to_pylist()])
+    good[0] = False
+    return good

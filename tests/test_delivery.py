@@ -15,11 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from fiqa_trt import delivery
-from fiqa_trt.cli import group
 from fiqa_trt.delivery import WAYS, fill_folder, measure, write_rows, write_shards
 from fiqa_trt.delivery.folder import common_root
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
@@ -29,22 +27,6 @@ from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source, list_inputs
 from tests.conftest import mean_workers
 from tests.test_shards import tar
-
-
-@pytest.fixture
-def scores(crops: Path, tmp_path: Path) -> Path:
-    (crops / "a" / "bad.jpg").write_bytes(b"x")
-    path = tmp_path / "s.parquet"
-    score_dataset(Source((str(crops),)), path, mean_workers)
-    return path
-
-
-@pytest.fixture
-def mask(scores: Path) -> Any:
-    """All good images but the first."""
-    good = np.array([status == "ok" for status in pq.read_table(scores)["status"].to_pylist()])
-    good[0] = False
-    return good
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -301,12 +283,6 @@ def test_images_out_of_shards(crops: Path, tmp_path: Path) -> None:
     assert delivered.skipped == {"inside a shard, so it can only be copied, not --symlink": 3}
 
 
-def call(*arguments: object) -> str:
-    done = CliRunner().invoke(group, ["filter", *map(str, arguments)], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
 def test_suffixes_that_make_names_equal(crops: Path, tmp_path: Path) -> None:
     files = [(crops / "a" / f"{index}.jpg").read_bytes() for index in (0, 2)]
     shard = tar(tmp_path / "s.tar", [("a", files[0]), ("a.jpg", files[1])])
@@ -345,22 +321,6 @@ def test_a_dry_run_refuses_what_the_call_would(scores: Path, mask: Any, tmp_path
     assert tree(tmp_path) == before
 
 
-def test_the_command(scores: Path, crops: Path, tmp_path: Path) -> None:
-    said = call(scores, "--dry-run", "-o", tmp_path / "out", "--copy", "--top", 3)
-    assert "3 of 11 rows kept" in said
-    assert "1 failed" in said
-    assert "would write 3 images" in said
-    assert not (tmp_path / "out").exists()
-    call(scores, "-o", tmp_path / "out", "--copy", "--top", 3)
-    assert len(tree(tmp_path / "out")) == 3
-    facts = json.loads(call(scores, "-o", tmp_path / "k.csv", "--keep", "50%", "-q", "--json"))
-    assert facts["kept"] == 5
-    assert facts["dropped"] == {"failed": 1, "beyond --keep or --top": 5}
-    assert facts["delivered"]["written"] == 5
-    said = call(scores, "--dry-run", "--min-score", 0.5, "--group-by", "path", "--per-group", 1)
-    assert "groups lose everything" in said
-
-
 def test_rows_of_tables_get_a_suffix(crops: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.open(crops / "a" / "0.jpg").save(buffer, "PNG")
@@ -382,33 +342,3 @@ def test_rows_of_tables_get_a_suffix(crops: Path, tmp_path: Path) -> None:
 def test_the_scores_themselves_are_not_replaced(scores: Path, mask: Any) -> None:
     with pytest.raises(OutputError, match="holds the scores"):
         delivery.deliver(scores, mask, scores, restart=True)
-
-
-def test_nothing_delivered_is_said(scores: Path, crops: Path, tmp_path: Path) -> None:
-    shutil.rmtree(crops)
-    arguments = ["filter", str(scores), "-o", str(tmp_path / "out"), "--copy", "--top", "3"]
-    done = CliRunner().invoke(group, arguments)
-    assert done.exit_code == 3
-    assert "not one of the images" in done.output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["-o", "x", "--copy", "--move", "--top", "1"], "give one of --copy and --move"),
-        (["-o", "x.txt"], "nothing to filter by"),
-        (["--top", "1"], "give -o OUT, or --dry-run"),
-        (["-o", "x", "--top", "1"], "cannot tell what x is to be"),
-        (["-o", "x.txt", "--top", "1", "--keep", "5%"], "either --keep or --top"),
-        (["-o", "x.txt", "--keep", "5"], "takes a percentage"),
-        (["-o", "x.txt", "--per-group", "x"], "--per-group x: neither a number"),
-        (["-o", "x.txt", "--keep", "0%"], "--keep 0%: neither a number"),
-        (["-o", "x.txt", "--top", "1", "--root", "/"], "--root /: it goes with"),
-        (["-o", "x.txt", "--min-score", "1.5"], "between 0 and 1"),
-    ],
-)
-def test_mistakes(scores: Path, arguments: list[str], message: str) -> None:
-    done = CliRunner().invoke(group, ["filter", str(scores), *arguments])
-    said = str(done.exception) if isinstance(done.exception, FiqaError) else done.output
-    assert message in said
-    assert done.exit_code != 0

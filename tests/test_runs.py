@@ -58,3 +58,13 @@ def test_rechunk_keeps_every_row(sizes: list[int], unit: int) -> None:
     assert [n for table in tables for n in table["n"].to_pylist()] == list(range(start))
     assert all(table.num_rows == unit for table in tables[:-1])
     assert len(tables) == max(1, -(-start // unit))
+
+
+def test_a_damaged_part_is_done_again(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        score(crops, tmp_path / "s.parquet", report=stop_after(10))
+    part = tmp_path / "s.parquet.partial" / "parts" / "00000000.parquet"
+    part.write_bytes(part.read_bytes()[:50])
+    score(crops, tmp_path / "s.parquet")
+    score(crops, tmp_path / "t.parquet")
+    assert rows(tmp_path / "s.parquet") == rows(tmp_path / "t.parquet")
