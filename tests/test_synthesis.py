@@ -96,6 +96,15 @@ def test_the_reference_lowers_the_label_of_what_it_rates_low(faces: list[Face], 
         assert float(row["score"]) <= float(row["quality"])
 
 
+def test_a_crop_and_its_mirror_image_are_rated_alike() -> None:
+    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.training.synthesis import _opinions
+
+    crop = np.ascontiguousarray(FACE[:224, :224])
+    one, other = _opinions(CHECKPOINT, [crop, np.ascontiguousarray(crop[:, ::-1])])
+    assert one == pytest.approx(other, abs=1e-6)
+
+
 def test_a_bad_crop_hides_as_much_of_the_face_as_it_says() -> None:
     photo = np.zeros((300, 300, 3), np.uint8)
     photo[100:200, 100:200] = 255

@@ -3,7 +3,8 @@
 The label of a crop is the product of three things, each in (0, 1]:
 
 - what is left of it after the degradations: full-reference metrics against the undamaged crop (`labels.py`);
-- how good the undamaged crop was: a first-round model's opinion, and the `quality` that the input table may give;
+- how good the undamaged crop was: a first-round model's opinion of it and of its mirror image, and the `quality` that
+  the input table may give;
 - how much of the face the crop shows.
 """
 
@@ -210,8 +211,10 @@ def _opinions(checkpoint: Path | None, images: list[Image]) -> npt.NDArray[np.fl
         return np.ones(len(images), np.float32)
     import torch
 
+    crops = torch.from_numpy(np.stack(images))
     with torch.inference_mode():
-        scores = _network(checkpoint)(torch.from_numpy(np.stack(images))).mean(dim=1)
+        # A crop and its mirror image are equally good; the mean of the two is the steadier opinion.
+        scores = torch.stack([_network(checkpoint)(side).mean(dim=1) for side in (crops, crops.flip(2))]).mean(dim=0)
     return np.asarray(scores.numpy(), np.float32)
 
 
