@@ -57,7 +57,7 @@ def test_float32_gradient_equals_float64() -> None:
 )
 def test_degenerate_batches_have_finite_value_and_gradient(x: list[float], y: list[float]) -> None:
     prediction = torch.tensor(x, requires_grad=True)
-    loss: Tensor = MSECorrLoss()(prediction, torch.tensor(y))
+    loss: Tensor = MSECorrLoss(0.5)(prediction, torch.tensor(y))
     torch.autograd.backward(loss)
     assert torch.isfinite(loss)
     assert prediction.grad is not None

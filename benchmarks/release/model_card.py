@@ -120,11 +120,18 @@ def against_labels(folder: Path, scorer: Scorer) -> dict[str, Any]:
     result["ensemble better than member"] = {
         name: paired(columns["ensemble"], columns[name], labels) for name in MEMBERS
     }
-    error = np.abs(columns["ensemble"] - labels)
+    error = columns["ensemble"] - labels
     result["mean absolute error by family"] = {
-        family: round(float(error[np.array([float(row[family]) > 0 for row in rows])].mean()), 4)
+        family: round(float(np.abs(error[np.array([float(row[family]) > 0 for row in rows])]).mean()), 4)
         for family in (*FAMILIES, "bad_crop")
     }
+    result["mean error of undamaged crops"] = float(error[np.array([row["chain"] == "[]" for row in rows])].mean())
+    _, photograph = np.unique([row["source"] for row in rows], return_inverse=True)
+    means = np.bincount(photograph, error) / np.bincount(photograph)
+    freedom = len(rows) - len(means)
+    result["share of the error's variance within photographs"] = float(
+        ((error - means[photograph]) ** 2).sum() / freedom / error.var()
+    )
     return result
 
 

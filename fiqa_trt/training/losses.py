@@ -34,11 +34,11 @@ class MSECorrLoss(nn.Module):
     """`mse` * MSE + `weight` * (1 - r) over a batch.
 
     Args:
-        weight: lambda. The paper does not publish its value; ours is 0.5, chosen on the `val` split.
+        weight: lambda. The paper does not publish its value; ours is 2, the best of three (see the model card).
         mse: 1 in the paper; 0 leaves the correlation alone, for comparison.
     """
 
-    def __init__(self, weight: float = 0.5, mse: float = 1.0) -> None:
+    def __init__(self, weight: float = 2.0, mse: float = 1.0) -> None:
         super().__init__()
         if weight < 0 or mse < 0 or weight + mse == 0:
             raise ValueError(f"the weights of the two terms must not be negative, nor both 0: got {weight} and {mse}")

@@ -44,7 +44,7 @@ class Recipe:
     decay: float = 1e-2
     warmup: float = 0.05
     schedule: str = "cosine"
-    correlation: float = 0.5
+    correlation: float = 2.0
     mse: float = 1.0
     ema: float = 0.999
     shift: float = 0.04
