@@ -21,7 +21,7 @@ from fiqa_trt.decode import DEFAULT_MAX_PIXELS, Decoded, fit
 from fiqa_trt.engines import EngineInfo, open_engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import EngineError, UsageError
-from fiqa_trt.pipeline import bounded_map, scores_of_good
+from fiqa_trt.pipeline import bounded_map, decode_all, scores_of_good
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.shards import Blob, ShardReader, read_recorded
@@ -152,7 +152,7 @@ class Scorer:
         arrays = {row: _fitted(item) for row, item in enumerate(chunk) if isinstance(item, np.ndarray)}
         with contextlib.closing(ShardReader()) as shards:
             blobs = [_blob(item, shards) for item in chunk]
-        decoded = self._decoder.decode(blobs, self.info.batch)
+        decoded = decode_all(self._decoder, blobs, self.info.batch)
         outcomes = list(decoded.outcomes)
         for row in arrays:
             height, width = chunk[row].shape[:2]  # type: ignore[union-attr]
