@@ -101,6 +101,13 @@ class ShardReader:
             )
         return opened.read(key, MAX_BYTES)
 
+    def keys(self, shard: str) -> Iterator[str]:
+        """Whatever a shard holds, as `Shard.keys`; nothing if it cannot be opened."""
+        try:
+            return self._open(shard).keys()
+        except ImageError:
+            return iter(())
+
     def _open(self, path: str) -> Shard:
         if self._shard is None or self._path != path:
             self.close()

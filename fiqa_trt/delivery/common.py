@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 
+from fiqa_trt.formats import find_format
 from fiqa_trt.progress import Progress
 
 EXAMPLES = 20  # of skipped images are named
@@ -19,11 +20,13 @@ class Delivered:
 
     Attributes:
         output: where to.
-        written: files, rows or members.
+        written: images or rows.
         already: files that an earlier call had delivered.
         skipped: images that could not be delivered, by reason.
         examples: a line for each of the first of them.
-        bytes: of the images, where they were looked at.
+        bytes: of what was written, where that was looked at.
+        companions: files that went along with the images.
+        left_behind: kept images whose companions stayed where they are.
     """
 
     output: str
@@ -32,6 +35,8 @@ class Delivered:
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: list[str] = dataclasses.field(default_factory=list)
     bytes: int = 0
+    companions: int = 0
+    left_behind: int = 0
 
 
 class Skips:
@@ -50,7 +55,5 @@ class Skips:
 
 def image_suffix(data: bytes) -> str:
     """What a file with these bytes is named; `.jpg` where that cannot be told."""
-    kinds = {b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ".webp"
-    return next((suffix for start, suffix in kinds.items() if data.startswith(start)), ".jpg")
+    found = find_format(data)
+    return found.suffixes[0] if found else ".jpg"
