@@ -161,8 +161,11 @@ def tell(delivered: Delivered) -> str:
     if delivered.companions:
         lines.append(f"{delivered.companions:,} companions (captions, labels and the like) went along")
     if delivered.left_behind:
+        kinds = ", ".join(map(printable, delivered.left_kinds[:_NAMED])) + (
+            ", …" if len(delivered.left_kinds) > _NAMED else ""
+        )
         lines.append(
-            f"{delivered.left_behind:,} of the images have companions (files of their name) that stay behind; "
+            f"{delivered.left_behind:,} of the images have companions ({kinds}) that stay behind; "
             "--companions auto takes them along"
         )
     if delivered.already:

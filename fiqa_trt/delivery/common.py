@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from fiqa_trt.delivery.companions import Companion
 from fiqa_trt.formats import find_format
 from fiqa_trt.progress import Progress
 
@@ -27,6 +28,7 @@ class Delivered:
         bytes: of what was written, where that was looked at.
         companions: files that went along with the images.
         left_behind: kept images whose companions stayed where they are.
+        left_kinds: extensions of those companions, most frequent first.
     """
 
     output: str
@@ -37,6 +39,7 @@ class Delivered:
     bytes: int = 0
     companions: int = 0
     left_behind: int = 0
+    left_kinds: tuple[str, ...] = ()
 
 
 class Skips:
@@ -51,6 +54,23 @@ class Skips:
         self.reasons[reason] += 1
         if len(self.examples) < EXAMPLES:
             self.examples.append(f"{path}: {reason}")
+
+
+class LeftBehind:
+    """Counts images whose companions stay where they are."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._kinds: Counter[str] = Counter()
+
+    def add(self, companions: Sequence[Companion]) -> None:
+        """Count an image, if it has any."""
+        self.images += bool(companions)
+        self._kinds.update(each.extension.lower() for each in companions)
+
+    def kinds(self) -> tuple[str, ...]:
+        """Of the companions, the most frequent first."""
+        return tuple(kind for kind, _ in self._kinds.most_common(EXAMPLES))
 
 
 def image_suffix(data: bytes) -> str:

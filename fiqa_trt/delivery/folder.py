@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
+from fiqa_trt.delivery.common import Delivered, LeftBehind, Report, Skips, image_suffix
 from fiqa_trt.delivery.companions import Companions, Wish
 from fiqa_trt.errors import InputError, OutputError, storage_error
 from fiqa_trt.filtering import Mask, kept_rows
@@ -72,7 +72,7 @@ class _Plan:
     def __init__(
         self, scores: Path, mask: Mask, base: str, reader: ShardReader, wish: Wish | None, samples: bool = False
     ) -> None:
-        self.skips, self.places, self.left_behind = Skips(), _Places(), 0
+        self.skips, self.places, self.left_behind = Skips(), _Places(), LeftBehind()
         self._scores, self._mask, self._base = scores, mask, base
         self._companions, self._wish = Companions(reader), wish
         self._wish_in_tars = Wish() if samples and wish is None else wish
@@ -93,7 +93,7 @@ class _Plan:
                     self.skips.add(path, _OCCUPIED)
                     continue
                 if (self._wish if key is None else self._wish_in_tars) is None:
-                    self.left_behind += bool(companions)
+                    self.left_behind.add(companions)
                     continue
                 for each in companions:
                     beside = _target(each.file, each.key, self._base)
@@ -180,7 +180,7 @@ class _Account:
     def of(self, output: str, plan: _Plan) -> Delivered:
         """With what was not."""
         done = (output, self.written, self.already, dict(plan.skips.reasons), plan.skips.examples)
-        return Delivered(*done, self.bytes, self.companions, plan.left_behind)
+        return Delivered(*done, self.bytes, self.companions, plan.left_behind.images, plan.left_behind.kinds())
 
 
 def fill_folder(

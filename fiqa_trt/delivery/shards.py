@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, groupby, islice
 from pathlib import Path
 
-from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
+from fiqa_trt.delivery.common import Delivered, LeftBehind, Report, Skips, image_suffix
 from fiqa_trt.delivery.companions import Companion, Companions, Sample, Wish
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
@@ -118,7 +118,7 @@ class _Samples:
 
     def __init__(self, reader: ShardReader, wish: Wish | None) -> None:
         self.skips, self.images = Skips(), 0
-        self._bytes = self._along = self._left_behind = 0
+        self._bytes, self._along, self._left_behind = 0, 0, LeftBehind()
         self._reader, self._wish, self._finder = reader, wish, Companions(reader)
         self._whole = set[bytes]()  # samples that were delivered
 
@@ -140,7 +140,8 @@ class _Samples:
     def account(self, output: str) -> Delivered:
         """Of everything so far."""
         skips = (dict(self.skips.reasons), self.skips.examples)
-        return Delivered(output, self.images, 0, *skips, self._bytes, self._along, self._left_behind)
+        left = (self._left_behind.images, self._left_behind.kinds())
+        return Delivered(output, self.images, 0, *skips, self._bytes, self._along, *left)
 
     def _sample_of(self, file: str, key: str | None) -> Sample | None:
         return self._finder.sample(file, key) if key and file.lower().endswith(TAR) else None
@@ -151,8 +152,11 @@ class _Samples:
         if image is None:
             return []
         found = list(self._finder.of(file, key, self._wish or Wish()))
-        self._left_behind += bool(found) and self._wish is None
-        members = [image, *(self._read(found) if self._wish is not None else [])]
+        members = [image]
+        if self._wish is None:
+            self._left_behind.add(found)
+        else:
+            members += self._read(found)
         return [*members, *_rows_of([(row, image.extension)], members)]
 
     def _of_tar(self, sample: Sample, rows: dict[Place, Row]) -> list[_Member]:
