@@ -70,7 +70,7 @@ _BY_SUFFIX = {suffix: container for container in _CONTAINERS for suffix in conta
 _IMAGES = frozenset(_IMAGE_SUFFIXES.split())
 _COUNTED = frozenset((*_BY_SUFFIX, *_IMAGES))
 _WITHOUT_NOTE = frozenset(_COMPANIONS.split())
-_WHOLE_NAMES = {"zarr.json": ".zarr", ".zarray": ".zarr", "lock.mdb": "", ".ds_store": "", "desktop.ini": ""}
+_WHOLE_NAMES = {"zarr.json": ".zarr", ".zarray": ".zarr", "lock.mdb": "", ".DS_Store": ""}
 _SYSTEM = frozenset((*_SYSTEM_FOLDERS.split(), "system volume information"))
 _VOLUME = re.compile(r"(-\d+-of-\d+|\.\d{2,3})$")
 
@@ -97,9 +97,11 @@ def noted_as(name: str) -> str | None:
     """The suffix under which a file that is not scored is counted; empty for what is not worth a word (labels, texts);
     None where the name does not tell.
     """
-    known = _WHOLE_NAMES.get(name.lower())
+    known = _WHOLE_NAMES.get(name)
     if known is not None:
         return known
+    if name[name.rfind(".") :].lower() in _WITHOUT_NOTE:  # most of what lies beside images
+        return ""
     suffix = suffix_of(name)
     if suffix in _COUNTED:
         return suffix

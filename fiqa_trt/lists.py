@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -49,20 +50,26 @@ def read_list(name: str, reserved: Iterable[str] = ()) -> Iterator[pa.RecordBatc
     Raises:
         InputError: it cannot be read as what its name says, or has no column `path`.
     """
-    suffix = suffix_of(name)
-    if suffix == ".txt":
-        with translated(name), open(name, "rb") as file:
-            yield from path_batches(read_paths(file, name))
-    elif suffix in KINDS:
-        with translated(name):
+    check_list(name)
+    with translated(name):
+        if name.lower().endswith(KINDS):
             for batch in read_batches(name, ("path",), raw=("path",)):
                 yield _path_first(batch, reserved, name)
-    else:
-        container = container_with(suffix)
-        if container is not None or suffix in _WAYS_OUT:
-            way_out = container.way_out if container is not None else _WAYS_OUT[suffix]
-            raise InputError(f"{name} is no list (.txt, {', '.join(KINDS)}): {way_out}")
-        raise InputError(f"cannot tell what kind of list {name} is: name it .txt, {', '.join(KINDS)}")
+        else:
+            with open(name, "rb") as file:
+                yield from path_batches(read_paths(file, name))
+
+
+def check_list(name: str) -> None:
+    """Raise InputError if a name is not that of a list."""
+    suffix = suffix_of(name)
+    if name.lower().endswith((".txt", *KINDS)):
+        return
+    container = container_with(suffix)
+    if container is not None or suffix in _WAYS_OUT:
+        way_out = container.way_out if container is not None else _WAYS_OUT[suffix]
+        raise InputError(f"{name} is no list (.txt, {', '.join(KINDS)}): {way_out}")
+    raise InputError(f"cannot tell what kind of list {name} is: name it .txt, {', '.join(KINDS)}")
 
 
 def read_paths(file: IO[bytes], name: str) -> Iterator[str]:
@@ -72,7 +79,7 @@ def read_paths(file: IO[bytes], name: str) -> Iterator[str]:
     as a cell of a .csv is (`"a b.jpg"`) is read as such. Nothing else is taken away: spaces belong to names.
 
     Raises:
-        InputError: it is compressed, or no text.
+        InputError: it is compressed, no text, or a table.
     """
     head = file.read(HEAD_BYTES)
     encoding = text_encoding(head, name)
@@ -81,25 +88,42 @@ def read_paths(file: IO[bytes], name: str) -> Iterator[str]:
         blocks = (text.encode() for text in codecs.iterdecode(blocks, encoding))
     first = next(blocks, b"").removeprefix(codecs.BOM_UTF8)
     end = b"\r" if b"\r" in first and b"\n" not in first else b"\n"
-    for line in _split(chain((first,), blocks), end, name):
-        text = line.rstrip(b"\r")
-        quoted = _QUOTED.fullmatch(text) if text.startswith(b'"') else None
-        if quoted is not None:
-            text = quoted[1].replace(b'""', b'"')
-        refuse_nul(text, name)
-        if text:
-            yield _recorded(text)
+    _refuse_table(first.split(end, 1)[0], name)
+    for lines in _whole_lines(chain((first,), blocks), end, name):
+        text = lines.replace(b"\r\n", b"\n")
+        for path in _texts(text.replace(b"\r", b"\n") if end == b"\r" else text, name):
+            if path:
+                yield path
 
 
-def _split(blocks: Iterable[bytes], end: bytes, name: str) -> Iterator[bytes]:
+def _texts(lines: bytes, name: str) -> Iterable[str]:
+    if not any(special in lines for special in (b'"', b"\0", b"\r")):
+        with contextlib.suppress(UnicodeDecodeError):
+            return lines.decode().split("\n")
+    return (_recorded(_unquoted(line.rstrip(b"\r"), name)) for line in lines.split(b"\n"))
+
+
+def _unquoted(line: bytes, name: str) -> bytes:
+    refuse_nul(line, name)
+    quoted = _QUOTED.fullmatch(line)
+    return line if quoted is None else quoted[1].replace(b'""', b'"')
+
+
+def _refuse_table(head: bytes, name: str) -> None:
+    cells = re.split(rb"[,;\t|]", head.strip(b"\r").replace(b'"', b""))
+    if len(cells) > 1 and b"path" in cells:
+        raise InputError(f"{name} is a table with a column `path`, not a list with a path a line: name it .csv")
+
+
+def _whole_lines(blocks: Iterable[bytes], end: bytes, name: str) -> Iterator[bytes]:
     rest = b""
     for block in blocks:
-        *lines, rest = (rest + block).split(end)
-        yield from lines
+        lines, found, rest = (rest + block).rpartition(end)
+        if found:
+            yield lines
         if len(rest) > _LINE_BYTES:
             raise InputError(f"{name} has a line of more than {_LINE_BYTES >> 20} MB: it is no list of paths")
-    if rest:
-        yield rest
+    yield rest
 
 
 def as_line(recorded: str) -> str:

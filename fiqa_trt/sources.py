@@ -16,7 +16,7 @@ from fiqa_trt.errors import InputError, OutputError
 from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.kinds import container_with, suffix_of
 from fiqa_trt.listing import LeftOut, walk
-from fiqa_trt.lists import path_batches, read_list, read_paths
+from fiqa_trt.lists import check_list, path_batches, read_list, read_paths
 from fiqa_trt.reading import REMOTE, is_remote
 from fiqa_trt.records import open_path, record_path
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, Shard, is_shard, open_shard
@@ -68,7 +68,9 @@ def check_source(source: Source, output: Path) -> None:
             _stdin()
             continue
         folder = _is_folder(given)
-        if not source.list_file and not folder:
+        if source.list_file:
+            check_list(given)
+        elif not folder:
             _refuse(given, alone=len(source.inputs) == 1)
         if output.exists() and output.samefile(given):
             raise OutputError(f"{output} is one of the inputs; choose another -o")
@@ -129,7 +131,7 @@ def list_inputs(source: Source, say: Callable[[str], None] = lambda message: Non
     if not found:
         if source.list_file or source.inputs == (_STDIN,):
             raise InputError(f"no paths in {source.list_file or 'standard input'}")
-        hint = "" if source.all_files else " (--all-files tries every file, whatever its name)"
+        hint = "" if source.all_files or unsaid else " (--all-files tries every file, whatever its name)"
         raise InputError("; ".join((f"no images in {source.describe()}{hint}", *unsaid)))
 
 

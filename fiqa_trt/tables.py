@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.errors import InputError, one_line
+from fiqa_trt.reading import REMOTE, is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,8 +76,8 @@ def translated(name: str) -> Iterator[None]:
             raise InputError(f"cannot read {name}: a row of it is longer than {_BLOCK_BYTES >> 20} MB") from exc
         raise _unreadable(name, exc) from exc
     except OSError as exc:
-        raise InputError(f"cannot read {name}: {exc.strerror or one_line(exc)}") from exc
-    except (csv.Error, UnicodeError, OverflowError) as exc:
+        raise InputError(f"cannot read {name}: {REMOTE if is_remote(name) else exc.strerror or one_line(exc)}") from exc
+    except (csv.Error, ValueError, OverflowError) as exc:
         raise _unreadable(name, exc) from exc
 
 
