@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from fiqa_trt.errors import printable
 from fiqa_trt.formats import SUFFIXES, find_format
 from fiqa_trt.kinds import container_with, is_image, is_system_folder, noted_as
 
@@ -26,6 +27,7 @@ class _Group:
 
     def add(self, name: str) -> None:
         self.count += 1
+        name = printable(name)
         if len(self.names) < _NAMED and name not in self.names:
             self.names.append(name)
 
@@ -39,11 +41,16 @@ class LeftOut:
     def __init__(self) -> None:
         self._suffixes = Counter[str]()
         self._tables, self._unfit, self._forks, self._folders, self._alike = (_Group() for _ in range(5))
+        self._shards = _Group()
         self._opened = 0
 
     def table(self, path: str, why_not: str | None = None) -> None:
         """Count a table; `why_not` says why its images could not be scored although they were asked for."""
         (self._unfit if why_not else self._tables).add(why_not or path)
+
+    def shard(self, path: str) -> None:
+        """Count a shard without an image."""
+        self._shards.add(os.path.basename(path))
 
     def folder(self, name: str) -> bool:
         """Whether a folder is not to be entered; then it is counted."""
@@ -85,6 +92,8 @@ class LeftOut:
             parts.append(f"{_counted(self._tables, 'table')} (--image-column scores the images in them)")
         if self._unfit.count:
             parts.append(f"{_counted(self._unfit, 'table')} ({self._unfit.names[0]})")
+        if self._shards.count:
+            parts.append(f"{_counted(self._shards, 'shard')} without an image ({self._shards})")
         if self._forks.count:
             parts.append(f"{_counted(self._forks, 'resource fork')} ({self._forks})")
         if self._folders.count:

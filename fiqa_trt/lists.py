@@ -111,7 +111,7 @@ def _unquoted(line: bytes, name: str) -> bytes:
 
 def _refuse_table(head: bytes, name: str) -> None:
     cells = re.split(rb"[,;\t|]", head.strip(b"\r").replace(b'"', b""))
-    if len(cells) > 1 and b"path" in cells:
+    if len(cells) > 1 and b"path" in cells and b"/" not in head:
         raise InputError(f"{name} is a table with a column `path`, not a list with a path a line: name it .csv")
 
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from fiqa_trt.errors import InputError, OutputError
+from fiqa_trt.errors import InputError, OutputError, printable
 from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.kinds import container_with, suffix_of
 from fiqa_trt.listing import LeftOut, walk
 from fiqa_trt.lists import check_list, path_batches, read_list, read_paths
 from fiqa_trt.reading import REMOTE, is_remote
 from fiqa_trt.records import open_path, record_path
-from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, Shard, is_shard, open_shard
+from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, is_shard, open_shard
 from fiqa_trt.tables import translated
 
 if TYPE_CHECKING:
@@ -145,54 +145,51 @@ def _walk_inputs(source: Source, say: Callable[[str], None], unsaid: list[str]) 
         folder, only = _is_folder(given), len(source.inputs) == 1
         if not folder:
             _refuse(given, alone=only)
-        suffixes, left_out = (*SUFFIXES, TAR, *TABLES), LeftOut()
-        paths = walk(given, source.all_files, source.exclude, suffixes, left_out) if folder else iter((given,))
-        files, empty = 0, list[str]()
-        for path in paths:
-            if not is_shard(path) or (folder and source.all_files and not _is_wanted(path, source)):
-                files += 1
-                yield record_path(path)
-                continue
-            if folder and not _is_wanted(path, source):
-                left_out.table(path)
-                continue
-            try:
-                shard = open_shard(path, source.image_column or DEFAULT_COLUMN)
-            except InputError as exc:
-                if not folder:
-                    raise
-                left_out.table(path, str(exc))
-                continue
-            members = 0
-            for member in _members(path, shard, source.all_files, left_out):
-                members += 1
-                yield member
-            files += members
-            if not members:
-                empty.append(path)
+        left_out, files = LeftOut(), 0
+        for path in _below(given, source, left_out) if folder else _images(given, source, left_out):
+            files += 1
+            yield path
         if only and not files and left_out:
             unsaid.extend(filter(None, (f"left out: {left_out}", left_out.way_out())))
         elif not only and not files:
-            say(f"no images in {given}" + (f"; left out: {left_out}" if left_out else ""))
+            say(f"no images in {printable(given)}" + (f"; left out: {left_out}" if left_out else ""))
         elif left_out:
-            say(f"left out in {given}: {left_out}")
-        if empty:
-            say(f"shards without an image: {len(empty)}, the first {empty[0]}")
+            say(f"left out in {printable(given)}: {left_out}")
 
 
-def _is_wanted(shard: str, source: Source) -> bool:
-    """Whether a shard that a folder holds is to be opened: tables of anything lie about, so only when asked for."""
-    return source.image_column is not None or shard.lower().endswith(TAR)
+def _below(folder: str, source: Source, left_out: LeftOut) -> Iterator[str]:
+    for path in walk(folder, source.all_files, source.exclude, (*SUFFIXES, TAR, *TABLES), left_out):
+        # Tables of anything lie about; they are opened only when that was asked for.
+        passed_over = path.lower().endswith(TABLES) and source.image_column is None
+        if passed_over and not source.all_files:
+            left_out.table(path)
+        elif passed_over:
+            yield record_path(path)
+        else:
+            found = False
+            try:
+                for image in _images(path, source, left_out):
+                    found = True
+                    yield image
+            except InputError as exc:
+                left_out.table(path, str(exc))
+            else:
+                if not found:
+                    left_out.shard(path)
 
 
-def _members(path: str, shard: Shard, all_files: bool, left_out: LeftOut) -> Iterator[str]:
-    """The images of a shard, and the shard itself where something is wrong with it."""
+def _images(path: str, source: Source, left_out: LeftOut) -> Iterator[str]:
+    """A file; of a shard its images, and the shard itself where something is wrong with it."""
+    if not is_shard(path):
+        yield record_path(path)
+        return
+    shard = open_shard(path, source.image_column or DEFAULT_COLUMN)
     try:
-        for key in shard.keys(() if all_files else SUFFIXES):
+        for key in shard.keys(() if source.all_files else SUFFIXES):
             yield record_path(path + SEPARATOR + key)
         if shard.error is not None:
             yield record_path(path)
-        if not all_files and path.lower().endswith(TAR):
+        if not source.all_files and path.lower().endswith(TAR):
             for key in shard.keys(()):
                 left_out.member(key)
     finally:

@@ -6,6 +6,8 @@ import codecs
 import contextlib
 import csv
 import dataclasses
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +100,9 @@ def read_batches(name: str, needed: Sequence[str], raw: Sequence[str] = ()) -> I
     Raises:
         InputError: it cannot be read, lacks a column of `needed`, or has two of one name.
     """
+    with translated(name):
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            raise InputError(f"cannot read {name}: a table must be a file, not a folder, a device or a pipe")
     read = _read_parquet(name, needed) if name.lower().endswith(".parquet") else _read_csv(name, needed, raw)
     with translated(name):
         yield from read

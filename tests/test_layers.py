@@ -7,9 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fiqa_trt"
 LAYERS = {
-    0: {"spec", "records", "errors", "progress", "formats"},
+    0: {"spec", "records", "errors", "progress", "formats", "kinds"},
     1: {
         "sources",
+        "listing",
+        "lists",
+        "tables",
         "reading",
         "shards",
         "decode",

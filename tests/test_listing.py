@@ -105,6 +105,13 @@ def test_files_of_unknown_names_that_begin_like_images(tmp_path: Path) -> None:
     )
 
 
+def test_names_cannot_disturb_a_terminal(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "line\nbreak\x1b[31m")
+    put(tmp_path, os.fsdecode(b"caf\xe9"))
+    _, (line,) = listed(tmp_path)
+    assert line.isprintable()
+
+
 def test_only_so_many_files_are_opened_for_their_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fiqa_trt.listing._OPENED", 5)
     put(tmp_path, "a.jpg", *(f"{number:03}" for number in range(9)))

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fiqa_trt.delivery import write_rows
 from fiqa_trt.errors import InputError
 from fiqa_trt.lists import as_line, read_paths
 from fiqa_trt.reading import read_file
@@ -89,6 +91,7 @@ def test_lists_longer_than_what_is_read_at_once(length: int, end: str) -> None:
         (b"x" * (2 << 20), "a line of more than 1 MB"),
         ("path\tid\na.jpg\t1\n".encode("utf-16"), "a table with a column `path`"),
         (b'"id","path"\n1,a.jpg\n', "a table with a column `path`"),
+        (b"path;id\r\na.jpg;1\r\n", "a table with a column `path`"),
     ],
 )
 def test_texts_that_are_no_lists(tmp_path: Path, content: bytes, message: str) -> None:
@@ -224,6 +227,22 @@ def test_whole_tables(tmp_path: Path) -> None:
     for name, message in (("head.csv", "has no rows"), ("t.xlsx", "cannot tell"), ("gone.csv", "No such file")):
         with pytest.raises(InputError, match=message):
             read_columns(tmp_path / name, ("path",))
+
+
+def test_a_pipe_is_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "l.csv")  # opening it would wait for ever
+    (tmp_path / "d.csv").mkdir()
+    for name in ("l.csv", "d.csv"):
+        with pytest.raises(InputError, match="a table must be a file"):
+            listed(tmp_path / name)
+
+
+def test_a_delivered_text_is_read_back(tmp_path: Path) -> None:
+    paths = ['"quoted".jpg', '"all of it"', "\ufeffmarked.jpg", "plain.jpg"]
+    rows = {"path": paths, "score": pa.array([0.5] * 4, pa.float32()), "status": ["ok"] * 4}
+    pq.write_table(pa.table(rows), tmp_path / "scores.parquet")
+    write_rows(tmp_path / "scores.parquet", np.ones(4, bool), tmp_path / "kept.txt")
+    assert [open_path(str(path)) for path in listed(tmp_path / "kept.txt")["path"]] == paths
 
 
 def test_standard_input_is_read_like_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
