@@ -147,7 +147,7 @@ def walk(
         left_out: counts what is not taken.
     """
     left_out = LeftOut() if left_out is None else left_out
-    excluded = {os.path.abspath(path) for path in exclude}
+    excluded, taken = {os.path.abspath(path) for path in exclude}, frozenset(suffixes)
     # Each entry: a path, and the folders above it as (device, inode), or None for what is known to be a file.
     pending: list[tuple[str, tuple[tuple[int, int], ...] | None]] = [(folder, ())]
     while pending:
@@ -174,7 +174,7 @@ def walk(
                     inside.append((entry.path, (*above, here)))
             elif all_files:
                 inside.append((entry.path, None))
-            elif not entry.name.lower().endswith(suffixes):
+            elif entry.name[entry.name.rfind(".") :].lower() not in taken:
                 left_out.file(entry)
             elif not left_out.fork(entry):
                 inside.append((entry.path, None))

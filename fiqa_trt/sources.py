@@ -160,10 +160,10 @@ def _walk_inputs(source: Source, say: Callable[[str], None], unsaid: list[str]) 
 def _below(folder: str, source: Source, left_out: LeftOut) -> Iterator[str]:
     for path in walk(folder, source.all_files, source.exclude, (*SUFFIXES, TAR, *TABLES), left_out):
         # Tables of anything lie about; they are opened only when that was asked for.
-        passed_over = path.lower().endswith(TABLES) and source.image_column is None
+        passed_over = source.image_column is None and path.lower().endswith(TABLES)
         if passed_over and not source.all_files:
             left_out.table(path)
-        elif passed_over:
+        elif passed_over or not is_shard(path):
             yield record_path(path)
         else:
             found = False
