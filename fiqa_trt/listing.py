@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from fiqa_trt.errors import printable
+from fiqa_trt.foreign import container_with, is_image, is_system_folder, noted_as
 from fiqa_trt.formats import SUFFIXES, find_format
-from fiqa_trt.kinds import container_with, is_image, is_system_folder, noted_as
 
 _FORK = b"\x00\x05\x16\x07"  # AppleDouble: what a Mac keeps of a.jpg in ._a.jpg where a disk has no place for it
 _HEAD = 32

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, OutputError, printable
+from fiqa_trt.foreign import container_with, suffix_of
 from fiqa_trt.formats import SUFFIXES
-from fiqa_trt.kinds import container_with, suffix_of
 from fiqa_trt.listing import LeftOut, walk
 from fiqa_trt.lists import check_list, path_batches, read_list, read_paths
 from fiqa_trt.reading import REMOTE, is_remote
 from fiqa_trt.records import open_path, record_path
+from fiqa_trt.rows import translated
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, is_shard, open_shard
-from fiqa_trt.tables import translated
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt import kinds
+from fiqa_trt import foreign
 from fiqa_trt.errors import InputError
+from fiqa_trt.foreign import noted_as, suffix_of
 from fiqa_trt.formats import SUFFIXES
-from fiqa_trt.kinds import noted_as, suffix_of
 from fiqa_trt.listing import LeftOut, walk
 from fiqa_trt.sources import Source, check_source, list_inputs
 
 FORK = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(60)
 CONTAINERS = sorted({suffix for each in kinds._CONTAINERS for suffix in each.suffixes.split()})
-IMAGES = sorted(set(kinds._IMAGES) - set(SUFFIXES))
+IMAGES = sorted(set(foreign._IMAGES) - set(SUFFIXES))
 
 
 def jpeg() -> bytes:
@@ -63,7 +63,9 @@ def test_what_is_left_out_is_counted(tmp_path: Path, suffix: str) -> None:
 
 
 def test_kinds_do_not_contradict_each_other() -> None:
-    every = [s for each in kinds._CONTAINERS for s in each.suffixes.split()] + [*kinds._IMAGES] + [*kinds._WITHOUT_NOTE]
+    every = (
+        [s for each in kinds._CONTAINERS for s in each.suffixes.split()] + [*foreign._IMAGES] + [*kinds._WITHOUT_NOTE]
+    )
     assert len(every) == len(set(every))
     assert all(suffix_of(f"a{suffix}") == suffix for suffix in every)
     assert {noted_as(f"a{suffix}") for suffix in kinds._WITHOUT_NOTE} == {""}
