@@ -233,7 +233,7 @@ def score_dataset(
     Args:
         inputs: folders, files or shards; empty with `list_file`.
         output: .parquet, .csv or .jsonl.
-        list_file: a .txt, .csv or .parquet list instead of `inputs`.
+        list_file: a .txt, .csv, .tsv or .parquet list instead of `inputs`.
         all_files: take every file of a folder, whatever its suffix.
         limit: only the first so many.
         image_column: of tables of images.

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 
 from fiqa_trt.records import ImageError, Status
 
 MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .jpg must not fill the memory.
 
+REMOTE = "a web address or an object store, which is not read: mount it, or copy it here"
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+# A single slash is what pathlib leaves of two; below a folder, what a table's own path became.
+_URL = re.compile(
+    r"(?:^|/)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3a?|gs|gcs|az|abfss?|wasbs?|hdfs|hf|zip|memory):/)|^data:",
+    re.IGNORECASE,
+)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path that does not exist is a web address or an object's, by its looks."""
+    return _URL.search(path) is not None
+
 
 def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
     """All bytes of a regular file.
 
     Raises:
-        ImageError: `missing`, `empty`, `too_large` or `unreadable` (a folder, a device, a pipe, no permission).
+        ImageError: `missing`, `empty`, `too_large`, `unreadable` (a folder, a device, a pipe, no permission), or
+            `unsupported` (an address instead of a path).
     """
     try:
         with open(path, "rb", buffering=0, opener=_open_at_once) as file:
@@ -26,10 +42,11 @@ def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
             data = file.read()
     except IsADirectoryError as exc:
         raise ImageError(Status.UNREADABLE, "a folder, not a file (or a folder that could not be listed)") from exc
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise ImageError(Status.MISSING, exc.strerror or str(exc)) from exc
     except OSError as exc:
-        raise ImageError(Status.UNREADABLE, exc.strerror or str(exc)) from exc
+        if exc.errno in (*_ABSENT, errno.ENAMETOOLONG) and is_remote(path):
+            raise ImageError(Status.UNSUPPORTED, REMOTE) from exc
+        status = Status.MISSING if exc.errno in _ABSENT else Status.UNREADABLE
+        raise ImageError(status, exc.strerror or str(exc)) from exc
     except ValueError as exc:  # a NUL in the name
         raise ImageError(Status.MISSING, f"not a path: {exc}") from exc
     if not data:

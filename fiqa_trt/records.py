@@ -97,17 +97,26 @@ def record_path(path: str | bytes) -> str:
             pass
         else:
             return name
+    return as_uri(name)
+
+
+def as_uri(name: str) -> str:
+    """A path, in Python's own form of a file name, as a `file:` URI."""
     return _SCHEME + ("//" if name.startswith("/") else "") + quote(os.fsencode(name))
 
 
 def open_path(recorded: str) -> str:
-    """The path to open for a recorded one: `file:` URIs are decoded, anything else is taken as it stands."""
+    """The path to open for a recorded one: `file:` URIs are decoded, anything else is taken as it stands; so is the URI
+    of a file on another host.
+    """
     if not recorded.startswith(_SCHEME):
         return recorded
     rest = recorded[len(_SCHEME) :]
     if rest.startswith("//"):
-        rest = rest[2:]
-        rest = rest[rest.find("/") :] if "/" in rest else rest
+        host, slash, path = rest[2:].partition("/")
+        if host not in ("", "localhost"):
+            return recorded
+        rest = slash + path
     return os.fsdecode(unquote_to_bytes(rest))
 
 

@@ -4,27 +4,29 @@ paths.
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import dataclasses
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from fiqa_trt.errors import InputError, OutputError
-from fiqa_trt.records import record_path
+from fiqa_trt.errors import InputError, OutputError, printable
+from fiqa_trt.foreign import container_with, suffix_of
+from fiqa_trt.formats import SUFFIXES
+from fiqa_trt.listing import LeftOut, walk
+from fiqa_trt.lists import check_list, path_batches, read_list, read_paths
+from fiqa_trt.reading import REMOTE, is_remote
+from fiqa_trt.records import open_path, record_path
+from fiqa_trt.rows import translated
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, is_shard, open_shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_ROWS = 8192
+_STDIN = "-"
+_LISTS = (".txt", ".csv", ".tsv", ".xlsx", ".xls", ".ods")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Source:
 
     Attributes:
         inputs: folders, files, shards (see `shards.py`), or `-` for paths on standard input, in the order given.
-        list_file: a .txt, .csv or .parquet list, instead of `inputs`.
+        list_file: a .txt, .csv, .tsv or .parquet list, instead of `inputs`.
         all_files: take every file of a folder, not only those with an image's suffix.
         limit: stop after so many inputs.
         image_column: of Parquet and Arrow tables that hold images; given, those in folders are taken as well.
@@ -58,31 +60,65 @@ def check_source(source: Source, output: Path) -> None:
     """Refuse at once what could only fail later.
 
     Raises:
-        InputError: an input that is not there.
+        InputError: an input that is not there, or not of a kind that is read.
         OutputError: the output would replace one.
     """
     for given in (source.list_file,) if source.list_file else source.inputs:
-        if given == "-" and not source.list_file:
+        if given == _STDIN and not source.list_file:
+            _stdin()
             continue
-        try:
-            os.stat(given)
-        except (OSError, ValueError) as exc:
-            raise InputError(f"cannot read {given}: {getattr(exc, 'strerror', None) or exc}") from exc
+        folder = _is_folder(given)
+        if source.list_file:
+            check_list(given)
+        elif not folder:
+            _refuse(given, alone=len(source.inputs) == 1)
         if output.exists() and output.samefile(given):
             raise OutputError(f"{output} is one of the inputs; choose another -o")
+
+
+def _is_folder(given: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(given).st_mode)
+    except (OSError, ValueError) as exc:
+        why = getattr(exc, "strerror", None) or str(exc)
+        if open_path(given) != given:
+            why = f"{why}; INPUT takes paths as they are ({open_path(given)}), --list takes file: URIs too"
+        elif is_remote(given):
+            why = REMOTE
+        raise InputError(f"cannot read {given}: {why}") from exc
+
+
+def _refuse(given: str, *, alone: bool) -> None:
+    suffix = suffix_of(given)
+    container = container_with(suffix)
+    if container is not None:
+        raise InputError(f"{given} is {container.what}: {container.way_out}")
+    if alone and suffix in _LISTS:
+        raise InputError(f"{given} is not an image by its name: a list of images is given with --list")
+
+
+def _stdin() -> IO[bytes]:
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None or stream.closed:
+        raise InputError("cannot read paths from standard input: it is closed")
+    return stream  # type: ignore[no-any-return]
 
 
 def list_inputs(source: Source, say: Callable[[str], None] = lambda message: None) -> Iterator[pa.RecordBatch]:
     """Batches of inputs in order; column `path` first, then whatever a list carries. At least one batch, maybe empty.
 
-    `say` hears of what was given and holds nothing to score.
+    `say` hears of what was given and holds nothing to score, and of what is left out.
 
     Raises:
         InputError: a missing folder or file, a list that cannot be read or has no `path` column, nothing to score.
     """
     if bool(source.inputs) == bool(source.list_file):
         raise InputError("give either INPUT… or --list FILE")
-    batches = _read_list(source) if source.list_file else _path_batches(_walk_inputs(source, say))
+    unsaid = list[str]()
+    if source.list_file:
+        batches = read_list(source.list_file, source.reserved)
+    else:
+        batches = path_batches(_walk_inputs(source, say, unsaid))
     left, found = source.limit, False
     for batch in batches:
         taken = batch if left is None else batch.slice(0, left)
@@ -93,246 +129,68 @@ def list_inputs(source: Source, say: Callable[[str], None] = lambda message: Non
             if left <= 0:
                 break
     if not found:
-        if source.list_file or source.inputs == ("-",):
+        if source.list_file or source.inputs == (_STDIN,):
             raise InputError(f"no paths in {source.list_file or 'standard input'}")
-        hint = "" if source.all_files else f" ({' '.join(SUFFIXES)}; --all-files tries every file)"
-        raise InputError(f"no images in {source.describe()}{hint}")
+        hint = "" if source.all_files or unsaid else " (--all-files tries every file, whatever its name)"
+        raise InputError("; ".join((f"no images in {source.describe()}{hint}", *unsaid)))
 
 
-def _path_batches(paths: Iterable[str]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    iterator = iter(paths)
-    while chunk := list(islice(iterator, _ROWS)):
-        yield pa.record_batch([pa.array(chunk, pa.string())], names=["path"])
-
-
-def _walk_inputs(source: Source, say: Callable[[str], None]) -> Iterator[str]:
-    shards = (TAR, *TABLES) if source.image_column else (TAR,)
+def _walk_inputs(source: Source, say: Callable[[str], None], unsaid: list[str]) -> Iterator[str]:
+    """Recorded paths of all inputs. What the only one of them leaves out, if it has nothing else, goes to `unsaid`."""
     for given in source.inputs:
-        if given == "-":
-            yield from _lines(sys.stdin.buffer)
+        if given == _STDIN:
+            with translated("standard input"):
+                yield from read_paths(_stdin(), "standard input")
             continue
-        try:
-            folder = stat.S_ISDIR(os.stat(given).st_mode)
-        except OSError as exc:
-            raise InputError(f"cannot read {given}: {exc.strerror}") from exc
-        if given.lower().endswith(COMPRESSED):
-            raise InputError(f"{given} is compressed, so its members cannot be found: unpack it to a plain .tar first")
-        suffixes = (*SUFFIXES, TAR, *TABLES)
-        found = walk(given, source.all_files, source.exclude, suffixes) if folder else iter((given,))
-        files, tables, empty = 0, 0, list[str]()
-        for path in found:
+        folder, only = _is_folder(given), len(source.inputs) == 1
+        if not folder:
+            _refuse(given, alone=only)
+        left_out, files = LeftOut(), 0
+        for path in _below(given, source, left_out) if folder else _images(given, source, left_out):
             files += 1
-            if path.lower().endswith(shards) if folder else is_shard(path):
-                members = 0
-                for member in _members(path, source):
-                    members += 1
-                    yield member
-                if not members:
-                    empty.append(path)
-            elif folder and not source.all_files and path.lower().endswith(TABLES):
-                tables += 1
+            yield path
+        if only and not files and left_out:
+            unsaid.extend(filter(None, (f"left out: {left_out}", left_out.way_out())))
+        elif not only and not files:
+            say(f"no images in {printable(given)}" + (f"; left out: {left_out}" if left_out else ""))
+        elif left_out:
+            say(f"left out in {printable(given)}: {left_out}")
+
+
+def _below(folder: str, source: Source, left_out: LeftOut) -> Iterator[str]:
+    for path in walk(folder, source.all_files, source.exclude, (*SUFFIXES, TAR, *TABLES), left_out):
+        # Tables of anything lie about; they are opened only when that was asked for.
+        passed_over = source.image_column is None and path.lower().endswith(TABLES)
+        if passed_over and not source.all_files:
+            left_out.table(path)
+        elif passed_over or not is_shard(path):
+            yield record_path(path)
+        else:
+            found = False
+            try:
+                for image in _images(path, source, left_out):
+                    found = True
+                    yield image
+            except InputError as exc:
+                left_out.table(path, str(exc))
             else:
-                yield record_path(path)
-        if not files and len(source.inputs) > 1:
-            say(f"no images in {given}")
-        if tables:
-            say(f"left out in {given}: tables, {tables} of them; --image-column scores the images in them")
-        if empty:
-            say(f"shards without an image: {len(empty)}, the first {empty[0]}")
+                if not found:
+                    left_out.shard(path)
 
 
-def _members(path: str, source: Source) -> Iterator[str]:
-    """The images of a shard, and the shard itself where something is wrong with it."""
+def _images(path: str, source: Source, left_out: LeftOut) -> Iterator[str]:
+    """A file; of a shard its images, and the shard itself where something is wrong with it."""
+    if not is_shard(path):
+        yield record_path(path)
+        return
     shard = open_shard(path, source.image_column or DEFAULT_COLUMN)
     try:
         for key in shard.keys(() if source.all_files else SUFFIXES):
             yield record_path(path + SEPARATOR + key)
         if shard.error is not None:
             yield record_path(path)
+        if not source.all_files and path.lower().endswith(TAR):
+            for key in shard.keys(()):
+                left_out.member(key)
     finally:
         shard.close()
-
-
-def walk(
-    folder: str, all_files: bool = False, exclude: Iterable[str] = (), suffixes: tuple[str, ...] = SUFFIXES
-) -> Iterator[str]:
-    """Files below a folder, depth first, each folder's entries by name. Symbolic links are followed, loops are not.
-
-    A folder that cannot be listed is yielded itself: it gets a row (`unreadable`) instead of vanishing.
-    """
-    left_out = {os.path.abspath(path) for path in exclude}
-    # Each entry: a path, and the folders above it as (device, inode), or None for what is known to be a file.
-    pending: list[tuple[str, tuple[tuple[int, int], ...] | None]] = [(folder, ())]
-    while pending:
-        path, above = pending.pop()
-        if above is None:
-            yield path
-            continue
-        try:
-            info = os.stat(path)
-            here = (info.st_dev, info.st_ino)
-            if here in above:
-                continue
-            with os.scandir(path) as found:
-                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
-        except OSError:
-            yield path
-            continue
-        for entry in entries:
-            if left_out and os.path.abspath(entry.path) in left_out:
-                continue
-            if _is_folder(entry):
-                pending.append((entry.path, (*above, here)))
-            elif all_files or entry.name.lower().endswith(suffixes):
-                pending.append((entry.path, None))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, for one; as a file it gets its row
-        return False
-
-
-def _lines(file: IO[bytes]) -> Iterator[str]:
-    for number, line in enumerate(file):
-        text = line.rstrip(b"\r\n")
-        text = text.removeprefix(b"\xef\xbb\xbf") if number == 0 else text
-        if text:
-            yield _recorded(text)
-
-
-def _recorded(raw: bytes) -> str:
-    """A list may hold recorded paths (`file:` URIs) as well as raw ones."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return record_path(raw)
-
-
-def _read_list(source: Source) -> Iterator[pa.RecordBatch]:
-    name = str(source.list_file)
-    readers = {".txt": _read_text, ".csv": _read_csv, ".parquet": _read_parquet}
-    reader = readers.get(Path(name).suffix.lower())
-    if reader is None:
-        raise InputError(f"cannot tell what kind of list {name} is: name it {', '.join(readers)}")
-    with _translated(name):
-        for batch in reader(name):
-            yield _path_first(batch, source.reserved)
-
-
-def _read_text(name: str) -> Iterator[pa.RecordBatch]:
-    with open(name, "rb") as file:
-        yield from _path_batches(_lines(file))
-
-
-def read_columns(table: Path, needed: Sequence[str]) -> dict[str, list[Any]]:
-    """A whole .csv (every value as text, None where empty) or .parquet as lists by column.
-
-    Raises:
-        InputError: it cannot be read, has no rows, or lacks a column of `needed`.
-    """
-    import pyarrow as pa
-    import pyarrow.csv as pa_csv
-    import pyarrow.parquet as pq
-
-    name, kind = str(table), table.suffix.lower()
-    if kind not in (".csv", ".parquet"):
-        raise InputError(f"cannot tell what kind of table {name} is: name it .csv or .parquet")
-    with _translated(name):
-        if kind == ".parquet":
-            with pq.ParquetFile(name) as file:
-                _need(needed, file.schema_arrow.names, name)
-                read = file.read()
-        else:
-            columns = _csv_columns(name)
-            _need(needed, columns, name)
-            convert = pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, null_values=[""]
-            )
-            parse = pa_csv.ParseOptions(newlines_in_values=True)
-            read = pa_csv.read_csv(name, parse_options=parse, convert_options=convert)
-    if not read.num_rows:
-        raise InputError(f"{name} has no rows")
-    return dict(read.to_pydict())
-
-
-@contextlib.contextmanager
-def _translated(name: str) -> Iterator[None]:
-    import pyarrow as pa
-
-    try:
-        yield
-    except OSError as exc:
-        raise InputError(f"cannot read {name}: {exc.strerror or exc}") from exc
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeError) as exc:
-        raise InputError(f"cannot read {name} as {Path(name).suffix[1:]}: {' '.join(str(exc).split())}") from exc
-
-
-def _csv_columns(name: str) -> list[str]:
-    with open(name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        return next(csv.reader(file), [])
-
-
-def _need(needed: Sequence[str], columns: Sequence[str], name: str) -> None:
-    for column in needed:
-        if column not in columns:
-            raise InputError(f"{name} has no column `{column}`, only: {', '.join(columns) or 'none'}")
-    repeated = sorted({column for column in columns if columns.count(column) > 1})
-    if repeated:
-        raise InputError(f"{name} has more than one column named {', '.join(repeated)}")
-
-
-def _read_csv(name: str) -> Iterator[pa.RecordBatch]:
-    """Carried columns stay text, exactly as written: an identity 007 must not become 7."""
-    import pyarrow as pa
-    import pyarrow.csv as pa_csv
-
-    columns = _csv_columns(name)
-    _need(("path",), columns, name)
-    types = {column: pa.binary() if column == "path" else pa.string() for column in columns}
-    with pa_csv.open_csv(
-        name,
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(column_types=types),
-    ) as reader:
-        yield from reader
-
-
-def _read_parquet(name: str) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(name) as file:
-        _need(("path",), file.schema_arrow.names, name)
-        yield from file.iter_batches(batch_size=_ROWS)
-
-
-def _path_first(batch: pa.RecordBatch, reserved: Iterable[str]) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    paths = batch.column("path")
-    if not pa.types.is_string(paths.type):
-        if pa.types.is_dictionary(paths.type):
-            paths = paths.dictionary_decode()
-        if not (pa.types.is_binary(paths.type) or _is_text(paths.type)):
-            raise InputError(f"the column `path` holds {paths.type}, not text")
-        values = paths.to_pylist()
-        paths = pa.array([_recorded(v) if isinstance(v, bytes) else v for v in values], pa.string())
-    names, columns = ["path"], [paths.fill_null("")]
-    taken = {*reserved, *batch.schema.names}
-    for name in batch.schema.names:
-        if name != "path":
-            renamed = f"input_{name}" if name in reserved else name
-            while renamed != name and renamed in taken:
-                renamed = f"input_{renamed}"
-            names.append(renamed)
-            columns.append(batch.column(name))
-    return pa.record_batch(columns, names=names)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

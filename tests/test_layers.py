@@ -7,9 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fiqa_trt"
 LAYERS = {
-    0: {"spec", "records", "errors", "progress", "formats"},
+    0: {"spec", "records", "errors", "progress", "formats", "foreign"},
     1: {
         "sources",
+        "listing",
+        "lists",
+        "rows",
         "reading",
         "shards",
         "decode",

@@ -9,7 +9,26 @@ from hypothesis import strategies as st
 from fiqa_trt.records import Outcome, Status, open_path, own_columns, record_path, to_table
 from fiqa_trt.spec import MEMBERS
 
-names = st.binary(min_size=1, max_size=40).filter(lambda raw: b"\0" not in raw)
+pieces = (
+    b"file:",
+    b"FILE:",
+    b"/",
+    b"//",
+    b"localhost",
+    b"host",
+    b"::",
+    b"\n",
+    b"\r",
+    b" ",
+    b"%",
+    b"%41",
+    b"\xff",
+    b"\xe9",
+)
+names = st.one_of(
+    st.binary(min_size=1, max_size=40).filter(lambda raw: b"\0" not in raw),
+    st.lists(st.sampled_from((*pieces, b"a", b".jpg", b"?x#y", b'"', b"\xef\xbb\xbf")), min_size=1).map(b"".join),
+)
 
 
 @given(names)
@@ -33,6 +52,7 @@ def test_other_names_are_file_uris() -> None:
     assert record_path(b"/data/caf\xe9.jpg") == "file:///data/caf%E9.jpg"
     assert record_path(b"sub/caf\xe9.jpg") == "file:sub/caf%E9.jpg"
     assert open_path("file://localhost/data/a%20b.jpg") == "/data/a b.jpg"
+    assert open_path("file://host/data/a%20b.jpg") == "file://host/data/a%20b.jpg"
 
 
 sides = st.none() | st.integers() | st.floats()

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.errors import InputError
+from fiqa_trt.listing import walk
 from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, Status, open_path
-from fiqa_trt.sources import Source, list_inputs, walk
+from fiqa_trt.sources import Source, list_inputs
 
 
 def paths(*inputs: str | Path, **options: object) -> list[str]:
@@ -157,7 +158,7 @@ def test_parquet_with_a_dictionary(tmp_path: Path) -> None:
         ("l.csv", b"path\n", "no paths in"),
         ("l.txt", b"\n\n", "no paths in"),
         ("l.parquet", b"garbage", "as parquet"),
-        ("l.xlsx", b"x", "name it .txt, .csv, .parquet"),
+        ("l.xlsx", b"x", "save it as .csv first"),
     ],
 )
 def test_bad_lists(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -181,8 +182,8 @@ def test_inputs_that_hold_nothing_are_named(tmp_path: Path) -> None:
     assert [path for batch in found for path in batch.column(0).to_pylist()] == [f"{full}/a.jpg"]
     assert said == [
         f"no images in {empty}",
-        f"left out in {full}: tables, 2 of them; --image-column scores the images in them",
-        f"shards without an image: 1, the first {full}/nothing.tar",
+        f"left out in {full}: 2 tables (--image-column scores the images in them), "
+        "1 shard without an image (nothing.tar)",
     ]
 
 

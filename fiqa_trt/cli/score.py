@@ -48,7 +48,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     "list_file",
     metavar="FILE",
     type=click.Path(),
-    help=".txt (a path a line), .csv or .parquet (column path; others are carried along).",
+    help=".txt (a path a line), .csv, .tsv or .parquet (column path; others are carried along).",
 )
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option("--all-files", is_flag=True, help="Try every file of a folder, whatever its suffix.")

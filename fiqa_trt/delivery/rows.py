@@ -7,6 +7,7 @@ from pathlib import Path
 from fiqa_trt.delivery.common import Delivered
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.lists import as_line
 from fiqa_trt.outputs import (
     SUFFIXES,
     atomic,
@@ -45,7 +46,7 @@ def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False)
                         raise OutputError(
                             f"a .txt cannot hold {path!r}, which has a line break; write .csv or .parquet"
                         )
-                file.writelines(path + "\n" for path in paths)
+                file.writelines(as_line(path) + "\n" for path in paths)
         return Delivered(str(output), count)
     schema = next(iter(read_output(scores, ["path", "score", "status"]))).schema
     check_columns(schema, output)

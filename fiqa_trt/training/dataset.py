@@ -21,8 +21,8 @@ from fiqa_trt.errors import InputError, storage_error
 from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import Outcome, Status, open_path
+from fiqa_trt.rows import read_columns
 from fiqa_trt.shards import ShardReader, locate, read_recorded
-from fiqa_trt.sources import read_columns
 from fiqa_trt.spec import PreprocessSpec, digest
 
 MIN_ROWS = 32

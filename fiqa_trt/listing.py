@@ -1,0 +1,188 @@
+"""Files below a folder: those that are scored, and a count of those that are left out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from fiqa_trt.errors import printable
+from fiqa_trt.foreign import container_with, is_image, is_system_folder, noted_as
+from fiqa_trt.formats import SUFFIXES, find_format
+
+_FORK = b"\x00\x05\x16\x07"  # AppleDouble: what a Mac keeps of a.jpg in ._a.jpg where a disk has no place for it
+_HEAD = 32
+_OPENED = 256  # files of unknown names that are looked into, of one input: a look takes a network's disk a millisecond
+_NAMED = 3
+_KINDS = 8
+
+
+class _Group:
+    """Files that are left out for one reason, with the first few names."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.names = list[str]()
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        name = printable(name)
+        if len(self.names) < _NAMED and name not in self.names:
+            self.names.append(name)
+
+    def __str__(self) -> str:
+        return ", ".join(self.names) + (", …" if self.count > len(self.names) else "")
+
+
+class LeftOut:
+    """What of an input is not scored, though it may be, or may hold, images. Empty means false."""
+
+    def __init__(self) -> None:
+        self._suffixes = Counter[str]()
+        self._tables, self._unfit, self._forks, self._folders, self._alike = (_Group() for _ in range(5))
+        self._shards = _Group()
+        self._opened = 0
+
+    def table(self, path: str, why_not: str | None = None) -> None:
+        """Count a table; `why_not` says why its images could not be scored although they were asked for."""
+        (self._unfit if why_not else self._tables).add(why_not or path)
+
+    def shard(self, path: str) -> None:
+        """Count a shard without an image."""
+        self._shards.add(os.path.basename(path))
+
+    def folder(self, name: str) -> bool:
+        """Whether a folder is not to be entered; then it is counted."""
+        system = is_system_folder(name)
+        if system:
+            self._folders.add(name)
+        return system
+
+    def fork(self, entry: os.DirEntry[str]) -> bool:
+        """Whether a file with an image's suffix is but the resource fork of one; then it is counted."""
+        fork = entry.name.startswith("._") and _head(entry).startswith(_FORK)
+        if fork:
+            self._forks.add(entry.name)
+        return fork
+
+    def file(self, entry: os.DirEntry[str]) -> None:
+        """Count a file, if it may be or hold images."""
+        noted = noted_as(entry.name)
+        if noted:
+            self._suffixes[noted] += 1
+        elif noted is None and self._opened < _OPENED:
+            self._opened += 1
+            if find_format(_head(entry)) is not None:
+                self._alike.add(entry.name)
+
+    def member(self, name: str) -> None:
+        """Count a member of an archive, if it is an image of another format."""
+        if is_image(name):
+            self._suffixes[noted_as(name) or ""] += 1
+
+    def __bool__(self) -> bool:
+        return bool(str(self))
+
+    def __str__(self) -> str:
+        parts = [f"{count:,} {suffix}" for suffix, count in self._suffixes.most_common(_KINDS)]
+        rest = self._suffixes.total() - sum(count for _, count in self._suffixes.most_common(_KINDS))
+        parts += [f"{rest:,} of other kinds"] if rest else []
+        if self._tables.count:
+            parts.append(f"{_counted(self._tables, 'table')} (--image-column scores the images in them)")
+        if self._unfit.count:
+            parts.append(f"{_counted(self._unfit, 'table')} ({self._unfit.names[0]})")
+        if self._shards.count:
+            parts.append(f"{_counted(self._shards, 'shard')} without an image ({self._shards})")
+        if self._forks.count:
+            parts.append(f"{_counted(self._forks, 'resource fork')} ({self._forks})")
+        if self._folders.count:
+            parts.append(f"{_counted(self._folders, 'system folder')} ({self._folders})")
+        if self._alike.count:
+            least = "at least " if self._opened == _OPENED else ""
+            parts.append(
+                f"{least}{_counted(self._alike, 'other file')} that may be images ({self._alike}; "
+                "--all-files tries every file)"
+            )
+        return ", ".join(parts)
+
+    def way_out(self) -> str:
+        """What to do with the most frequent of the containers; empty if there are none."""
+        for suffix, _ in self._suffixes.most_common():
+            container = container_with(suffix)
+            if container is not None:
+                return f"{suffix} is {container.what}: {container.way_out}"
+        return ""
+
+
+def _counted(group: _Group, what: str) -> str:
+    return f"{group.count:,} {what}{'' if group.count == 1 else 's'}"
+
+
+def _head(entry: os.DirEntry[str]) -> bytes:
+    """The first bytes of a regular file; none of anything else, and of one that cannot be read."""
+    with contextlib.suppress(OSError):
+        if entry.is_file():
+            with open(entry.path, "rb", buffering=0) as file:
+                return file.read(_HEAD)
+    return b""
+
+
+def walk(
+    folder: str,
+    all_files: bool = False,
+    exclude: Iterable[str] = (),
+    suffixes: tuple[str, ...] = SUFFIXES,
+    left_out: LeftOut | None = None,
+) -> Iterator[str]:
+    """Files below a folder, depth first, each folder's entries by name. Symbolic links are followed, loops are not.
+
+    A folder that cannot be listed is yielded itself: it gets a row (`unreadable`) instead of vanishing.
+
+    Args:
+        folder: where to begin.
+        all_files: everything; nothing is left out then but `exclude`.
+        exclude: paths that are passed over without a word.
+        suffixes: of the files that are taken, in lower case.
+        left_out: counts what is not taken.
+    """
+    left_out = LeftOut() if left_out is None else left_out
+    excluded, taken = {os.path.abspath(path) for path in exclude}, frozenset(suffixes)
+    # Each entry: a path, and the folders above it as (device, inode), or None for what is known to be a file.
+    pending: list[tuple[str, tuple[tuple[int, int], ...] | None]] = [(folder, ())]
+    while pending:
+        path, above = pending.pop()
+        if above is None:
+            yield path
+            continue
+        try:
+            info = os.stat(path)
+            here = (info.st_dev, info.st_ino)
+            if here in above:
+                continue
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:
+            yield path
+            continue
+        inside: list[tuple[str, tuple[tuple[int, int], ...] | None]] = []
+        for entry in entries:
+            if excluded and os.path.abspath(entry.path) in excluded:
+                continue
+            if _is_folder(entry):
+                if all_files or not left_out.folder(entry.name):
+                    inside.append((entry.path, (*above, here)))
+            elif all_files:
+                inside.append((entry.path, None))
+            elif entry.name[entry.name.rfind(".") :].lower() not in taken:
+                left_out.file(entry)
+            elif not left_out.fork(entry):
+                inside.append((entry.path, None))
+        pending.extend(reversed(inside))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one; as a file it gets its row
+        return False

@@ -1,0 +1,214 @@
+"""Tables that users bring along: .csv, .tsv and .parquet, as batches of columns."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import dataclasses
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fiqa_trt.errors import InputError, one_line
+from fiqa_trt.reading import REMOTE, is_remote
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS = (".csv", ".tsv", ".parquet")
+BATCH_ROWS = 8192
+HEAD_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 23  # the longest row of a .csv
+_SEPARATORS = (",", ";", "\t", "|")
+# UTF-32 first: its mark begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_NOT_TEXT = (
+    (0, b"\x1f\x8b", "compressed (gzip): unpack it first"),
+    (4, b"1AY&SY", "compressed (bzip2): unpack it first"),
+    (0, b"\xfd7zXZ\0", "compressed (xz): unpack it first"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed (zstd): unpack it first"),
+    (0, b"\x04\x22\x4d\x18", "compressed (lz4): unpack it first"),
+    (0, b"PK\x03\x04", "a zip archive or an Excel workbook: save it as .csv first"),
+    (0, b"\xd0\xcf\x11\xe0", "an Excel workbook: save it as .csv first"),
+    (0, b"PAR1\x15", "a Parquet file: name it .parquet"),
+)
+
+
+def text_encoding(head: bytes, name: str) -> str:
+    """The encoding of a text by its first bytes: that of its byte-order mark, else UTF-8.
+
+    Raises:
+        InputError: it is compressed, or no text.
+    """
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    for at, start, what in _NOT_TEXT:
+        if head.startswith(start, at):
+            raise InputError(f"{name} is {what}")
+    refuse_nul(head, name)
+    return "utf-8"
+
+
+def refuse_nul(text: bytes, name: str) -> None:
+    """Raise InputError if a text holds what no path and no text does."""
+    if b"\0" in text:
+        raise InputError(
+            f"{name} holds NUL bytes: it must be text in UTF-8, or in UTF-16 with its byte-order mark, a path a line"
+        )
+
+
+@contextlib.contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Around reading a file of the user's: what libraries raise becomes InputError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowException as exc:
+        if "straddling" in str(exc):
+            raise InputError(f"cannot read {name}: a row of it is longer than {_BLOCK_BYTES >> 20} MB") from exc
+        raise _unreadable(name, exc) from exc
+    except OSError as exc:
+        raise InputError(f"cannot read {name}: {REMOTE if is_remote(name) else exc.strerror or one_line(exc)}") from exc
+    except (csv.Error, ValueError, OverflowError) as exc:
+        raise _unreadable(name, exc) from exc
+
+
+def _unreadable(name: str, exc: Exception) -> InputError:
+    kind = Path(name).suffix[1:] or "text"
+    return InputError(f"cannot read {name} as {kind}: {one_line(exc)}")
+
+
+def read_batches(name: str, needed: Sequence[str], raw: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+    """The rows of a table. All columns of a .csv or .tsv are text, exactly as written: an identity 007 must not
+    become 7.
+
+    Args:
+        name: ends in one of KINDS.
+        needed: columns that it must have.
+        raw: of a text, columns to be had as bytes, because they need not be UTF-8.
+
+    Raises:
+        InputError: it cannot be read, lacks a column of `needed`, or has two of one name.
+    """
+    with translated(name):
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            raise InputError(f"cannot read {name}: a table must be a file, not a folder, a device or a pipe")
+    read = _read_parquet(name, needed) if name.lower().endswith(".parquet") else _read_csv(name, needed, raw)
+    with translated(name):
+        yield from read
+
+
+def read_columns(table: Path, needed: Sequence[str]) -> dict[str, list[Any]]:
+    """A whole table as lists by column; values of a .csv or .tsv are text, None where empty.
+
+    Raises:
+        InputError: as `read_batches`; also if it is of no such kind, or has no rows.
+    """
+    name = str(table)
+    if table.suffix.lower() not in KINDS:
+        raise InputError(f"cannot tell what kind of table {name} is: name it {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    columns: dict[str, list[Any]] = {}
+    with translated(name):
+        for batch in read_batches(name, needed):
+            for column, values in batch.to_pydict().items():
+                columns.setdefault(column, []).extend(values)
+    if not any(columns.values()):
+        raise InputError(f"{name} has no rows")
+    if table.suffix.lower() == ".parquet":
+        return columns
+    return {column: [value or None for value in values] for column, values in columns.items()}
+
+
+def _need(needed: Sequence[str], columns: Sequence[str], name: str) -> None:
+    for column in needed:
+        if column not in columns:
+            raise InputError(f"{name} has no column `{column}`, only: {', '.join(columns) or 'none'}")
+    repeated = sorted({column for column in columns if columns.count(column) > 1})
+    if repeated:
+        raise InputError(f"{name} has more than one column named {', '.join(repeated)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """How a .csv is written: its encoding, its separator, its columns, and whether anything follows them."""
+
+    encoding: str
+    separator: str
+    columns: list[str]
+    rows: bool
+
+
+def _layout(name: str, needed: Sequence[str]) -> _Layout:
+    with open(name, "rb") as file:
+        encoding = text_encoding(file.read(HEAD_BYTES), name)
+    text = ("utf-8-sig", "surrogateescape") if encoding == "utf-8" else (encoding, "strict")
+    layouts = []
+    for separator in _SEPARATORS:
+        with open(name, encoding=text[0], errors=text[1], newline="") as lines:
+            columns = next(filter(None, csv.reader(lines, delimiter=separator)), [])
+            layouts.append(_Layout(encoding, separator, columns, any(line.strip("\r\n") for line in lines)))
+        if set(needed) <= set(columns):
+            return layouts[-1]
+    # What is missing is said of the columns as they were most likely meant.
+    return max(layouts, key=lambda layout: len(layout.columns))
+
+
+def _read_csv(name: str, needed: Sequence[str], raw: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+
+    layout = _layout(name, needed)
+    _need(needed, layout.columns, name)
+    types = {column: pa.binary() if column in raw else pa.string() for column in layout.columns}
+    if not layout.rows:
+        yield pa.RecordBatch.from_pylist([], pa.schema(types))
+        return
+    with pa_csv.open_csv(
+        name,
+        read_options=pa_csv.ReadOptions(encoding=layout.encoding, block_size=_BLOCK_BYTES),
+        parse_options=pa_csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(column_types=types),
+    ) as reader:
+        for batch in reader:
+            for column in raw:
+                if pa.types.is_binary(batch.column(column).type):
+                    _refuse_nuls(batch.column(column), name)
+            yield batch
+            last = batch.column(batch.num_columns - 1)[-1].as_py() if batch.num_rows else ""
+    _refuse_unclosed(name, last)
+
+
+def _refuse_nuls(values: pa.Array, name: str) -> None:
+    import pyarrow.compute as pc
+
+    if pc.any(pc.match_substring(values, "\0")).as_py():
+        refuse_nul(b"\0", name)
+
+
+def _refuse_unclosed(name: str, last: str | bytes) -> None:
+    """A quotation mark that is never closed makes all that follows one cell; pyarrow takes it for what was meant."""
+    if not last or not (b"\n" in last if isinstance(last, bytes) else "\n" in last):
+        return
+    with open(name, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 64))
+        tail = file.read().replace(b"\0", b"").rstrip(b"\r\n")
+    if not tail.endswith(b'"'):
+        raise InputError(f"{name} has a quotation mark that is never closed, so its last rows cannot be told apart")
+
+
+def _read_parquet(name: str, needed: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(name) as file:
+        _need(needed, file.schema_arrow.names, name)
+        yield from file.iter_batches(batch_size=BATCH_ROWS)
