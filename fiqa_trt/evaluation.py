@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fiqa_trt.errors import InputError, OutputError
 from fiqa_trt.outputs import SUFFIXES, read_output
 from fiqa_trt.records import open_path
-from fiqa_trt.rows import read_columns
+from fiqa_trt.user_tables import read_columns
 
 Values = npt.NDArray[np.float64]
 

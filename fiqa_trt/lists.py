@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from fiqa_trt.errors import InputError
 from fiqa_trt.foreign import container_with, suffix_of
 from fiqa_trt.records import as_uri, record_path
-from fiqa_trt.rows import BATCH_ROWS, HEAD_BYTES, KINDS, read_batches, refuse_nul, text_encoding, translated
+from fiqa_trt.user_tables import BATCH_ROWS, HEAD_BYTES, KINDS, read_batches, refuse_nul, text_encoding, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa

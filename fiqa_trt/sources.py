@@ -19,8 +19,8 @@ from fiqa_trt.listing import LeftOut, walk
 from fiqa_trt.lists import check_list, path_batches, read_list, read_paths
 from fiqa_trt.reading import REMOTE, is_remote
 from fiqa_trt.records import open_path, record_path
-from fiqa_trt.rows import translated
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, is_shard, open_shard
+from fiqa_trt.user_tables import translated
 
 if TYPE_CHECKING:
     import pyarrow as pa

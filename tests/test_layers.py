@@ -12,7 +12,7 @@ LAYERS = {
         "sources",
         "listing",
         "lists",
-        "rows",
+        "user_tables",
         "reading",
         "shards",
         "decode",

@@ -18,8 +18,8 @@ from fiqa_trt.errors import InputError
 from fiqa_trt.lists import as_line, read_paths
 from fiqa_trt.reading import read_file
 from fiqa_trt.records import ImageError, Status, open_path
-from fiqa_trt.rows import read_columns
 from fiqa_trt.sources import Source, check_source, list_inputs
+from fiqa_trt.user_tables import read_columns
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 ENDS = ("\n", "\r\n", "\r")
