@@ -303,7 +303,11 @@ class _ParquetRows:
 
             # With a buffer, pages are read one by one.
             self._file = pq.ParquetFile(
-                self._path, metadata=self._metadata, buffer_size=_BUFFER_BYTES, pre_buffer=False
+                self._path,
+                metadata=self._metadata,
+                buffer_size=_BUFFER_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=True,
             )
             _check(self._path, self._stamp)
         return self._file

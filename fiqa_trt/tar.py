@@ -168,12 +168,12 @@ class _Scan:
                 error = f"this tar shard cannot be read beyond byte {at}: {exc.strerror or exc}"
                 return ImageError(Status.UNREADABLE, error)
             except Exception as exc:  # a HeaderError, or what damaged fields make tarfile raise
+                if at == 0 and (foreign := self._foreign()) is not None:
+                    return foreign
                 if self._size - at < tarfile.BLOCKSIZE and not any(self._block(at)):
                     break
                 if not ended and self._cut(at, exc):
                     break
-                if at == 0 and (foreign := self._foreign()) is not None:
-                    return foreign
                 following = self._header_after(at)
                 if at == 0 and following is None:
                     return ImageError(Status.CORRUPT, f"this is no tar shard: {one_line(exc)}")
