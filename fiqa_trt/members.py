@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import posixpath
 import tarfile
 from array import array
@@ -130,7 +131,7 @@ class Index:
         self._hashes = array("q", found.tobytes())
         repeated = bool((found[1:] == found[:-1]).any())
         # An empty key stands for the shard itself.
-        if repeated or self.find("") is not None:
+        if repeated or self._named(b"") is not None:
             self._number()
         self._by_key = {key: number for number, key in self.numbered.items()}
         self.weight = 16 * len(entries) + 300 * len(self.numbered)
@@ -148,11 +149,17 @@ class Index:
                     self.numbered[number] = key
 
     def find(self, key: str) -> int | None:
-        """Number of the entry with that key. Hashes only lead to it: its name must be the same."""
+        """Number of the entry with that key; None if there is none."""
         try:
-            name = key.encode("utf-8", "surrogateescape")
+            # As it is in the tar, or as this machine's locale decoded bytes that are no UTF-8.
+            names = dict.fromkeys((key.encode("utf-8", "surrogateescape"), os.fsencode(key)))
         except UnicodeEncodeError:
             return None
+        found = next((number for name in names if (number := self._named(name)) is not None), None)
+        return self._by_key.get(key) if found is None else found
+
+    def _named(self, name: bytes) -> int | None:
+        """The entry whose key is its name. Hashes only lead to it: the name must be the same."""
         wanted = hash(name)
         place = bisect_left(self._hashes, wanted)
         while place < len(self._hashes) and self._hashes[place] == wanted:
@@ -161,4 +168,4 @@ class Index:
             if is_member and self._entries.name(number) == name:
                 return number
             place += 1
-        return self._by_key.get(key) if self.numbered else None
+        return None
