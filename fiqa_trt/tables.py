@@ -13,80 +13,22 @@ import threading
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from fiqa_trt.columns import DEFAULT_COLUMN, ImageColumn, find_column, images_in
+from fiqa_trt.columns import DEFAULT_COLUMN, find_column, images_in
 from fiqa_trt.errors import InputError, one_line
-from fiqa_trt.reading import MAX_BYTES, Blob, FileChanged, Stamp, read_file, stamp_at, stamp_of
+from fiqa_trt.reading import MAX_BYTES, Blob, FileChanged, Stamp, read_file, stamp_of
 from fiqa_trt.records import ImageError, Status, open_path
+from fiqa_trt.rows import ArrowRows, Damage, ParquetRows, Rows, check_unchanged, status_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 TABLES = (".parquet", ".arrow")
 HELD_BYTES = 32 << 20
 """Blocks of a table that are kept hold about this much."""
-_BLOCK_ROWS = 64
-_BUFFER_BYTES = 1 << 20
 _NUMBER = re.compile("[0-9]{1,18}")
-_ENCRYPTED = re.compile(r"\b(en|de)crypt", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
-
-
-class _Damage(Exception):
-    """Rows of a table, from `start` to before `stop`, that cannot be read."""
-
-    def __init__(self, start: int, stop: int, reason: Exception) -> None:
-        super().__init__(one_line(reason))
-        self.rows = range(start, stop)
-        self.status = _status(reason)
-
-
-def _status(error: Exception) -> Status:
-    """What an error of pyarrow, of which damage brings about many kinds, makes of an image."""
-    import pyarrow as pa
-
-    if isinstance(error, ImageError):
-        return error.outcome.status
-    if isinstance(error, pa.ArrowNotImplementedError) or _ENCRYPTED.search(str(error)):
-        return Status.UNSUPPORTED
-    if isinstance(error, FileNotFoundError):
-        return Status.MISSING
-    return Status.UNREADABLE if isinstance(error, OSError) and error.errno else Status.CORRUPT
-
-
-def _check(path: str, stamp: Stamp) -> None:
-    """Raise FileChanged unless a file is still the one with that stamp."""
-    if stamp_at(path) != stamp:
-        raise FileChanged
-
-
-class _Rows(Protocol):
-    """The rows of an open table.
-
-    Attributes:
-        schema: of the table.
-        count: of its rows, as far as they can be read.
-        damage: what ends them early.
-    """
-
-    schema: pa.Schema
-    count: int
-    damage: _Damage | None
-
-    def blocks(self, column: ImageColumn, row: int) -> Iterator[tuple[int, pa.Array]]:
-        """First row and `column.of` of blocks up to that which holds `row`: more than one where that is the way there.
-
-        Raises:
-            _Damage: it cannot be read.
-            FileChanged: it is not the file any more that was opened.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the file, until `blocks` needs it."""
-        ...
 
 
 class TableShard:
@@ -104,8 +46,8 @@ class TableShard:
         self._path = path
         self._lock = threading.Lock()
         self._firsts, self._blocks, self._held = list[int](), OrderedDict[int, "pa.Array"](), 0
-        self._damages = list[_Damage]()
-        self._rows: _Rows | None = None
+        self._damages = list[Damage]()
+        self._rows: Rows | None = None
         try:
             info = os.stat(path)
             if not stat.S_ISREG(info.st_mode):
@@ -113,14 +55,14 @@ class TableShard:
             if not info.st_size:
                 raise ImageError(Status.EMPTY, "0 bytes")
             stamp = stamp_of(info)
-            self._rows = (_ParquetRows if path.lower().endswith(".parquet") else _ArrowRows)(path, stamp)
+            self._rows = (ParquetRows if path.lower().endswith(".parquet") else ArrowRows)(path, stamp)
             self._column = find_column(self._rows.schema, column, path)
             self.stamp = stamp
         except InputError:
             raise
         except Exception as exc:
             self._rows = None
-            self.error = ImageError(_status(exc), f"this table cannot be read: {one_line(exc)}")
+            self.error = ImageError(status_of(exc), f"this table cannot be read: {one_line(exc)}")
             return
         if (damage := self._rows.damage) is not None:
             self.error = ImageError(damage.status, f"this table cannot be read to its end: {damage}")
@@ -165,7 +107,7 @@ class TableShard:
         except ImageError:
             raise
         except Exception as exc:
-            raise ImageError(_status(exc), f"the table cannot be read here: {one_line(exc)}") from exc
+            raise ImageError(status_of(exc), f"the table cannot be read here: {one_line(exc)}") from exc
         if data is None and path:
             return self._elsewhere(path, max_bytes)
         if not data:
@@ -185,7 +127,7 @@ class TableShard:
             except ImageError as exc:
                 blobs.append(exc)
         if self.stamp is not None:
-            _check(self._path, self.stamp)
+            check_unchanged(self._path, self.stamp)
         return blobs
 
     def _image(self, block: pa.Array, index: int, item: int | None) -> tuple[bytes | None, str | None]:
@@ -226,8 +168,8 @@ class TableShard:
                     self._keep(first, block)
                 if block is not None and first <= row < first + len(block):
                     return first, block
-                damage = _Damage(row, row + 1, ValueError("it has fewer rows than it says"))
-            except _Damage as exc:
+                damage = Damage(row, row + 1, ValueError("it has fewer rows than it says"))
+            except Damage as exc:
                 damage = exc
             self._damages.append(damage)
         raise ImageError(damage.status, f"the table cannot be read here: {damage}") from damage
@@ -265,146 +207,3 @@ def _length(images: pa.Scalar) -> int:
     """Images of a list; 0 of none."""
     values = images.values if images.is_valid else None
     return 0 if values is None else len(values)
-
-
-class _ParquetRows:
-    """See `_Rows`. A row group is read from its beginning, page by page, however large it is."""
-
-    def __init__(self, path: str, stamp: Stamp) -> None:
-        self.damage: _Damage | None = None
-        self._path, self._stamp = path, stamp
-        self._metadata: pq.FileMetaData | None = None
-        self._file: pq.ParquetFile | None = None
-        file = self._opened()
-        self.schema, self._metadata = file.schema_arrow, file.metadata
-        list(self.schema.names)  # damaged ones raise
-        self._starts = [0]
-        for group in range(self._metadata.num_row_groups):
-            self._starts.append(self._starts[-1] + self._metadata.row_group(group).num_rows)
-        self.count = self._starts[-1]
-        self._walk: Iterator[tuple[int, pa.Array]] = iter(())
-        self._next, self._group = 0, -1
-
-    def blocks(self, column: ImageColumn, row: int) -> Iterator[tuple[int, pa.Array]]:
-        """See `_Rows.blocks`."""
-        group = bisect_right(self._starts, row) - 1
-        if group != self._group or row < self._next:
-            self._walk, self._group = self._read(column, group), group
-        for first, block in self._walk:
-            self._next = first + len(block)
-            yield first, block
-            if row < self._next:
-                return
-        self._group = -1
-
-    def _opened(self) -> pq.ParquetFile:
-        if self._file is None:
-            import pyarrow.parquet as pq
-
-            # With a buffer, pages are read one by one.
-            self._file = pq.ParquetFile(
-                self._path,
-                metadata=self._metadata,
-                buffer_size=_BUFFER_BYTES,
-                pre_buffer=False,
-                page_checksum_verification=True,
-            )
-            _check(self._path, self._stamp)
-        return self._file
-
-    def _read(self, column: ImageColumn, group: int) -> Iterator[tuple[int, pa.Array]]:
-        first, names = self._starts[group], [".".join(column.steps)]
-        try:
-            for batch in self._opened().iter_batches(_BLOCK_ROWS, row_groups=[group], columns=names):
-                block = column.of(batch)
-                yield first, block
-                first += len(block)
-        except FileChanged:
-            self.close()
-            raise
-        except Exception as exc:
-            self._group = -1
-            raise _Damage(first, self._starts[group + 1], exc) from exc
-
-    def close(self) -> None:
-        """See `_Rows.close`."""
-        self._walk, self._group = iter(()), -1
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-class _ArrowRows:
-    """See `_Rows`. An IPC file, or an IPC stream as Hugging Face's `datasets` writes it, mapped into memory.
-
-    A file is entered at any record batch, a stream at its beginning alone.
-    """
-
-    def __init__(self, path: str, stamp: Stamp) -> None:
-        self.damage: _Damage | None = None
-        self._path, self._stamp = path, stamp
-        self._starts = [0]
-        self._reader: pa.RecordBatchFileReader | None = None
-        self._stream: Iterator[pa.RecordBatch] = iter(())
-        self._number = -1  # of the record batch at hand
-        self._batch: pa.RecordBatch | None = None
-        self._open()
-        try:
-            while (batch := self._following()) is not None:
-                self._starts.append(self._starts[-1] + batch.num_rows)
-        except Exception as exc:
-            self.damage = _Damage(self._starts[-1], self._starts[-1], exc)
-        self.count = self._starts[-1]
-        self.close()
-
-    def _open(self) -> None:
-        import pyarrow as pa
-
-        source = pa.memory_map(self._path)
-        _check(self._path, self._stamp)
-        try:
-            self._reader = reader = pa.ipc.open_file(source)
-        except pa.ArrowInvalid:
-            source.seek(0)
-            self._reader, reader = None, pa.ipc.open_stream(source)
-            self._stream = iter(reader)
-        self._opened, self.schema = True, reader.schema
-        list(self.schema.names)  # damaged ones raise
-
-    def _following(self) -> pa.RecordBatch | None:
-        """The next record batch; None behind the last."""
-        number = self._number + 1
-        if self._reader is not None:
-            self._batch = self._reader.get_batch(number) if number < self._reader.num_record_batches else None
-        else:
-            self._batch = next(self._stream, None)
-        self._number = number
-        return self._batch
-
-    def blocks(self, column: ImageColumn, row: int) -> Iterator[tuple[int, pa.Array]]:
-        """See `_Rows.blocks`."""
-        number = bisect_right(self._starts, row) - 1
-        start = self._starts[number]
-        try:
-            if not self._opened or (self._reader is None and number < self._number):
-                self.close()
-                self._open()
-            if self._reader is not None and number != self._number:
-                self._number = number - 1
-            while self._number < number:
-                self._following()
-            first = (row - start) // _BLOCK_ROWS * _BLOCK_ROWS
-            block = None if self._batch is None else column.of(self._batch.slice(first, _BLOCK_ROWS))
-        except FileChanged:
-            self.close()
-            raise
-        except Exception as exc:
-            self.close()
-            raise _Damage(start, self._starts[number + 1], exc) from exc
-        if block is not None:
-            yield start + first, block
-
-    def close(self) -> None:
-        """See `_Rows.close`."""
-        self._opened, self._reader, self._stream = False, None, iter(())
-        self._number, self._batch = -1, None

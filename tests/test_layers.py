@@ -15,6 +15,7 @@ LAYERS = {
         "tar",
         "members",
         "tables",
+        "rows",
         "columns",
         "decode",
         "decode_dali",
