@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -100,7 +99,7 @@ class Scorer:
         except EngineError:
             self._engine.close()
             raise
-        self._pool = ThreadPoolExecutor(self._decoder.threads, "scorer")
+        self._pool, self._shards = ThreadPoolExecutor(self._decoder.threads, "scorer"), ShardReader()
 
     @property
     def info(self) -> EngineInfo:
@@ -141,8 +140,7 @@ class Scorer:
         """What the networks see of an image: uint8 RGB [224, 224, 3]. Raises ImageError if it cannot be decoded."""
         if isinstance(item, np.ndarray):
             return _fitted(item)
-        with contextlib.closing(ShardReader()) as shards:
-            decoded = self._decoder.decode([_blob(item, shards)], 1)
+        decoded = self._decoder.decode([_blob(item, self._shards)], 1)
         outcome = decoded.outcomes[0]
         if outcome.status is not Status.OK:
             raise ImageError(outcome.status, outcome.error or "", outcome.width, outcome.height)
@@ -150,8 +148,7 @@ class Scorer:
 
     def _begin(self, chunk: list[Item]) -> tuple[Decoded, Future[Scores]]:
         arrays = {row: _fitted(item) for row, item in enumerate(chunk) if isinstance(item, np.ndarray)}
-        with contextlib.closing(ShardReader()) as shards:
-            blobs = [_blob(item, shards) for item in chunk]
+        blobs = [_blob(item, self._shards) for item in chunk]
         decoded = decode_all(self._decoder, blobs, self.info.batch)
         outcomes = list(decoded.outcomes)
         for row in arrays:
@@ -175,6 +172,7 @@ class Scorer:
     def close(self) -> None:
         """Release the device."""
         self._pool.shutdown()
+        self._shards.close()
         self._engine.close()
 
     def __enter__(self) -> Scorer:

@@ -26,7 +26,7 @@ from fiqa_trt.engines import Engine, open_engine
 from fiqa_trt.errors import InputError
 from fiqa_trt.pipeline import READERS, Reader, bounded_map
 from fiqa_trt.records import ImageError, Status
-from fiqa_trt.shards import Blob
+from fiqa_trt.shards import Blob, Place
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.verification import portrait
 from fiqa_trt.workers import InProcess, Setup, open_decoder
@@ -149,9 +149,14 @@ def generate(folder: Path, count: int, size: int, seed: int = 0) -> None:
 def read_rate(paths: Sequence[str], batch: int, image_column: str | None = None) -> float:
     """Images/s of reading alone."""
     reader = Reader(image_column)
-    chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+    units = [paths[start : start + scoring.UNIT_ROWS] for start in range(0, len(paths), scoring.UNIT_ROWS)]
+
+    def chunks() -> Iterator[list[Place]]:
+        for plan in bounded_map(reader.plan, units, lambda: 2):
+            yield from (plan.places[start : start + batch] for start in range(0, len(plan.places), batch))
+
     try:
-        return len(paths) / _seconds(lambda: _exhaust(bounded_map(reader.submit, chunks, lambda: 2 * READERS)))
+        return len(paths) / _seconds(lambda: _exhaust(bounded_map(reader.submit, chunks(), lambda: 2 * READERS)))
     finally:
         reader.close()
 
@@ -299,7 +304,8 @@ def _sample(paths: Sequence[str], image_column: str | None) -> list[Blob]:
     reader, blobs, held = Reader(image_column), list[Blob](), 0
     try:
         for start in range(0, len(paths), 64):
-            for blob in reader.submit(paths[start : start + 64]).result():
+            places = reader.plan(paths[start : start + 64]).result().places
+            for blob in reader.submit(places).result():
                 held += 0 if isinstance(blob, ImageError) else len(blob)
                 blobs.append(blob)
             if held > _SAMPLE_BYTES:

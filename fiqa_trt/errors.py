@@ -3,6 +3,7 @@
 FiqaError                   exit code 1
 ├── UsageError              exit code 2: the command cannot start as it was given
 │   ├── InputError          an input that is missing, empty or not a list
+│   │   └── NoColumn        a table without the column of images that was asked for
 │   ├── OutputError         an output that cannot be written
 │   ├── DifferentRun        an output or a working state that belongs to another run
 │   └── EngineError         a device, precision or engine that this machine cannot use
@@ -30,6 +31,10 @@ class UsageError(FiqaError):
 
 class InputError(UsageError):
     """An input that is missing, empty or not what it should be."""
+
+
+class NoColumn(InputError):
+    """A table without the column of images that was asked for."""
 
 
 class OutputError(UsageError):

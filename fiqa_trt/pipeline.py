@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from fiqa_trt.decode import Decoded, Decoder
@@ -17,7 +18,7 @@ from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import FiqaError, RunError, one_line
 from fiqa_trt.records import Outcome, Status, to_table, unforeseen
-from fiqa_trt.shards import DEFAULT_COLUMN, Blob, ShardReader, locate, read_place
+from fiqa_trt.shards import DEFAULT_COLUMN, Blob, Place, ShardReader, is_table, locate, read_places
 
 READERS = 8
 """Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""
@@ -33,37 +34,86 @@ Unit = tuple[int, pa.Table]
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan:
+    """The images of a unit in the order in which they are best read: those of a shard as they stand in it.
+
+    Attributes:
+        places: of the images, in that order.
+        order: number of each in the unit; None if the order is that of the unit.
+    """
+
+    places: list[Place]
+    order: npt.NDArray[np.intp] | None
+
+    def restored(self, outcomes: list[Outcome], scores: Scores) -> tuple[list[Outcome], Scores]:
+        """What the images were given, in the order of the unit."""
+        if self.order is None:
+            return outcomes, scores
+        back = np.argsort(self.order)
+        return [outcomes[index] for index in back], scores[back]
+
+
+@dataclasses.dataclass(frozen=True)
 class _Chunk:
     """One engine call's worth of a unit's inputs."""
 
     unit: int
-    paths: list[str]
+    places: list[Place]
     last: bool
 
 
 class Reader:
-    """Reads the files of a chunk: plain ones in several threads; shards, from their beginning to their end, in one."""
+    """Reads the files of a chunk: in several threads, but rows of tables, which are best read in turn, in one."""
 
     def __init__(self, image_column: str | None = None) -> None:
-        self._files, self._shards = ThreadPoolExecutor(READERS, "read"), ThreadPoolExecutor(1, "read-shard")
-        self._shard_reader = ShardReader(image_column or DEFAULT_COLUMN)
+        self._pools = [ThreadPoolExecutor(count, name) for count, name in ((READERS, "read"), (1, "rows"), (1, "plan"))]
+        self._files, self._tables, self._plans = self._pools
+        self._shards = ShardReader(image_column or DEFAULT_COLUMN)
         self._closed = False
 
-    def submit(self, paths: Sequence[str]) -> Future[list[Blob]]:
-        """Start reading recorded paths; the result holds the bytes of each, or why there are none."""
-        places = [locate(path) for path in paths]
-        pool = self._files if all(key is None for _, key in places) else self._shards
-        return pool.submit(self._read, places)
+    def plan(self, paths: Sequence[str]) -> Future[Plan]:
+        """Start to find out where recorded paths lead, and in which order they are best read."""
+        return self._plans.submit(self._plan, paths)
 
-    def _read(self, places: list[tuple[str, str | None]]) -> list[Blob]:
-        return [read_place(path, key, self._shard_reader) for path, key in places if not self._closed]
+    def _plan(self, paths: Sequence[str]) -> Plan:
+        known = dict[str, bool]()
+        places = [locate(path, known) for path in paths]
+        inside = dict[str, list[int]]()
+        for index, (file, key) in enumerate(places):
+            if key is not None:
+                inside.setdefault(file, []).append(index)
+        if not inside:
+            return Plan(places, None)
+
+        def positions(file: str) -> list[int]:
+            return [] if self._closed else self._shards.positions(file, [places[i][1] or "" for i in inside[file]])
+
+        # Whole shards in the order in which they first occur; plain files stay together where the first of them is.
+        ranks = dict.fromkeys(file if key is not None else "" for file, key in places)
+        rank = {file: number for number, file in enumerate(ranks)}
+        within = list(range(len(places)))
+        for file, found in zip(inside, self._files.map(positions, inside), strict=True):
+            for index, position in zip(inside[file], found, strict=False):
+                within[index] = position
+        key_of = [
+            (rank[file if key is not None else ""], place) for (file, key), place in zip(places, within, strict=True)
+        ]
+        order = sorted(range(len(places)), key=key_of.__getitem__)
+        if order == list(range(len(places))):
+            return Plan(places, None)
+        return Plan([places[index] for index in order], np.array(order, np.intp))
+
+    def submit(self, places: Sequence[Place]) -> Future[list[Blob]]:
+        """Start reading; the result holds the bytes of each, or why there are none."""
+        pool = self._tables if any(key is not None and is_table(file) for file, key in places) else self._files
+        return pool.submit(read_places, places, self._shards, lambda: self._closed)
 
     def close(self) -> None:
         """Begin nothing more, and release what is open; waits for nobody, as a disk may never answer."""
         self._closed = True
-        self._files.shutdown(wait=False, cancel_futures=True)
-        self._shards.submit(self._shard_reader.close)
-        self._shards.shutdown(wait=False)
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._shards.close()
 
 
 def bounded_map(submit: Callable[[T], Future[R]], items: Iterable[T], ahead: Callable[[], int]) -> Iterator[R]:
@@ -97,17 +147,27 @@ def score_units(
         report: called after every batch with its rows and how many of them failed.
     """
     batch, members = engine.info.batch, engine.info.members
-    begun: dict[int, pa.Table] = {}
+    begun: dict[int, tuple[pa.Table, Plan]] = {}
     order: deque[_Chunk] = deque()  # of what is under way
     largest = 0  # bytes of a chunk so far
     reader, decoding = Reader(image_column), ThreadPoolExecutor(decoder.threads, "decode")
 
+    def planned() -> Iterator[tuple[Unit, Plan]]:
+        waiting = deque[Unit]()
+
+        def begin(unit: Unit) -> Future[Plan]:
+            waiting.append(unit)
+            return reader.plan(unit[1].column(0).to_pylist())
+
+        for plan in bounded_map(begin, units, lambda: 2):
+            yield waiting.popleft(), plan
+
     def chunks() -> Iterator[_Chunk]:
-        for number, table in units:
-            begun[number] = table
-            paths = table.column(0).to_pylist()
-            for start in range(0, len(paths), batch):
-                order.append(_Chunk(number, paths[start : start + batch], start + batch >= len(paths)))
+        for (number, table), plan in planned():
+            begun[number] = table, plan
+            for start in range(0, len(plan.places), batch):
+                chunk = plan.places[start : start + batch]
+                order.append(_Chunk(number, chunk, start + batch >= len(plan.places)))
                 yield order[-1]
 
     def within(size: int, most: int) -> int:
@@ -121,7 +181,9 @@ def score_units(
 
     try:
         outcomes, scores = list[Outcome](), list[Scores]()
-        read = bounded_map(lambda chunk: reader.submit(chunk.paths), chunks(), lambda: within(_READ_BYTES, 2 * READERS))
+        read = bounded_map(
+            lambda chunk: reader.submit(chunk.places), chunks(), lambda: within(_READ_BYTES, 2 * READERS)
+        )
         decoded_ahead = bounded_map(decode, read, lambda: within(_DECODE_BYTES, 2 * decoder.threads))
         for decoded, result in _infer(decoded_ahead, engine):
             chunk = order.popleft()
@@ -129,7 +191,8 @@ def score_units(
             scores.append(scores_of_good(decoded.outcomes, result, len(members)))
             report(len(decoded.outcomes), sum(outcome.status is not Status.OK for outcome in decoded.outcomes))
             if chunk.last:
-                yield chunk.unit, to_table(begun.pop(chunk.unit), outcomes, np.concatenate(scores), members)
+                table, plan = begun.pop(chunk.unit)
+                yield chunk.unit, to_table(table, *plan.restored(outcomes, np.concatenate(scores)), members)
                 outcomes, scores = [], []
     finally:
         decoding.shutdown(wait=False, cancel_futures=True)

@@ -10,6 +10,29 @@ import stat
 from fiqa_trt.records import ImageError, Status
 
 MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .jpg must not fill the memory.
+Blob = bytes | ImageError
+Stamp = tuple[int, ...]
+
+
+def stamp_of(info: os.stat_result) -> Stamp:
+    """What changes when a file is replaced or written to."""
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def stamp_at(path: str) -> Stamp | None:
+    """The same by a file's path; None if there is none."""
+    try:
+        return stamp_of(os.stat(path))
+    except (OSError, ValueError):
+        return None
+
+
+class FileChanged(ImageError):
+    """A file is not the one any more that its index was made of."""
+
+    def __init__(self) -> None:
+        super().__init__(Status.UNREADABLE, "the file was changed while it was read")
+
 
 REMOTE = "a web address or an object store, which is not read: mount it, or copy it here"
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
@@ -33,7 +56,7 @@ def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
             `unsupported` (an address instead of a path).
     """
     try:
-        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        with open(path, "rb", buffering=0, opener=open_at_once) as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 raise ImageError(Status.UNREADABLE, "not a regular file")
@@ -54,6 +77,7 @@ def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def open_at_once(path: str, flags: int) -> int:
+    """An opener for `open` that waits for nobody."""
     # Without O_NONBLOCK, opening a named pipe waits for a writer that may never come.
     return os.open(path, flags | os.O_NONBLOCK)

@@ -83,7 +83,10 @@ def test_no_member_of_a_kept_sample_is_lost(
     tmp_path: Path, crop: bytes, made: list[tuple[int, list[str]]], data: st.DataObject
 ) -> None:
     samples = {
-        f"{number:04}": {"jpg": crop, **{each: crop if each.endswith("jpg") else os.urandom(5) for each in along}}
+        f"{number:04}": {
+            "jpg": crop,
+            **{each: crop if each.endswith("jpg") else b"\0" + os.urandom(5) for each in along},
+        }
         for number, along in made
     }
     archive = tar(tmp_path / "in.tar", [(f"{k}.{e}", b) for k, each in samples.items() for e, b in each.items()])

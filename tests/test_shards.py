@@ -15,8 +15,10 @@ from fiqa_trt.errors import InputError
 from fiqa_trt.reading import MAX_BYTES
 from fiqa_trt.records import ImageError, Status, record_path
 from fiqa_trt.scoring import Options, retry_failed, score_dataset
-from fiqa_trt.shards import ShardReader, TableShard, TarShard, locate, open_shard, read_recorded
+from fiqa_trt.shards import ShardReader, locate, open_shard, read_recorded
 from fiqa_trt.sources import Source, list_inputs
+from fiqa_trt.tables import TableShard
+from fiqa_trt.tar import TarShard
 from tests.conftest import mean_workers
 
 
@@ -131,8 +133,9 @@ def test_a_damaged_header_between_members(images: list[bytes], tmp_path: Path) -
     data[2 * step : 2 * step + 512] = b"\xab" * 512
     shard.write_bytes(data)
     rows = scored(tmp_path, shard)
-    assert [row["status"] for row in rows] == ["ok", "ok", "corrupt"]
-    assert "damaged header" in str(rows[-1]["error"])
+    assert [(str(row["path"])[-5:], row["status"]) for row in rows[:-1]] == [(f"{i}.jpg", "ok") for i in (0, 1, 3)]
+    assert rows[-1]["status"] == "corrupt"
+    assert f"at byte {2 * step}: what stands from there to byte {3 * step}" in str(rows[-1]["error"])
 
 
 def test_what_is_no_tar(tmp_path: Path) -> None:
@@ -279,13 +282,15 @@ def test_tables_without_rows(images: list[bytes], tmp_path: Path) -> None:
 def test_a_table_that_has_become_shorter(images: list[bytes], tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"image": images}), path)
-    shard = open_shard(str(path))
-    pq.write_table(pa.table({"image": images[:1]}), path)
-    assert shard.read("0", MAX_BYTES) == images[0]
+    reader = ShardReader()
+    assert reader.read(str(path), "5") == images[5]
+    pq.write_table(pa.table({"image": images[1:2]}), path)
+    assert reader.read(str(path), "0") == images[1]
     for _ in range(2):
         with pytest.raises(ImageError) as caught:
-            shard.read("5", MAX_BYTES)
-        assert caught.value.outcome.status is Status.CORRUPT
+            reader.read(str(path), "5")
+        assert caught.value.outcome.status is Status.MISSING
+    reader.close()
 
 
 def test_members_named_like_the_numbered_ones(images: list[bytes], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.outputs import atomic, check_output
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Status, open_path
-from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TAR, ShardReader, locate, read_place, read_recorded
+from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TAR, ShardReader, locate, read_places, read_recorded
 
 SHARD_SIZE = 10_000
 
@@ -192,7 +192,7 @@ class _Samples:
         found = list[_Member]()
         for each in companions:
             path = each.file if each.key is None else each.file + SEPARATOR + each.key
-            blob = read_place(each.file, each.key, self._reader)
+            blob = read_places([(each.file, each.key)], self._reader)[0]
             if isinstance(blob, ImageError) and blob.outcome.status is not Status.EMPTY:
                 self.skips.add(path, blob.outcome.status.value)
                 continue
