@@ -21,12 +21,13 @@ from fiqa_trt import __version__
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import InputError, printable
 from fiqa_trt.filtering import PARENT, grouping
-from fiqa_trt.outputs import atomic, output_metadata, read_output
+from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Status
 from fiqa_trt.scoring import QUANTILES, Tally
 from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, read_recorded
 from fiqa_trt.spec import MEMBERS
+from fiqa_trt.storage import atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,12 +18,12 @@ from pathlib import Path
 from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
 from fiqa_trt.errors import InputError, OutputError, storage_error
 from fiqa_trt.filtering import Mask, kept_rows
-from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, ShardReader, locate
 from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.spec import digest
+from fiqa_trt.storage import atomic
 
 WAYS = ("copy", "hardlink", "symlink", "move")
 _NOTE = ".fiqa_trt_filter.json"  # in a folder that is being filled: what with

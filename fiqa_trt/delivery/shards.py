@@ -13,11 +13,11 @@ from pathlib import Path
 from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
-from fiqa_trt.outputs import atomic, check_output
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, open_path
 from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate, read_recorded
 from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
+from fiqa_trt.storage import atomic, check_output
 
 SHARD_SIZE = 10_000
 

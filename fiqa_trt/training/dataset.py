@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.errors import InputError, storage_error
-from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import Outcome, Status, open_path
 from fiqa_trt.shards import ShardReader, locate, read_recorded
 from fiqa_trt.sources import read_columns
 from fiqa_trt.spec import PreprocessSpec, digest
+from fiqa_trt.storage import atomic
 
 MIN_ROWS = 32
 _CHUNK = 256

@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fiqa_trt.errors import DifferentRun, EngineError, InputError, OutputError, RunError
+from fiqa_trt.fingerprint import Fingerprint, refuse_difference
 from fiqa_trt.networks import Ensemble
-from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
-from fiqa_trt.runs import Fingerprint, refuse_difference
 from fiqa_trt.spec import MEMBERS
+from fiqa_trt.storage import atomic
 from fiqa_trt.training.dataset import Dataset
 from fiqa_trt.training.loop import Epoch, Trainer
 from fiqa_trt.training.recipe import Recipe

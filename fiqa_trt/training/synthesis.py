@@ -29,14 +29,14 @@ import numpy.typing as npt
 
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
+from fiqa_trt.fingerprint import Fingerprint, refuse_difference
 from fiqa_trt.networks import Ensemble
-from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError
-from fiqa_trt.runs import Fingerprint, refuse_difference
 from fiqa_trt.shards import ShardReader, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import ModelSpec, digest
+from fiqa_trt.storage import atomic
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
 
