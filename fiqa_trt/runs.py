@@ -92,6 +92,12 @@ class RunFolder:
             raise InputError(f"a column of the list cannot be carried along: {one_line(exc)}; leave it out") from exc
         return digest.hexdigest(), count
 
+    def listed(self) -> Iterator[pa.ChunkedArray]:
+        """The paths of the list that was just frozen, in parts."""
+        with pq.ParquetFile(self.path / "inputs.new") as inputs:
+            for number in range(inputs.num_row_groups):
+                yield inputs.read_row_group(number, ["path"])["path"]
+
     def recorded(self) -> Fingerprint | None:
         """The fingerprint of the run that this state belongs to, or None if none began."""
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,12 +254,7 @@ def score_dataset(
         if options.restart:
             folder.forget()
         elif folder.recorded() is None and output.exists():
-            _refuse_foreign(output, fingerprint)
-            say(f"{output} is already complete; --restart scores it anew")
-            tally = Tally()
-            for _ in tally.count(read_output(output, needed_columns(run.members))):
-                pass
-            return run.summary(tally)
+            return _completed(run, fingerprint)
         folder.begin(fingerprint)
         run.work(source.image_column)
         return run.finish(with_metadata(schema, run.metadata(fingerprint)), folder.parts(), count)
@@ -276,13 +272,40 @@ def decoding_libraries(decoder: str) -> str:
     return found
 
 
-def _refuse_foreign(output: Path, fingerprint: Fingerprint) -> None:
-    metadata = output_metadata(output)
-    if metadata is None:
+def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
+    """What an output that is there holds, if it is what this run would write. Raises DifferentRun if it is not."""
+    output, metadata, needed = run.output, output_metadata(run.output), needed_columns(run.members)
+    if metadata is None and not _holds(output, needed, run.folder.listed()):
         raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another -o")
-    if "filtered_from" in metadata:
+    if metadata is None:
+        run.say(f"{output} has a row for each of these inputs, but does not record what its scores are from")
+    elif "filtered_from" in metadata:
         raise DifferentRun(f"{output} holds what filter kept; --restart replaces it, or choose another -o")
-    refuse_difference(str(output), _recorded(metadata), fingerprint)
+    else:
+        refuse_difference(str(output), _recorded(metadata), fingerprint)
+    run.say(f"{output} is already complete; --restart scores it anew")
+    tally = Tally()
+    for _ in tally.count(read_output(output, needed)):
+        pass
+    return run.summary(tally)
+
+
+def _holds(output: Path, needed: Sequence[str], listed: Iterable[pa.ChunkedArray]) -> bool:
+    """Whether an output has exactly the inputs of a list, in their order."""
+    found, wanted = hashlib.sha256(), hashlib.sha256()
+    try:
+        for table in read_output(output, needed):
+            _digest_paths(found, table["path"])
+    except InputError:
+        return False
+    for paths in listed:
+        _digest_paths(wanted, paths)
+    return found.digest() == wanted.digest()
+
+
+def _digest_paths(digest: hashlib._Hash, paths: pa.ChunkedArray) -> None:
+    for path in paths.to_pylist():
+        digest.update(path.encode() + b"\0")
 
 
 def retry_failed(

@@ -58,10 +58,8 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
     """
     try:
         target = target_of(output)
+        _existing(output)
         what = f"cannot write {output}: " + (f"it is a link to {target}, and " if target != output else "")
-        if (old := _existing(output)) is not None and not stat.S_ISREG(old.st_mode):
-            kind = "a folder" if stat.S_ISDIR(old.st_mode) else "a device or a pipe, not a file"
-            raise OutputError(f"{what}{'it' if target == output else 'that'} is {kind}")
         if output.suffix.lower() not in suffixes:
             raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
         if not target.parent.is_dir():
@@ -79,14 +77,14 @@ def atomic(path: Path) -> Iterator[Path]:
     Where `path` is a link, what it leads to is replaced, in the folder where that lies.
 
     Raises:
-        OutputError: a link that leads to itself.
+        OutputError: a link that leads to itself, or something that is not a file.
         RunError: the disk is full or fails.
     """
     temporary: Path | None = None
     try:
         target = target_of(path)
         temporary = beside(target.with_name(f".{target.name}"), ".tmp")
-        old = _existing(target)
+        old = _existing(path)
         temporary.unlink(missing_ok=True)
         with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
             if old is not None:  # from the beginning, as it may hold what others are not to see
@@ -107,10 +105,15 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _existing(path: Path) -> os.stat_result | None:
+    """What stands at a path, or at what it leads to, if there is anything. Raises OutputError if that is no file."""
     try:
-        return os.stat(path)
+        old = os.stat(path)
     except FileNotFoundError:
         return None
+    if not stat.S_ISREG(old.st_mode):
+        kind = "a folder" if stat.S_ISDIR(old.st_mode) else "a device or a pipe, not a file"
+        raise OutputError(f"cannot write {path}: {'it leads to' if path.is_symlink() else 'it is'} {kind}")
+    return old
 
 
 @contextlib.contextmanager

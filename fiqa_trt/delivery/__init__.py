@@ -52,7 +52,7 @@ def deliver(
         raise OutputError(f"{output} holds the scores that are being filtered; choose another OUT")
     if way is not None:
         if dry_run:
-            check_folder(scores, mask, output, way, root)
+            check_folder(scores, mask, output, way, root, image_column)
             return measure(scores, mask, way, root, image_column)
         return fill_folder(scores, mask, output, way, root, image_column, report)
     if root is not None:

@@ -18,12 +18,13 @@ from pathlib import Path
 from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
 from fiqa_trt.errors import InputError, OutputError, storage_error
 from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.fingerprint import counted
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, ShardReader, locate
 from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.spec import digest
-from fiqa_trt.storage import atomic
+from fiqa_trt.storage import atomic, sync_file
 
 WAYS = ("copy", "hardlink", "symlink", "move")
 _NOTE = ".fiqa_trt_filter.json"  # in a folder that is being filled: what with
@@ -150,7 +151,7 @@ def fill_folder(
     skips, places, count = Skips(), _Places(), int(mask.sum())
     written = already = size = 0
     images = _images(scores, mask, _base(scores, mask, root), skips, places)
-    plan = check_folder(scores, mask, output, way, root)
+    plan = check_folder(scores, mask, output, way, root, image_column)
     try:
         output.mkdir(exist_ok=True)
         with atomic(output / _NOTE) as temporary:
@@ -195,14 +196,34 @@ def fill_folder(
     return Delivered(str(output), written, already, dict(skips.reasons), skips.examples, size)
 
 
-def _stamp(scores: Path) -> list[int]:
-    info = scores.stat()
-    return [info.st_size, info.st_mtime_ns]
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """All that decides what a folder is filled with: only a call with the same plan goes on with it.
+
+    Attributes:
+        way: one of WAYS.
+        base: where the tree that is kept starts, absolute: it depends on where the call is made as well.
+        image_column: of tables among the inputs.
+        mask: digest of the kept rows.
+        size: of the scores file.
+        modified: when that was.
+    """
+
+    way: str
+    base: str
+    image_column: str
+    mask: str
+    size: int
+    modified: int
 
 
-def check_folder(scores: Path, mask: Mask, output: Path, way: str, root: str | None) -> str:
+def check_folder(
+    scores: Path, mask: Mask, output: Path, way: str, root: str | None, image_column: str | None = None
+) -> str:
     """A digest of all that `fill_folder` is to do. Raises what it raises before it begins."""
-    plan = digest([way, root, int(mask.sum()), hashlib.sha256(mask.tobytes()).hexdigest(), _stamp(scores)])
+    info, kept = scores.stat(), hashlib.sha256(mask.tobytes()).hexdigest()
+    base, column = _base(scores, mask, root), image_column or DEFAULT_COLUMN
+    plan = digest(counted(_Plan(way, base, column, kept, info.st_size, info.st_mtime_ns)))
     inside = os.path.realpath(output)
     for table in kept_rows(scores, mask):
         for path in table["path"].to_pylist():
@@ -271,8 +292,7 @@ def _move(source: str, temporary: Path, target: Path) -> None:
     """Move a file; of a link what it leads to is copied, as a moved link may lead nowhere."""
     if os.path.islink(source) or not _linked(source, target):
         shutil.copy2(source, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         if _content(temporary) != _content(Path(source)):
             temporary.unlink()
             raise _Unlinkable("its copy is not what it is; it was left where it is")

@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt import __version__
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
-from fiqa_trt.fingerprint import Fingerprint, refuse_difference
+from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.networks import Ensemble
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError
@@ -127,8 +128,8 @@ def cut(photo: Image, face: Face, hidden: float, rng: np.random.Generator, size:
 class _Job:
     """Photographs to make a chunk of crops of, and what decides the result."""
 
-    faces: list[tuple[int, Face]]
-    out: Path
+    faces: list[tuple[int, Face]] = dataclasses.field(metadata=FREE)  # a part of those that count
+    out: Path = dataclasses.field(metadata=FREE)
     per_face: int
     seed: int
     reference: Path | None
@@ -275,14 +276,11 @@ def synthesize(
     """
     numbered = list(enumerate(faces))
     chunk = max(1, CHUNK // per_face)
-    jobs = [
-        _Job(numbered[start : start + chunk], out, per_face, seed, reference, size)
-        for start in range(0, len(faces), chunk)
-    ]
+    every = _Job(numbered, out, per_face, seed, reference, size)
+    jobs = [dataclasses.replace(every, faces=numbered[at : at + chunk]) for at in range(0, len(faces), chunk)]
     rows, failed, done = list[dict[str, object]](), list[str](), 0
     try:
-        _begin(out, {"faces": digest([dataclasses.astuple(face) for face in faces]), "per_face": per_face,
-                     "seed": seed, "size": size, "reference": _digest(reference)}, restart)  # fmt: skip
+        _begin(out, _fingerprint(every), restart)
         before = sum(len(job.faces) for job in jobs if job.part.exists())
         with _processes(workers) as pool:
             for job, made in zip(jobs, pool.map(_make, jobs), strict=True):
@@ -323,8 +321,14 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _digest(file: Path | None) -> str:
-    return "none" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+def _fingerprint(job: _Job) -> Fingerprint:
+    """What all the crops depend on."""
+    return {
+        "version": __version__,
+        "faces": digest([dataclasses.astuple(face) for _, face in job.faces]),
+        **counted(job),
+        "reference": None if job.reference is None else hashlib.sha256(job.reference.read_bytes()).hexdigest(),
+    }
 
 
 def _begin(out: Path, fingerprint: Fingerprint, restart: bool) -> None:
