@@ -319,7 +319,7 @@ def retry_failed(
     """Score again, in place and atomically, the rows of a finished output whose status is not `ok`.
 
     All other rows, the order and the carried columns stay as they are. `image_column` is that of the tables among the
-    inputs.
+    inputs; by default the one that the output records.
 
     Raises:
         InputError: the output does not exist or is not one of ours.
@@ -334,8 +334,8 @@ def retry_failed(
         rows = sum(table.num_rows for table in read_output(output, own))
         digest, count = folder.freeze(_failed(read_output(output, own)))
         metadata = output_metadata(output)
-        column = image_column or _recorded(metadata).get("image_column")
-        fingerprint = run.fingerprint("retry", Source(image_column=str(column) if column else None), digest, count)
+        source = Source(image_column=image_column or _recorded(metadata).get("image_column"))
+        fingerprint = run.fingerprint("retry", source, digest, count)
         if metadata is None and output.suffix.lower() == ".parquet":
             raise InputError(f"--retry-failed {output}: it does not say which model its scores are from")
         if metadata is not None:
@@ -353,7 +353,7 @@ def retry_failed(
         if state is not None and state.get("job") == "retry" and state != fingerprint:
             folder.forget()  # left by a retry that was killed after it had put its result in place
         folder.begin(fingerprint)
-        run.work(image_column)
+        run.work(source.image_column)
         if count == 0:
             say(f"nothing to retry: every row of {output} is ok")
         return run.finish(schema, _merged(read_output(output, own), folder.parts(), own_columns(run.members)), rows)
