@@ -134,6 +134,11 @@ def _columnar(array: pa.Array) -> pa.Array:
         return _nested(pc.run_end_decode(array), _columnar)
     if str(kind) in ("string_view", "binary_view"):
         return array.cast(pa.large_string() if str(kind) == "string_view" else pa.large_binary())
+    if types.is_dictionary(kind) and types.is_null(kind.value_type):
+        return array.dictionary_decode()
+    if types.is_dictionary(kind) and array.dictionary.null_count:  # which others mark in the indices
+        new = array.dictionary_decode().dictionary_encode()
+        return pa.DictionaryArray.from_arrays(new.indices.cast(kind.index_type), new.dictionary, ordered=kind.ordered)
     return array
 
 
