@@ -237,8 +237,9 @@ def read_columns(table: Path, needed: Sequence[str]) -> dict[str, list[Any]]:
         InputError: it cannot be read, has no rows, or lacks a column of `needed`.
     """
     import pyarrow as pa
-    import pyarrow.csv as pa_csv
     import pyarrow.parquet as pq
+
+    from fiqa_trt.outputs.delimited import stream_csv
 
     name, kind = str(table), table.suffix.lower()
     if kind not in (".csv", ".parquet"):
@@ -251,14 +252,13 @@ def read_columns(table: Path, needed: Sequence[str]) -> dict[str, list[Any]]:
         else:
             columns = _csv_columns(name)
             _need(needed, columns, name)
-            convert = pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True, null_values=[""]
-            )
-            parse = pa_csv.ParseOptions(newlines_in_values=True)
-            read = pa_csv.read_csv(name, parse_options=parse, convert_options=convert)
+            types = dict.fromkeys(columns, pa.string())
+            batches = stream_csv(name, column_types=types, strings_can_be_null=True, null_values=[""])
+            read = pa.Table.from_batches(batches, pa.schema(types.items()))
+        found = dict(read.to_pydict())
     if not read.num_rows:
         raise InputError(f"{name} has no rows")
-    return dict(read.to_pydict())
+    return found
 
 
 @contextlib.contextmanager
@@ -269,7 +269,7 @@ def _translated(name: str) -> Iterator[None]:
         yield
     except OSError as exc:
         raise InputError(f"cannot read {name}: {exc.strerror or exc}") from exc
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeError) as exc:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, ValueError, OverflowError) as exc:
         raise InputError(f"cannot read {name} as {Path(name).suffix[1:]}: {' '.join(str(exc).split())}") from exc
 
 
@@ -290,17 +290,13 @@ def _need(needed: Sequence[str], columns: Sequence[str], name: str) -> None:
 def _read_csv(name: str) -> Iterator[pa.RecordBatch]:
     """Carried columns stay text, exactly as written: an identity 007 must not become 7."""
     import pyarrow as pa
-    import pyarrow.csv as pa_csv
+
+    from fiqa_trt.outputs.delimited import stream_csv
 
     columns = _csv_columns(name)
     _need(("path",), columns, name)
     types = {column: pa.binary() if column == "path" else pa.string() for column in columns}
-    with pa_csv.open_csv(
-        name,
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(column_types=types),
-    ) as reader:
-        yield from reader
+    yield from stream_csv(name, column_types=types)
 
 
 def _read_parquet(name: str) -> Iterator[pa.RecordBatch]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import tarfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.outputs import check_columns, hold, read_schema, to_json
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, open_path
 from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate, read_recorded
@@ -20,6 +20,7 @@ from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.storage import atomic, check_output
 
 SHARD_SIZE = 10_000
+_ROWS = ".jsonl"  # the form of the rows beside the images
 
 
 def write_shards(
@@ -47,7 +48,7 @@ def write_shards(
 
     Raises:
         DifferentRun: shards of that name are there already.
-        OutputError: they cannot be written there, or hold images that are to be delivered.
+        OutputError: they cannot be written there, cannot hold the columns, or hold images that are to be delivered.
         RunError: the disk is full or fails.
     """
     present = check_shards(scores, mask, output, restart=restart)
@@ -55,7 +56,7 @@ def write_shards(
 
     def members() -> Iterator[tuple[dict[str, object], bytes]]:
         for table in kept_rows(scores, mask):
-            for row in table.to_pylist():
+            for row in hold(table, _ROWS).to_pylist():
                 blob = read_recorded(row["path"], reader)
                 if isinstance(blob, ImageError):
                     skips.add(row["path"], blob.outcome.status.value)
@@ -84,6 +85,7 @@ def write_shards(
 def check_shards(scores: Path, mask: Mask, output: Path, *, restart: bool) -> list[Path]:
     """Shards that `write_shards` would replace. Raises what it raises before it begins."""
     check_output(output, (".tar",))
+    check_columns(read_schema(scores, ["path", "score", "status"]), output, _ROWS)
     pattern = re.compile(re.escape(output.stem) + r"-[0-9]{6,}\.tar")
     present = sorted(path for path in output.parent.iterdir() if pattern.fullmatch(path.name))
     if present:
@@ -120,7 +122,7 @@ def _split(
 def _add(archive: tarfile.TarFile, number: int, row: dict[str, object], data: bytes) -> None:
     suffix = os.path.splitext(open_path(str(row["path"])))[1].lower()
     suffix = suffix if suffix in IMAGE_SUFFIXES else image_suffix(data)
-    text = json.dumps(row, default=str, ensure_ascii=False).encode()
+    text = to_json(row).encode()
     for name, content in ((f"{number:09}{suffix}", data), (f"{number:09}.json", text)):
         entry = tarfile.TarInfo(name)
         entry.size = len(content)

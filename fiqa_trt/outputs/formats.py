@@ -58,13 +58,18 @@ def writer(sink: Any, schema: pa.Schema, suffix: str) -> Iterator[Write]:
         yield write_held
 
 
-def check_columns(schema: pa.Schema, output: Path) -> pa.Schema:
+def check_columns(schema: pa.Schema, output: Path, form: str | None = None) -> pa.Schema:
     """A schema as an output's format holds it, tried on a table without rows and on one of a row.
+
+    Args:
+        schema: of what is to be written.
+        output: where to; its suffix says the format.
+        form: one of SUFFIXES, for an output that holds the rows in that form inside another.
 
     Raises:
         OutputError: a column that it cannot hold, or two of one name.
     """
-    suffix, names = output.suffix.lower(), schema.names
+    suffix, names = form or output.suffix.lower(), schema.names
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise OutputError(f"cannot write {output}: there is more than one column named {', '.join(repeated)}")
     way_out = "leave it out" if suffix == ".parquet" else "leave it out, or write .parquet"
@@ -75,10 +80,10 @@ def check_columns(schema: pa.Schema, output: Path) -> pa.Schema:
                 write(one.empty_table())
                 write(pa.Table.from_arrays([pa.nulls(1, field.type)], schema=one))
         except Unholdable as exc:
-            raise OutputError(f"{suffix} cannot hold {exc}; {way_out}") from exc
+            raise OutputError(f"{output.suffix} cannot hold {exc}; {way_out}") from exc
         except (pa.ArrowException, ValueError, TypeError) as exc:
             what = f"column `{field.name}` ({field.type}): {one_line(exc)}"
-            raise OutputError(f"{suffix} cannot hold {what}; {way_out}") from exc
+            raise OutputError(f"{output.suffix} cannot hold {what}; {way_out}") from exc
     return hold(schema.empty_table(), suffix).schema
 
 

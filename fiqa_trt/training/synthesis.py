@@ -69,6 +69,9 @@ class Face:
     box: tuple[float, float, float, float] | None = None
 
 
+_FACE_COLUMNS = ("path", "group", "split", "quality", "face_x", "face_y", "face_w", "face_h")
+
+
 def read_faces(source: Source) -> list[Face]:
     """Faces of a folder, or of a list with the optional columns `group`, `split`, `quality` and `face_x`, `face_y`,
     `face_w`, `face_h`.
@@ -78,11 +81,11 @@ def read_faces(source: Source) -> list[Face]:
     """
     faces = []
     for batch in list_inputs(source):
-        for row in batch.to_pylist():
+        for row in batch.select([name for name in batch.schema.names if name in _FACE_COLUMNS]).to_pylist():
             try:
                 box = tuple(float(row[f"face_{side}"]) for side in "xywh") if row.get("face_w") else None
                 quality = float(row.get("quality") or 1)
-            except (KeyError, ValueError) as exc:
+            except (KeyError, TypeError, ValueError) as exc:
                 raise InputError(f"{row['path']}: its face box or quality is not a number ({exc})") from exc
             if not 0 < quality <= 1 or (box and min(box[2:]) <= 0):
                 raise InputError(f"{row['path']}: quality must be in (0, 1] and a face box have a size")
