@@ -76,7 +76,12 @@ def test_links_are_written_through(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "one").write_text("old")
-    links = {"whole": folder / "one", "relative": "data/one", "of a link": "whole", "dangling": "data/two"}
+    links: dict[str, Path | str] = {
+        "whole": folder / "one",
+        "relative": "data/one",
+        "of a link": "whole",
+        "dangling": "data/two",
+    }
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
         write(tmp_path / name, name)

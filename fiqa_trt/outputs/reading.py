@@ -2,7 +2,8 @@
 
 Other programs change types (numbers as float64 or text, text as categories, NaN for what is missing) and values. Here
 they become what `score` writes, or the file is refused in a line. A row is `ok` if its status says so and it has a
-score; one that says so without, or says nothing, is `unknown`. A row that is not `ok` has no score.
+score, and then it has no error; one that says so without, or says nothing, is `unknown`. Rows that are not `ok` have no
+score.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, one_line
+from fiqa_trt.outputs.columns import hold
 from fiqa_trt.outputs.delimited import header, stream_csv
 from fiqa_trt.records import Status, own_types
 from fiqa_trt.spec import MEMBERS
@@ -95,9 +97,10 @@ def _as_written(table: pa.Table, types: dict[str, pa.DataType]) -> pa.Table:
             known = pc.if_else(unscored, UNKNOWN, columns["status"])
             columns["status"] = pc.fill_null(known, UNKNOWN)
         bad = pc.invert(good)
-        for name in scores:
-            if pc.any(pc.and_(bad, pc.is_valid(columns[name]))).as_py():
-                columns[name] = pc.if_else(good, columns[name], pa.scalar(None, columns[name].type))
+        emptied = [*((name, bad) for name in scores), *(("error", good) for name in ("error",) if name in columns)]
+        for name, rows in emptied:
+            if pc.any(pc.and_(rows, pc.is_valid(columns[name]))).as_py():
+                columns[name] = pc.if_else(rows, pa.scalar(None, columns[name].type), columns[name])
     fields = [
         field if columns[field.name].type == field.type else pa.field(field.name, columns[field.name].type)
         for field in table.schema
@@ -144,7 +147,7 @@ def _read_parquet(output: Path) -> Iterator[pa.Table]:
         first = next(tables, file.schema_arrow.empty_table())
         metadata = file.schema_arrow.metadata
         for table in itertools.chain([first], tables):
-            yield table.replace_schema_metadata(metadata)
+            yield hold(table.replace_schema_metadata(metadata), ".parquet")  # without views, which cannot be filtered
 
 
 def _read_csv(output: Path) -> Iterator[pa.Table]:
