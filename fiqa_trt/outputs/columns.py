@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -64,26 +65,40 @@ def _nested(array: pa.Array, leaf: Convert) -> pa.Array:
         return pa.StructArray.from_arrays(new, names, mask=array.is_null())
     if types.is_run_end_encoded(kind):
         return leaf(array)
+    if types.is_map(kind):
+        return _map(array, leaf)
     view = "list_view" in str(kind).partition("<")[0]
-    flat = _entries(array) if types.is_map(kind) else array.flatten()
+    flat = array.flatten()
     values = _nested(flat, leaf)
-    if values is flat and not view and not (types.is_map(kind) and leaf is _plain):
+    if values is flat and not view:
         return array
     nulls = array.is_null().to_numpy(zero_copy_only=False)
     if types.is_fixed_size_list(kind):
         lengths = kind.list_size
     else:
         lengths = array.sizes.to_numpy() if view else np.diff(array.offsets.to_numpy())
-    ends = np.cumsum(np.where(nulls, 0, lengths))
-    return pa.LargeListArray.from_arrays(pa.array(np.r_[0, ends], pa.int64(), mask=np.r_[nulls, False]), values)
+    return pa.LargeListArray.from_arrays(_offsets(lengths, nulls, pa.int64()), values)
 
 
-def _entries(array: pa.MapArray) -> pa.Array:
-    """Keys and values of a map, as objects: those of maps that are null left out."""
-    kept = array.drop_null()
-    start, end = (kept.offsets[0].as_py(), kept.offsets[-1].as_py()) if len(kept) else (0, 0)
-    parts = [kept.keys.slice(start, end - start), kept.items.slice(start, end - start)]
-    return pa.StructArray.from_arrays(parts, ["key", "value"])
+def _map(array: pa.MapArray, leaf: Convert) -> pa.Array:
+    """A map with its keys and values converted; in plain form a list of objects."""
+    parts = [array.keys, array.items]
+    new = [_nested(part, leaf) for part in parts]
+    if leaf is not _plain and all(a is b for a, b in zip(new, parts, strict=True)):
+        return array
+    nulls, ends = array.is_null().to_numpy(zero_copy_only=False), array.offsets.to_numpy()
+    lengths = np.diff(ends)
+    inside = pa.array(np.repeat(~nulls, lengths))
+    kept = [part.slice(ends[0], ends[-1] - ends[0]).filter(inside) for part in new]
+    if leaf is not _plain:
+        return pa.MapArray.from_arrays(_offsets(lengths, nulls, pa.int32()), *kept)
+    entries = pa.StructArray.from_arrays(kept, ["key", "value"])
+    return pa.LargeListArray.from_arrays(_offsets(lengths, nulls, pa.int64()), entries)
+
+
+def _offsets(lengths: npt.NDArray[np.int32] | int, nulls: npt.NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
+    """Where lists of these lengths begin and end; those that are null are empty."""
+    return pa.array(np.r_[0, np.cumsum(np.where(nulls, 0, lengths))], kind, mask=np.r_[nulls, False])
 
 
 def _plain(array: pa.Array) -> pa.Array:

@@ -142,7 +142,9 @@ def _read_parquet(output: Path) -> Iterator[pa.Table]:
     with pq.ParquetFile(output) as file:
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         size = sum(group.total_byte_size for group in groups) // max(file.metadata.num_rows, 1) + 1
-        batches = file.iter_batches(max(1, min(_ROWS, _BYTES // size)))
+        rows = max(1, min(_ROWS, _BYTES // size))
+        # Group by group: across them Arrow cannot read categories inside lists.
+        batches = (batch for number in range(len(groups)) for batch in file.iter_batches(rows, row_groups=[number]))
         tables = (pa.Table.from_batches([batch]) for batch in batches)
         first = next(tables, file.schema_arrow.empty_table())
         metadata = file.schema_arrow.metadata
