@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.common import COMMAND, machine, record, timed
-from fiqa_trt.records import own_columns, own_types
+from fiqa_trt.records import own_types
 from fiqa_trt.spec import MEMBERS
 
 FILTER_ROWS, REPORT_ROWS, PER_PERSON, STEP = 10_000_000, 3_000_000, 40, 1 << 17
@@ -19,7 +19,7 @@ FILTER_ROWS, REPORT_ROWS, PER_PERSON, STEP = 10_000_000, 3_000_000, 40, 1 << 17
 def scores(path: Path, rows: int) -> None:
     """A scores file of made-up rows, one in a thousand failed, forty images a person."""
     rng = np.random.default_rng(0)
-    schema = pa.schema(list(own_types(own_columns(MEMBERS)).items()))
+    schema = pa.schema(list(own_types(MEMBERS).items()))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, rows, STEP):
             index = np.arange(start, min(rows, start + STEP))

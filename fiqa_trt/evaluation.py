@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fiqa_trt.errors import InputError, OutputError
 from fiqa_trt.outputs import SUFFIXES, read_output
 from fiqa_trt.records import open_path
+from fiqa_trt.storage import atomic
 from fiqa_trt.user_tables import read_columns
 
 Values = npt.NDArray[np.float64]
@@ -360,10 +361,8 @@ def read_pairs(scores: Path, pairs: Path, images: Path | None = None, column: st
 def _save(figure: Any, path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise OutputError(f"--plot {path}: name it .png")
-    try:
-        figure.savefig(path, format="png", dpi=120)
-    except OSError as exc:
-        raise OutputError(f"cannot write {path}: {exc.strerror}") from exc
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def plot_agreement(rated: Rated, found: Agreement, path: Path) -> None:

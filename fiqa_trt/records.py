@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
 
@@ -120,30 +120,58 @@ def open_path(recorded: str) -> str:
     return os.fsdecode(unquote_to_bytes(rest))
 
 
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A column that fiqa-trt writes.
+
+    Attributes:
+        name: its name.
+        kind: Arrow's name of its type.
+        value: of an outcome; None for those that inputs and scores are.
+        needed: whether every version has written it, so that an output without it is none.
+    """
+
+    name: str
+    kind: str
+    value: Callable[[Outcome], object] | None = None
+    needed: bool = True
+
+
+def own(members: Sequence[str]) -> tuple[Own, ...]:
+    """The columns that fiqa-trt writes, in order; whatever else an output has was carried from a list."""
+    return (
+        Own("path", "string"),
+        Own("score", "float32"),
+        *(Own(f"score_{name}", "float32") for name in members),
+        Own("width", "int32", lambda outcome: outcome.width),
+        Own("height", "int32", lambda outcome: outcome.height),
+        Own("status", "string", lambda outcome: outcome.status.value),
+        Own("error", "string", lambda outcome: outcome.error),
+    )
+
+
 def own_columns(members: Sequence[str]) -> list[str]:
-    """Names of the columns that fiqa-trt writes, in order; whatever else an output has was carried from a list."""
-    return ["path", "score", *(f"score_{name}" for name in members), "width", "height", "status", "error"]
+    """Names of the columns of `own`."""
+    return [column.name for column in own(members)]
 
 
-def own_types(own: Sequence[str]) -> dict[str, pa.DataType]:
-    """Arrow types of our columns."""
+def needed_columns(members: Sequence[str]) -> list[str]:
+    """Names of those that an output of any version has."""
+    return [column.name for column in own(members) if column.needed]
+
+
+def own_types(members: Sequence[str]) -> dict[str, pa.DataType]:
+    """Arrow types of the columns of `own` by name."""
     import pyarrow as pa
 
-    others = {
-        "path": pa.string(),
-        "status": pa.string(),
-        "error": pa.string(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-    }
-    return {name: others.get(name, pa.float32()) for name in own}
+    return {column.name: pa.type_for_alias(column.kind) for column in own(members)}
 
 
 def output_schema(members: Sequence[str], inputs: pa.Schema) -> pa.Schema:
     """Schema of the output: our columns, then those that the input list brought along (all but its first, `path`)."""
     import pyarrow as pa
 
-    types = own_types(own_columns(members))
+    types = own_types(members)
     fields = [pa.field(name, kind, nullable=name not in ("path", "status")) for name, kind in types.items()]
     return pa.schema([*fields, *(inputs.field(i).with_nullable(True) for i in range(1, len(inputs)))])
 
@@ -169,9 +197,8 @@ def to_table(
     columns: list[object] = [inputs.column(0)]
     every = (scores.mean(axis=1, dtype=np.float32), *scores.T)
     columns += [pa.array(values, pa.float32(), mask=failed) for values in every]
-    columns.append(pa.array([outcome.width for outcome in outcomes], pa.int32()))
-    columns.append(pa.array([outcome.height for outcome in outcomes], pa.int32()))
-    columns.append(pa.array([outcome.status.value for outcome in outcomes], pa.string()))
-    columns.append(pa.array([outcome.error for outcome in outcomes], pa.string()))
+    for column in own(members):
+        if column.value is not None:
+            columns.append(pa.array([column.value(outcome) for outcome in outcomes], pa.type_for_alias(column.kind)))
     columns.extend(inputs.column(i) for i in range(1, inputs.num_columns))
     return pa.table(columns, schema=schema)

@@ -21,12 +21,13 @@ from fiqa_trt import __version__
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import InputError, printable
 from fiqa_trt.filtering import PARENT, grouping
-from fiqa_trt.outputs import atomic, output_metadata, read_output
+from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Status
 from fiqa_trt.scoring import QUANTILES, Tally
 from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, read_recorded
 from fiqa_trt.spec import MEMBERS
+from fiqa_trt.storage import atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,18 +197,21 @@ def survey(
         worst.add(values.astype(np.float64), paths, values)
         best.add(-values.astype(np.float64), paths, values)
         if members:
-            a, b = (good[name].to_numpy().astype(np.float64) for name in names)
+            a, b = (good[name].to_numpy().astype(np.float64) for name in names)  # NaN where another program lost one
+            both = ~np.isnan(a + b)
+            a, b = a[both], b[both]
             apart = np.rint(np.abs(a - b) * STEPS).astype(np.int64)
             differences += np.bincount(apart, minlength=STEPS + 1)
             moments += [len(a), a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()]
         if {"width", "height"} <= set(table.column_names):
-            edge = pc.min_element_wise(good["width"], good["height"]).fill_null(0).to_numpy()
+            edge = pc.min_element_wise(good["width"], good["height"]).fill_null(0).to_numpy().clip(0)
             place = np.searchsorted(SIDES, edge, "right") - 1
             np.add.at(by_side, (place, steps), 1)
         failed = table.filter(pc.not_equal(table["status"], Status.OK.value))
         wanted = MOST_FAILURES - len(failures)
         if wanted > 0 and failed.num_rows:
-            failures += [_failure(row) for row in failed.slice(0, wanted).to_pylist()]
+            known = [name for name in ("path", "status", "error") if name in table.column_names]
+            failures += [_failure(row) for row in failed.select(known).slice(0, wanted).to_pylist()]
         rows = pa.table({"group": group_of(table), "score": table["score"], "failed": pc.is_null(table["score"])})
         partial.append(_by_group(rows, first=True))
     images = sum(tally.statuses.values())

@@ -1,9 +1,9 @@
 """The working state of a run beside its output.
 
 `<output>.partial/` holds `inputs.parquet` (the frozen list, one row group for each unit of work), `run.json` (the
-fingerprint) and `parts/` (one file for each finished unit). Every file appears under its name only when it is complete
-and on the disk; the output appears in one `os.replace`; only then is the working state removed. So a run may be killed
-at any moment and loses at most its unfinished units.
+fingerprint) and `parts/` (one file for each finished unit). If the output is a link, that lies beside what it leads to.
+Every file appears under its name only when it is complete and on the disk; the output appears in one `os.replace`; only
+then is the working state removed. So a run may be killed at any moment and loses at most its unfinished units.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fiqa_trt.errors import DifferentRun, OutputError, RunError, storage_error
-from fiqa_trt.outputs import atomic
-
-Fingerprint = dict[str, str | int]
+from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error
+from fiqa_trt.fingerprint import Fingerprint, refuse_difference
+from fiqa_trt.storage import atomic, beside, sync_file, target_of
 
 _STATE = {"inputs.parquet", "inputs.new", "run.json", "parts", "lock"}  # what a run keeps in its folder
 
@@ -34,7 +33,8 @@ class RunFolder:
 
     def __init__(self, output: Path, unit_rows: int) -> None:
         self.output = output
-        self.path = output.with_name(output.name + ".partial")
+        # Beside the file that is written, not beside a link to it: on its disk, and one for all its names.
+        self.path = beside(target_of(output), ".partial")
         self.unit_rows = unit_rows
         self._lock: IO[bytes] | None = None
         self._parts = self.path / "parts"
@@ -85,11 +85,18 @@ class RunFolder:
             if writer is None:
                 raise ValueError("no batch of inputs, not even an empty one")
             writer.close()
-            with candidate.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(candidate)
         except OSError as exc:
             raise storage_error(candidate, exc) from exc
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
+            raise InputError(f"a column of the list cannot be carried along: {one_line(exc)}; leave it out") from exc
         return digest.hexdigest(), count
+
+    def listed(self) -> Iterator[pa.ChunkedArray]:
+        """The paths of the list that was just frozen, in parts."""
+        with pq.ParquetFile(self.path / "inputs.new") as inputs:
+            for number in range(inputs.num_row_groups):
+                yield inputs.read_row_group(number, ["path"])["path"]
 
     def recorded(self) -> Fingerprint | None:
         """The fingerprint of the run that this state belongs to, or None if none began."""
@@ -180,26 +187,6 @@ class RunFolder:
         """The run is finished: its state goes. What marks it as a run goes first."""
         self._run.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def refuse_difference(
-    what: str,
-    recorded: Fingerprint,
-    wanted: Fingerprint,
-    way_out: str = "go on with the options that it had, begin anew with --restart, or choose another -o",
-) -> None:
-    """Raise DifferentRun, naming what differs and the way out, unless the two fingerprints are equal."""
-    names = [name for name in {**recorded, **wanted} if recorded.get(name) != wanted.get(name)]
-    if names:
-        differences = ", ".join(
-            f"{name}: {_short(recorded.get(name))} there, {_short(wanted.get(name))} now" for name in names
-        )
-        raise DifferentRun(f"{what} belongs to another run ({differences}); {way_out}")
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text[:12] if len(text) == 64 else text
 
 
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

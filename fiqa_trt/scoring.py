@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,32 @@ import pyarrow.compute as pc
 
 from fiqa_trt import __version__
 from fiqa_trt.errors import DifferentRun, InputError, RunError
-from fiqa_trt.outputs import check_columns, check_output, output_metadata, read_output, with_metadata, write_output
+from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
+from fiqa_trt.outputs import (
+    SUFFIXES,
+    check_columns,
+    holder,
+    output_metadata,
+    read_output,
+    read_schema,
+    with_metadata,
+    write_output,
+)
 from fiqa_trt.progress import Progress
-from fiqa_trt.records import UNFORESEEN, Status, output_schema, own_columns
-from fiqa_trt.runs import Fingerprint, RunFolder, refuse_difference
+from fiqa_trt.records import UNFORESEEN, Status, needed_columns, output_schema, own_columns
+from fiqa_trt.runs import RunFolder
+from fiqa_trt.shards import DEFAULT_COLUMN
 from fiqa_trt.sources import Source, check_source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
+from fiqa_trt.storage import check_output, target_of
 from fiqa_trt.workers import Workers
 
 UNIT_ROWS = 8192
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS = 10_000
-# What scores depend on: rows may stand side by side only if these agree.
+# What scores depend on: rows may stand side by side only if these agree, and those that not every version records.
 _COMPARABLE = ("model", "precision", "executed", "preprocess")
+_SINCE = ("image_column",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +57,8 @@ class Options:
     """
 
     unit_rows: int = UNIT_ROWS
-    restart: bool = False
-    command: str = ""
+    restart: bool = dataclasses.field(default=False, metadata=FREE)
+    command: str = dataclasses.field(default="", metadata=FREE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,20 +138,24 @@ class Run:
         self.scored_now = 0
         self.seconds = 0.0
 
-    def fingerprint(self, job: str, inputs: str, count: int) -> Fingerprint:
-        """Everything that the rows of this run depend on."""
-        info = self.workers.info
+    def fingerprint(self, job: str, source: Source, inputs: str, count: int) -> Fingerprint:
+        """Everything that the rows of this run depend on.
+
+        Args:
+            job: `score` or `retry`.
+            source: of the inputs.
+            inputs: digest of their list.
+            count: how many they are.
+        """
         return {
             "job": job,
             "version": __version__,
-            "model": info.model,
-            "backend": info.backend,
-            "precision": info.precision,
-            "executed": info.executed,
+            **counted(self.workers.info),
             "preprocess": PreprocessSpec().digest(),
-            "decoder": self.workers.decoder,
-            "max_pixels": self.workers.max_pixels,
-            "unit_rows": self.options.unit_rows,
+            **counted(self.workers.setup),
+            "libraries": decoding_libraries(self.workers.decoder),
+            **counted(dataclasses.replace(source, image_column=source.image_column or DEFAULT_COLUMN)),
+            **counted(self.options),
             "count": count,
             "inputs": inputs,
         }
@@ -206,7 +225,7 @@ class Run:
 def _run(
     output: Path, open_workers: Callable[[], Workers], options: Options, report: Report, say: Say
 ) -> Iterator[Run]:
-    check_output(output)
+    check_output(output, SUFFIXES)
     workers = open_workers()
     try:
         with RunFolder(output, options.unit_rows) as folder:
@@ -239,39 +258,68 @@ def score_dataset(
     check_source(source, output)
     with _run(output, open_workers, options, report, say) as run:
         own, folder = tuple(own_columns(run.members)), run.folder
-        source = dataclasses.replace(source, reserved=own, exclude=(str(output), str(folder.path)))
+        own_files = (str(output), str(target_of(output)), str(folder.path))
+        source = dataclasses.replace(source, reserved=own, exclude=own_files)
         batches = list_inputs(source, say)
         first = next(batches)
-        schema = output_schema(run.members, first.schema)
-        check_columns(schema, output)
-        digest, count = folder.freeze(_chain(first, batches))
-        fingerprint = run.fingerprint("score", digest, count)
+        schema = check_columns(output_schema(run.members, first.schema), output)
+        digest, count = folder.freeze(map(holder(output), itertools.chain([first], batches)))
+        fingerprint = run.fingerprint("score", source, digest, count)
         if options.restart:
             folder.forget()
         elif folder.recorded() is None and output.exists():
-            _refuse_foreign(output, fingerprint)
-            say(f"{output} is already complete; --restart scores it anew")
-            tally = Tally()
-            for _ in tally.count(read_output(output, own)):
-                pass
-            return run.summary(tally)
+            return _completed(run, fingerprint)
         folder.begin(fingerprint)
         run.work(source.image_column)
         return run.finish(with_metadata(schema, run.metadata(fingerprint)), folder.parts(), count)
 
 
-def _chain(first: pa.RecordBatch, rest: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from rest
+def decoding_libraries(decoder: str) -> str:
+    """Versions of what decodes, as a fingerprint records them."""
+    import PIL
+
+    found = f"Pillow {PIL.__version__}"
+    if decoder == "dali":
+        import nvidia.dali
+
+        found += f", DALI {nvidia.dali.__version__}"
+    return found
 
 
-def _refuse_foreign(output: Path, fingerprint: Fingerprint) -> None:
-    metadata = output_metadata(output)
-    if metadata is None:
+def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
+    """What an output that is there holds, if it is what this run would write. Raises DifferentRun if it is not."""
+    output, metadata, needed = run.output, output_metadata(run.output), needed_columns(run.members)
+    if metadata is None and not _holds(output, needed, run.folder.listed()):
         raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another -o")
-    if "filtered_from" in metadata:
+    if metadata is None:
+        run.say(f"{output} has a row for each of these inputs, but does not record what its scores are from")
+    elif "filtered_from" in metadata:
         raise DifferentRun(f"{output} holds what filter kept; --restart replaces it, or choose another -o")
-    refuse_difference(str(output), metadata.get("fingerprint", {}), fingerprint)
+    else:
+        refuse_difference(str(output), _recorded(metadata), fingerprint)
+    run.say(f"{output} is already complete; --restart scores it anew")
+    tally = Tally()
+    for _ in tally.count(read_output(output, needed)):
+        pass
+    return run.summary(tally)
+
+
+def _holds(output: Path, needed: Sequence[str], listed: Iterable[pa.ChunkedArray]) -> bool:
+    """Whether an output has exactly the inputs of a list, in their order."""
+    found, wanted = hashlib.sha256(), hashlib.sha256()
+    try:
+        for table in read_output(output, needed):
+            _digest_paths(found, table["path"])
+    except InputError:
+        return False
+    for paths in listed:
+        _digest_paths(wanted, paths)
+    return found.digest() == wanted.digest()
+
+
+def _digest_paths(digest: hashlib._Hash, paths: pa.ChunkedArray) -> None:
+    for path in paths.to_pylist():
+        digest.update(path.encode() + b"\0")
 
 
 def retry_failed(
@@ -285,7 +333,7 @@ def retry_failed(
     """Score again, in place and atomically, the rows of a finished output whose status is not `ok`.
 
     All other rows, the order and the carried columns stay as they are. `image_column` is that of the tables among the
-    inputs.
+    inputs; by default the one that the output records.
 
     Raises:
         InputError: the output does not exist or is not one of ours.
@@ -295,28 +343,34 @@ def retry_failed(
     if not output.is_file():
         raise InputError(f"--retry-failed {output}: no such file")
     with _run(output, open_workers, options, report, say) as run:
-        own, folder = tuple(own_columns(run.members)), run.folder
+        own, folder = tuple(needed_columns(run.members)), run.folder
+        schema = check_columns(read_schema(output, own), output)
         rows = sum(table.num_rows for table in read_output(output, own))
         digest, count = folder.freeze(_failed(read_output(output, own)))
-        fingerprint = run.fingerprint("retry", digest, count)
         metadata = output_metadata(output)
+        source = Source(image_column=image_column or _recorded(metadata).get("image_column"))
+        fingerprint = run.fingerprint("retry", source, digest, count)
         if metadata is None and output.suffix.lower() == ".parquet":
             raise InputError(f"--retry-failed {output}: it does not say which model its scores are from")
         if metadata is not None:
-            recorded = {key: metadata.get("fingerprint", {}).get(key, "unknown") for key in _COMPARABLE}
-            comparable = {key: fingerprint[key] for key in _COMPARABLE}
-            refuse_difference(str(output), recorded, comparable, "give the --engine and --precision that it is from")
+            recorded = {**dict.fromkeys(_COMPARABLE, "unknown"), **_recorded(metadata)}
+            alike = [key for key in (*_COMPARABLE, *_SINCE) if key in recorded]
+            refuse_difference(
+                str(output),
+                {key: recorded[key] for key in alike},
+                {key: fingerprint[key] for key in alike},
+                "give the --engine, --precision and --image-column that it is from",
+            )
         else:
             say(f"{output.suffix} does not record what its scores are from: use the engine that they are from")
         state = folder.recorded()
         if state is not None and state.get("job") == "retry" and state != fingerprint:
             folder.forget()  # left by a retry that was killed after it had put its result in place
         folder.begin(fingerprint)
-        run.work(image_column)
+        run.work(source.image_column)
         if count == 0:
             say(f"nothing to retry: every row of {output} is ok")
-        schema = next(iter(read_output(output, own))).schema
-        return run.finish(schema, _merged(read_output(output, own), folder.parts(), own), rows)
+        return run.finish(schema, _merged(read_output(output, own), folder.parts(), own_columns(run.members)), rows)
 
 
 def _failed(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
@@ -325,8 +379,14 @@ def _failed(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
         yield from failed.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], failed.schema)]
 
 
-def _merged(tables: Iterable[pa.Table], parts: Iterable[pa.Table], own: tuple[str, ...]) -> Iterator[pa.Table]:
-    """`tables` with the rows that are not `ok` replaced, in order, by the rows of `parts`."""
+def _recorded(metadata: dict[str, Any] | None) -> dict[str, Any]:
+    """The fingerprint in an output's metadata; empty without one."""
+    found = (metadata or {}).get("fingerprint")
+    return found if isinstance(found, dict) else {}
+
+
+def _merged(tables: Iterable[pa.Table], parts: Iterable[pa.Table], own: Iterable[str]) -> Iterator[pa.Table]:
+    """`tables` with the rows that are not `ok` replaced, in order, by the rows of `parts`, in the columns `own`."""
     fresh = iter(parts)
     held: pa.Table | None = None
     for original in tables:
@@ -340,6 +400,8 @@ def _merged(tables: Iterable[pa.Table], parts: Iterable[pa.Table], own: tuple[st
             held = more if held is None else pa.concat_tables([held, more])
         for name in own if wanted and held is not None else ():
             assert held is not None
+            if name not in table.column_names:  # of an output of an earlier version
+                continue
             index = table.schema.get_field_index(name)
             field = table.schema.field(index)
             new = held[name].slice(0, wanted).combine_chunks().cast(field.type)

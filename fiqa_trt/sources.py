@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, OutputError, printable
+from fiqa_trt.fingerprint import FREE
 from fiqa_trt.foreign import container_with, suffix_of
 from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.listing import LeftOut, walk
@@ -43,13 +44,14 @@ class Source:
         exclude: paths that a folder's listing leaves out (the run's own output).
     """
 
-    inputs: tuple[str, ...] = ()
-    list_file: str | None = None
-    all_files: bool = False
-    limit: int | None = None
+    # What makes the list is free: the list itself counts, all of it.
+    inputs: tuple[str, ...] = dataclasses.field(default=(), metadata=FREE)
+    list_file: str | None = dataclasses.field(default=None, metadata=FREE)
+    all_files: bool = dataclasses.field(default=False, metadata=FREE)
+    limit: int | None = dataclasses.field(default=None, metadata=FREE)
     image_column: str | None = None
-    reserved: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = dataclasses.field(default=(), metadata=FREE)
+    exclude: tuple[str, ...] = dataclasses.field(default=(), metadata=FREE)
 
     def describe(self) -> str:
         """The inputs as one would name them in a sentence."""

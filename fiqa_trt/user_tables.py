@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 KINDS = (".csv", ".tsv", ".parquet")
 BATCH_ROWS = 8192
 HEAD_BYTES = 1 << 16
-_BLOCK_BYTES = 1 << 23  # the longest row of a .csv
 _SEPARATORS = (",", ";", "\t", "|")
 # UTF-32 first: its mark begins with that of UTF-16.
 _MARKS = (
@@ -74,8 +73,6 @@ def translated(name: str) -> Iterator[None]:
     try:
         yield
     except pa.ArrowException as exc:
-        if "straddling" in str(exc):
-            raise InputError(f"cannot read {name}: a row of it is longer than {_BLOCK_BYTES >> 20} MB") from exc
         raise _unreadable(name, exc) from exc
     except OSError as exc:
         raise InputError(f"cannot read {name}: {REMOTE if is_remote(name) else exc.strerror or one_line(exc)}") from exc
@@ -165,7 +162,8 @@ def _layout(name: str, needed: Sequence[str]) -> _Layout:
 
 def _read_csv(name: str, needed: Sequence[str], raw: Sequence[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
-    import pyarrow.csv as pa_csv
+
+    from fiqa_trt.outputs.delimited import stream_csv
 
     layout = _layout(name, needed)
     _need(needed, layout.columns, name)
@@ -173,18 +171,12 @@ def _read_csv(name: str, needed: Sequence[str], raw: Sequence[str]) -> Iterator[
     if not layout.rows:
         yield pa.RecordBatch.from_pylist([], pa.schema(types))
         return
-    with pa_csv.open_csv(
-        name,
-        read_options=pa_csv.ReadOptions(encoding=layout.encoding, block_size=_BLOCK_BYTES),
-        parse_options=pa_csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(column_types=types),
-    ) as reader:
-        for batch in reader:
-            for column in raw:
-                if pa.types.is_binary(batch.column(column).type):
-                    _refuse_nuls(batch.column(column), name)
-            yield batch
-            last = batch.column(batch.num_columns - 1)[-1].as_py() if batch.num_rows else ""
+    for batch in stream_csv(name, layout.separator, layout.encoding, column_types=types):
+        for column in raw:
+            if pa.types.is_binary(batch.column(column).type):
+                _refuse_nuls(batch.column(column), name)
+        yield batch
+        last = batch.column(batch.num_columns - 1)[-1].as_py() if batch.num_rows else ""
     _refuse_unclosed(name, last)
 
 

@@ -23,6 +23,7 @@ from typing import Protocol
 from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoder
 from fiqa_trt.engines import Engine, EngineInfo, open_engine
 from fiqa_trt.errors import EngineError, FiqaError, RunError
+from fiqa_trt.fingerprint import FREE
 from fiqa_trt.pipeline import Unit, score_units
 from fiqa_trt.runs import RunFolder
 
@@ -49,14 +50,15 @@ class Setup:
         cores: that the process may use; none for all of them.
     """
 
-    device: str = "auto"
-    precision: str = "auto"
-    engine: str = "auto"
-    batch: int | None = None
+    # Of the first four that counts which they led to: the EngineInfo.
+    device: str = dataclasses.field(default="auto", metadata=FREE)
+    precision: str = dataclasses.field(default="auto", metadata=FREE)
+    engine: str = dataclasses.field(default="auto", metadata=FREE)
+    batch: int | None = dataclasses.field(default=None, metadata=FREE)
     decoder: str = "auto"
-    threads: int = 2
+    threads: int = dataclasses.field(default=2, metadata=FREE)
     max_pixels: int = DEFAULT_MAX_PIXELS
-    cores: tuple[int, ...] = ()
+    cores: tuple[int, ...] = dataclasses.field(default=(), metadata=FREE)
 
 
 class Workers(Protocol):
@@ -65,12 +67,12 @@ class Workers(Protocol):
     Attributes:
         info: of the engine; that of several is the same.
         decoder: its name.
-        max_pixels: see `Setup`.
+        setup: how it was asked to score, with that decoder.
     """
 
     info: EngineInfo
     decoder: str
-    max_pixels: int
+    setup: Setup
 
     def work(self, folder: RunFolder, image_column: str | None, report: Report) -> None:
         """Score every pending unit of a run and write its part.
@@ -113,8 +115,9 @@ def open_decoder(setup: Setup, place: str, say: Say = lambda message: None) -> D
 class InProcess:
     """One engine and one decoder in this process."""
 
-    def __init__(self, engine: Engine, decoder: Decoder) -> None:
-        self.info, self.decoder, self.max_pixels = engine.info, decoder.name, decoder.max_pixels
+    def __init__(self, engine: Engine, decoder: Decoder, setup: Setup = Setup()) -> None:
+        self.info, self.decoder = engine.info, decoder.name
+        self.setup = dataclasses.replace(setup, decoder=decoder.name, max_pixels=decoder.max_pixels)
         self._engine, self._decoder = engine, decoder
 
     @classmethod
@@ -122,7 +125,7 @@ class InProcess:
         """Open the engine and the decoder. Raises EngineError."""
         engine = open_engine(setup.device, setup.precision, setup.engine, setup.batch, say)
         try:
-            return cls(engine, open_decoder(setup, engine.place, say))
+            return cls(engine, open_decoder(setup, engine.place, say), setup)
         except EngineError:
             engine.close()
             raise
@@ -276,7 +279,6 @@ class Processes:
             EngineError: one of them cannot be used, or they would not score alike.
         """
         self._say, self._said = say, set[str]()
-        self.max_pixels = setup.max_pixels
         context = multiprocessing.get_context("spawn")
         cores = sorted(os.sched_getaffinity(0))
         on_cpu = devices.count("cpu")
@@ -296,6 +298,7 @@ class Processes:
             self.close()
             raise
         self.info, self.decoder = opened[0].info, opened[0].decoder
+        self.setup = dataclasses.replace(setup, decoder=self.decoder)
         for worker, other in zip(self._workers, opened, strict=True):
             for name in ("backend", "precision", "executed", "batch", "model"):
                 here, there = getattr(self.info, name), getattr(other.info, name)

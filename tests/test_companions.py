@@ -168,7 +168,8 @@ def test_companions_of_files(beside: Path, tmp_path: Path, way: str) -> None:
 
 
 def test_the_longest_name_owns_a_companion(beside: Path) -> None:
-    finder = Companions(ShardReader())
+    reader = ShardReader()
+    finder = Companions(reader)
 
     def of(name: str, wish: Wish = Wish()) -> Sequence[str]:
         return [os.path.basename(each.file) for each in finder.of(str(beside / name), None, wish)]
@@ -178,6 +179,7 @@ def test_the_longest_name_owns_a_companion(beside: Path) -> None:
     assert of("a.jpg") == ["a.json", "a.txt", "a.jpg.xmp"]
     assert of("a.jpg", Wish.parse("xmp,.txt")) == ["a.jpg.xmp", "a.txt"]
     assert of("b.jpg", Wish.parse(".txt")) == []  # of a file system that tells cases apart
+    reader.close()
 
 
 def test_chosen_suffixes_into_a_tar(beside: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fiqa_trt"
 LAYERS = {
-    0: {"spec", "records", "errors", "progress", "formats", "foreign"},
+    0: {"spec", "records", "errors", "progress", "formats", "foreign", "fingerprint", "storage"},
     1: {
         "sources",
         "listing",

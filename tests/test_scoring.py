@@ -241,9 +241,15 @@ def test_carried_columns(crops: Path, tmp_path: Path) -> None:
     score_dataset(source, tmp_path / "s.parquet", mean_workers, SMALL)
     assert [row["input_score"] for row in rows(tmp_path / "s.parquet")] == list(range(10))
     assert pq.read_schema(tmp_path / "s.parquet").names[-2:] == ["input_score", "box"]
-    with pytest.raises(OutputError, match=r"\.csv cannot hold column `box`"):
-        score_dataset(source, tmp_path / "s.csv", mean_workers, SMALL)
-    assert not (tmp_path / "s.csv.partial").exists()
+    score_dataset(source, tmp_path / "s.csv", mean_workers, SMALL)
+    assert [row["box"] for row in rows(tmp_path / "s.csv")] == ["[1, 2]"] * 10
+    pq.write_table(table.append_column("raw", pa.array([b"x"] * 10)), tmp_path / "l.parquet")
+    with pytest.raises(
+        OutputError, match=r"\.csv cannot hold column `raw` \(binary\); leave it out, or write \.parquet"
+    ):
+        score_dataset(source, tmp_path / "b.csv", mean_workers, SMALL)
+    assert not (tmp_path / "b.csv.partial").exists()
+    pq.write_table(table, tmp_path / "l.parquet")
     score_dataset(source, tmp_path / "s.jsonl", mean_workers, SMALL)
     assert json.loads((tmp_path / "s.jsonl").read_text().splitlines()[3])["box"] == [1, 2]
 

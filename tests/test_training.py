@@ -324,7 +324,7 @@ def test_mistakes_of_the_command(table: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     for arguments, message in {
         (table, "-o", tmp_path / "m.pt"): ".safetensors",
-        (table, "-o", tmp_path / "no" / "m.safetensors"): "no folder",
+        (table, "-o", tmp_path / "no" / "m.safetensors"): "does not exist",
         (table, "-o", out, "--resume"): "nothing to resume",
         (table, "-o", out, "--resume", "--restart"): "either",
         (table, "-o", out, "--epochs", 0): "epochs = 0",

@@ -15,7 +15,7 @@ from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
 from fiqa_trt.errors import EngineError, one_line
-from fiqa_trt.outputs import atomic
+from fiqa_trt.storage import atomic
 from fiqa_trt.verification import verification_batch
 
 BATCHES = (8, 32, 64, 128, 256, 512)

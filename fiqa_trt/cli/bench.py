@@ -70,8 +70,8 @@ def command(
       fiqa-trt bench --size 112 --precision int8 --compare before.json
     """
     from fiqa_trt.benchmark import generate, run_benchmark
-    from fiqa_trt.outputs import atomic
     from fiqa_trt.sources import Source
+    from fiqa_trt.storage import atomic
     from fiqa_trt.workers import Setup
 
     if output is not None and not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):

@@ -59,7 +59,7 @@ def command(
     from fiqa_trt.api import Scorer
     from fiqa_trt.explaining import explain as picture
     from fiqa_trt.explaining import read_distribution
-    from fiqa_trt.outputs import atomic
+    from fiqa_trt.storage import atomic
 
     among = None if scores is None else read_distribution(scores)
     with Scorer(device, precision, engine, batch=min(len(images), 8), say=speaker(quiet)) as scorer:

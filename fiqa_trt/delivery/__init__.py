@@ -58,7 +58,7 @@ def deliver(
         raise OutputError(f"{output} holds the scores that are being filtered; choose another OUT")
     if way is not None:
         if dry_run:
-            check_folder(scores, mask, output, way, root, wish)
+            check_folder(scores, mask, output, way, root, image_column, wish)
             return measure(scores, mask, way, root, image_column, wish)
         return fill_folder(scores, mask, output, way, root, image_column, report, wish)
     if root is not None:

@@ -19,12 +19,13 @@ from fiqa_trt.delivery.common import Delivered, LeftBehind, Report, Skips, image
 from fiqa_trt.delivery.companions import Companions, Wish
 from fiqa_trt.errors import InputError, OutputError, storage_error
 from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.fingerprint import counted
 from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
-from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Status, record_path
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, ShardReader, locate
 from fiqa_trt.spec import digest
+from fiqa_trt.storage import atomic, sync_file
 
 WAYS = ("copy", "hardlink", "symlink", "move")
 _NOTE = ".fiqa_trt_filter.json"  # in a folder that is being filled: what with
@@ -212,7 +213,7 @@ def fill_folder(
         RunError: the disk is full or fails; the same call goes on.
     """
     base, account, done, count = _base(scores, mask, root), _Account(), 0, int(mask.sum())
-    note = check_folder(scores, mask, output, way, root, companions)
+    note = check_folder(scores, mask, output, way, root, image_column, companions)
     try:
         output.mkdir(exist_ok=True)
         with atomic(output / _NOTE) as temporary:
@@ -258,17 +259,43 @@ def fill_folder(
     return account.of(str(output), plan)
 
 
-def _stamp(scores: Path) -> list[int]:
-    info = scores.stat()
-    return [info.st_size, info.st_mtime_ns]
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """All that decides what a folder is filled with: only the same call goes on with it.
+
+    Attributes:
+        way: one of WAYS.
+        base: where the tree that is kept starts, absolute: it depends on where the call is made as well.
+        image_column: of tables among the inputs.
+        companions: that go along.
+        mask: digest of the kept rows.
+        size: of the scores file.
+        modified: when that was.
+    """
+
+    way: str
+    base: str
+    image_column: str
+    companions: str
+    mask: str
+    size: int
+    modified: int
 
 
 def check_folder(
-    scores: Path, mask: Mask, output: Path, way: str, root: str | None, companions: Wish | None = None
+    scores: Path,
+    mask: Mask,
+    output: Path,
+    way: str,
+    root: str | None,
+    image_column: str | None = None,
+    companions: Wish | None = None,
 ) -> str:
     """A digest of all that `fill_folder` is to do. Raises what it raises before it begins."""
-    along = companions and companions.suffixes
-    plan = digest([way, root, along, int(mask.sum()), hashlib.sha256(mask.tobytes()).hexdigest(), _stamp(scores)])
+    info, kept = scores.stat(), hashlib.sha256(mask.tobytes()).hexdigest()
+    base, column = _base(scores, mask, root), image_column or DEFAULT_COLUMN
+    along = "" if companions is None else str(companions)
+    plan = digest(counted(_Call(way, base, column, along, kept, info.st_size, info.st_mtime_ns)))
     inside = os.path.realpath(output)
     for table in kept_rows(scores, mask):
         for path in table["path"].to_pylist():
@@ -347,8 +374,7 @@ def _move(source: str, temporary: Path, target: Path) -> None:
     """Move a file; of a link what it leads to is copied, as a moved link may lead nowhere."""
     if os.path.islink(source) or not _linked(source, target):
         shutil.copy2(source, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         if _content(temporary) != _content(Path(source)):
             temporary.unlink()
             raise _Unlinkable("its copy is not what it is; it was left where it is")

@@ -8,16 +8,8 @@ from fiqa_trt.delivery.common import Delivered
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.lists import as_line
-from fiqa_trt.outputs import (
-    SUFFIXES,
-    atomic,
-    check_columns,
-    check_output,
-    output_metadata,
-    read_output,
-    with_metadata,
-    write_output,
-)
+from fiqa_trt.outputs import SUFFIXES, check_columns, output_metadata, read_schema, with_metadata, write_output
+from fiqa_trt.storage import atomic, check_output
 
 
 def check_rows(output: Path, *, restart: bool) -> None:
@@ -48,8 +40,7 @@ def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False)
                         )
                 file.writelines(as_line(path) + "\n" for path in paths)
         return Delivered(str(output), count)
-    schema = next(iter(read_output(scores, ["path", "score", "status"]))).schema
-    check_columns(schema, output)
+    schema = check_columns(read_schema(scores, ["path", "score", "status"]), output)
     metadata = output_metadata(scores)
     if metadata is not None:
         schema = with_metadata(schema, {**metadata, "filtered_from": str(scores)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
 import os
 import re
 import tarfile
@@ -18,12 +17,14 @@ from fiqa_trt.delivery.companions import Companion, Companions, Sample, Wish
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
-from fiqa_trt.outputs import atomic, check_output
+from fiqa_trt.outputs import check_columns, hold, read_schema, to_json
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Status, open_path
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TAR, ShardReader, locate, read_places, read_recorded
+from fiqa_trt.storage import atomic, check_output
 
 SHARD_SIZE = 10_000
+_ROWS = ".jsonl"  # the form of the rows beside the images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def write_shards(
 
     Raises:
         DifferentRun: shards of that name are there already.
-        OutputError: they cannot be written there, or hold images that are to be delivered.
+        OutputError: they cannot be written there, cannot hold the columns, or hold images that are to be delivered.
         RunError: the disk is full or fails.
     """
     present = check_shards(scores, mask, output, restart=restart)
@@ -91,6 +92,7 @@ def write_shards(
 def check_shards(scores: Path, mask: Mask, output: Path, *, restart: bool) -> list[Path]:
     """Shards that `write_shards` would replace. Raises what it raises before it begins."""
     check_output(output, (".tar",))
+    check_columns(read_schema(scores, ["path", "score", "status"]), output, _ROWS)
     pattern = re.compile(re.escape(output.stem) + r"-[0-9]{6,}\.tar")
     present = sorted(path for path in output.parent.iterdir() if pattern.fullmatch(path.name))
     if present:
@@ -124,7 +126,7 @@ class _Samples:
 
     def of(self, scores: Path, mask: Mask) -> Iterator[list[_Member]]:
         """The members of one for each kept image, or for neighbours that are of one sample."""
-        rows = (row for table in kept_rows(scores, mask) for row in table.to_pylist())
+        rows = (row for table in kept_rows(scores, mask) for row in hold(table, _ROWS).to_pylist())
         places = ((*locate(str(row["path"])), row) for row in rows)
         for sample, group in groupby(places, lambda place: self._sample_of(*place[:2]) or place[:2]):
             together = {(file, key): row for file, key, row in group}
@@ -209,7 +211,7 @@ def _rows_of(images: list[tuple[Row, str]], members: list[_Member]) -> Iterator[
         names = chain((f"{stem}.json", f"{stem}.fiqa.json"), (f"{extension}.fiqa{n}.json" for n in count(1)))
         name = next(name for name in names if name.lower() not in taken)
         taken.add(name.lower())
-        yield _Member(name, json.dumps(row, default=str, ensure_ascii=False).encode())
+        yield _Member(name, to_json(row).encode())
 
 
 def _split(items: Iterable[list[_Member]], size: int) -> Iterator[Iterator[list[_Member]]]:

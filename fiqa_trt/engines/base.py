@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decode import Images
+from fiqa_trt.fingerprint import FREE
 
 Scores = npt.NDArray[np.float32]
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -31,10 +32,10 @@ class EngineInfo:
     """
 
     backend: str
-    device: str
+    device: str = dataclasses.field(metadata=FREE)  # likes of one precision score alike
     precision: str
     executed: str
-    batch: int
+    batch: int = dataclasses.field(metadata=FREE)
     model: str
     members: tuple[str, ...]
     payload: str = ""

@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from fiqa_trt.errors import EngineError, one_line, storage_error
 from fiqa_trt.spec import ModelSpec, PreprocessSpec
+from fiqa_trt.storage import sync_file
 
 MANIFEST = "engine.json"
 _AGAIN = "build it again (fiqa-trt build)"
@@ -134,10 +134,8 @@ class Draft:
         """Put both files there and on the disk; may be repeated. Raises RunError if the disk is full or fails."""
         try:
             for name, content in ((manifest.payload, payload), (MANIFEST, manifest.dump().encode())):
-                with (self.folder / name).open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                (self.folder / name).write_bytes(content)
+                sync_file(self.folder / name)
         except OSError as exc:
             raise storage_error(self.folder, exc) from exc
 

@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.errors import InputError, storage_error
-from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import Outcome, Status, open_path
 from fiqa_trt.shards import ShardReader, locate, read_recorded
 from fiqa_trt.spec import PreprocessSpec, digest
+from fiqa_trt.storage import atomic
 from fiqa_trt.user_tables import read_columns
 
 MIN_ROWS = 32
@@ -150,12 +150,14 @@ class Dataset:
         images: uint8 [>= N, size, size, 3] on disk.
         slots: int64 [N], where in `images` the pixels of each row are.
         skipped: a line for each row that was left out, with its reason.
+        identity: of the files that they come from and of what was made of them.
     """
 
     labels: Labels
     images: npt.NDArray[np.uint8]
     slots: npt.NDArray[np.int64]
     skipped: list[str]
+    identity: str = ""
 
     def pixels(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """uint8 [len(rows), size, size, 3] of some rows."""
@@ -185,7 +187,8 @@ def decode_images(
         RunError: the disk is full or fails.
     """
     identity = [(path, *_stamp(path)) for path in labels.paths]
-    stem = digest([size, PreprocessSpec().digest(), identity])[:24]
+    whole = digest([size, PreprocessSpec().digest(), identity])
+    stem = whole[:24]
     array, notes = cache / f"{stem}.npy", cache / f"{stem}.json"
     if not notes.exists():
         try:
@@ -209,7 +212,7 @@ def decode_images(
     kept = labels.select(readable)
     if len(kept.paths) < MIN_ROWS or kept.train.all() or not kept.train.any():
         raise InputError(f"{len(skipped)} images cannot be read and the rest is not enough; the first: {skipped[0]}")
-    return Dataset(kept, np.load(array, mmap_mode="r"), np.flatnonzero(readable), skipped)
+    return Dataset(kept, np.load(array, mmap_mode="r"), np.flatnonzero(readable), skipped, whole)
 
 
 def _stamp(path: str) -> tuple[int, int]:

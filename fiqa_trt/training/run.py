@@ -23,12 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fiqa_trt import __version__
 from fiqa_trt.errors import DifferentRun, EngineError, InputError, OutputError, RunError
+from fiqa_trt.fingerprint import Fingerprint, counted, refuse_difference
 from fiqa_trt.networks import Ensemble
-from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
-from fiqa_trt.runs import Fingerprint, refuse_difference
 from fiqa_trt.spec import MEMBERS
+from fiqa_trt.storage import atomic, beside, check_output, target_of
 from fiqa_trt.training.dataset import Dataset
 from fiqa_trt.training.loop import Epoch, Trainer
 from fiqa_trt.training.recipe import Recipe
@@ -60,7 +61,7 @@ class TrainingFolder:
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self.path = output.with_name(output.name + ".training")
+        self.path = beside(target_of(output), ".training")
         self.state = self.path / "state.safetensors"
         self.best = self.path / "best.safetensors"
 
@@ -72,11 +73,7 @@ class TrainingFolder:
             DifferentRun: something is there and neither `resume` nor `restart` says what to do with it, or there is
                 nothing to resume.
         """
-        folder = self.output.parent
-        if self.output.suffix != ".safetensors":
-            raise OutputError(f"a checkpoint is a .safetensors file: name {self.output} so")
-        if not folder.is_dir() or self.output.is_dir():
-            raise OutputError(f"cannot write {self.output}: {folder} is no folder, or it is one itself")
+        check_output(self.output, (".safetensors",))
         if restart:
             shutil.rmtree(self.path, ignore_errors=True)
         elif resume and not self.state.exists():
@@ -215,9 +212,13 @@ def train(
         if name in begun.given and name.split(".")[1] not in recipe.members
     }
     trainer = Trainer(dataset, recipe, begun.model, torch.device(device))
-    fingerprint: Fingerprint = {name: str(value) for name, value in dataclasses.asdict(recipe).items()}
-    fingerprint["labels"] = dataset.labels.digest()
-    fingerprint["init"] = begun.digest
+    fingerprint: Fingerprint = {
+        "version": __version__,
+        **counted(recipe),
+        "labels": dataset.labels.digest(),
+        "images": dataset.identity,
+        "init": begun.digest,
+    }
     if resume:
         history = folder.read(fingerprint, trainer)
     else:

@@ -27,16 +27,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt import __version__
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
+from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.networks import Ensemble
-from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError
-from fiqa_trt.runs import Fingerprint, refuse_difference
 from fiqa_trt.shards import ShardReader, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import ModelSpec, digest
+from fiqa_trt.storage import atomic
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
 
@@ -68,6 +69,9 @@ class Face:
     box: tuple[float, float, float, float] | None = None
 
 
+_FACE_COLUMNS = ("path", "group", "split", "quality", "face_x", "face_y", "face_w", "face_h")
+
+
 def read_faces(source: Source) -> list[Face]:
     """Faces of a folder, or of a list with the optional columns `group`, `split`, `quality` and `face_x`, `face_y`,
     `face_w`, `face_h`.
@@ -77,11 +81,11 @@ def read_faces(source: Source) -> list[Face]:
     """
     faces = []
     for batch in list_inputs(source):
-        for row in batch.to_pylist():
+        for row in batch.select([name for name in batch.schema.names if name in _FACE_COLUMNS]).to_pylist():
             try:
                 box = tuple(float(row[f"face_{side}"]) for side in "xywh") if row.get("face_w") else None
                 quality = float(row.get("quality") or 1)
-            except (KeyError, ValueError) as exc:
+            except (KeyError, TypeError, ValueError) as exc:
                 raise InputError(f"{row['path']}: its face box or quality is not a number ({exc})") from exc
             if not 0 < quality <= 1 or (box and min(box[2:]) <= 0):
                 raise InputError(f"{row['path']}: quality must be in (0, 1] and a face box have a size")
@@ -127,8 +131,8 @@ def cut(photo: Image, face: Face, hidden: float, rng: np.random.Generator, size:
 class _Job:
     """Photographs to make a chunk of crops of, and what decides the result."""
 
-    faces: list[tuple[int, Face]]
-    out: Path
+    faces: list[tuple[int, Face]] = dataclasses.field(metadata=FREE)  # a part of those that count
+    out: Path = dataclasses.field(metadata=FREE)
     per_face: int
     seed: int
     reference: Path | None
@@ -275,14 +279,11 @@ def synthesize(
     """
     numbered = list(enumerate(faces))
     chunk = max(1, CHUNK // per_face)
-    jobs = [
-        _Job(numbered[start : start + chunk], out, per_face, seed, reference, size)
-        for start in range(0, len(faces), chunk)
-    ]
+    every = _Job(numbered, out, per_face, seed, reference, size)
+    jobs = [dataclasses.replace(every, faces=numbered[at : at + chunk]) for at in range(0, len(faces), chunk)]
     rows, failed, done = list[dict[str, object]](), list[str](), 0
     try:
-        _begin(out, {"faces": digest([dataclasses.astuple(face) for face in faces]), "per_face": per_face,
-                     "seed": seed, "size": size, "reference": _digest(reference)}, restart)  # fmt: skip
+        _begin(out, _fingerprint(every), restart)
         before = sum(len(job.faces) for job in jobs if job.part.exists())
         with _processes(workers) as pool:
             for job, made in zip(jobs, pool.map(_make, jobs), strict=True):
@@ -323,8 +324,14 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _digest(file: Path | None) -> str:
-    return "none" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+def _fingerprint(job: _Job) -> Fingerprint:
+    """What all the crops depend on."""
+    return {
+        "version": __version__,
+        "faces": digest([dataclasses.astuple(face) for _, face in job.faces]),
+        **counted(job),
+        "reference": None if job.reference is None else hashlib.sha256(job.reference.read_bytes()).hexdigest(),
+    }
 
 
 def _begin(out: Path, fingerprint: Fingerprint, restart: bool) -> None:

@@ -1,0 +1,209 @@
+"""What work depends on is in its fingerprint: every option of every command that can be continued has its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fiqa_trt import __version__
+from fiqa_trt.cli.score import command as score_command
+from fiqa_trt.cli.synthesize import command as synthesize_command
+from fiqa_trt.cli.train import command as train_command
+from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.delivery import fill_folder
+from fiqa_trt.delivery.folder import check_folder
+from fiqa_trt.engines import EngineInfo
+from fiqa_trt.errors import DifferentRun, OutputError
+from fiqa_trt.fingerprint import counted
+from fiqa_trt.outputs import output_metadata
+from fiqa_trt.scoring import Options, retry_failed, score_dataset
+from fiqa_trt.sources import Source
+from fiqa_trt.workers import InProcess, Setup
+from tests.conftest import MeanEngine, jpeg, mean_workers
+from tests.test_scoring import SMALL, Stop, rows, stop_after
+
+# What each option of `score` becomes, and what makes no difference to rows. A new one belongs into one of them.
+FIELDS = {
+    **dict.fromkeys(("inputs", "list_file", "all_files", "limit", "image_column"), Source),
+    **dict.fromkeys(("device", "precision", "engine", "batch_size", "decoder", "workers", "max_pixels"), Setup),
+    **dict.fromkeys(("unit_size", "restart"), Options),
+}
+NAMES = {"batch_size": "batch", "workers": "threads", "unit_size": "unit_rows"}
+ELSEWHERE = {"output", "retry_failed", "max_failed", "devices", "quiet", "as_json"}
+FREE = {
+    Source: {"inputs", "list_file", "all_files", "limit", "reserved", "exclude"},  # the list that they give counts
+    Setup: {"device", "precision", "engine", "batch", "threads", "cores"},  # EngineInfo counts for the first three
+    Options: {"restart", "command"},
+    EngineInfo: {"device", "batch"},
+}
+
+
+def fields(record: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(record)}
+
+
+def free(record: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(record) if field.metadata.get("free")}
+
+
+def test_every_option_of_score_has_its_place() -> None:
+    assert {option.name for option in score_command.params} == FIELDS.keys() | ELSEWHERE
+    assert not FIELDS.keys() & ELSEWHERE
+    for option, record in FIELDS.items():
+        assert NAMES.get(option, option) in fields(record)
+
+
+def test_what_is_free_was_meant_to_be() -> None:
+    assert {record: free(record) for record in FREE} == FREE
+    counting = [fields(record) - free(record) for record in FREE]
+    assert sum(map(len, counting)) == len(set().union(*counting)), "two fields of one name: one would hide the other"
+
+
+class _Other(MeanEngine):
+    def __init__(self, **changes: object) -> None:
+        super().__init__()
+        self.info = dataclasses.replace(self.info, **changes)  # type: ignore[arg-type]
+
+
+def _with(**changes: object) -> Callable[[], InProcess]:
+    return lambda: InProcess(_Other(**changes), CpuDecoder(threads=2))
+
+
+@pytest.mark.parametrize("name", sorted(fields(EngineInfo) - free(EngineInfo) - {"members"}))
+def test_another_engine_is_refused(crops: Path, tmp_path: Path, name: str) -> None:
+    source, output = Source((str(crops),)), tmp_path / "s.parquet"
+    with pytest.raises(Stop):
+        score_dataset(source, output, mean_workers, SMALL, stop_after(5))
+    with pytest.raises(DifferentRun, match=f"{name}: .* there, other now"):
+        score_dataset(source, output, _with(**{name: "other"}), SMALL)
+    score_dataset(source, output, _with(device="another of the kind", batch=3), SMALL)
+    with pytest.raises(DifferentRun, match=f"{name}: .* there, other now"):
+        score_dataset(source, output, _with(**{name: "other"}), SMALL)
+
+
+def test_another_way_to_decode_is_refused(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, output = Source((str(crops),)), tmp_path / "s.parquet"
+    with pytest.raises(Stop):
+        score_dataset(source, output, mean_workers, SMALL, stop_after(5))
+    with pytest.raises(DifferentRun, match="max_pixels: 64000000 there, 99 now"):
+        score_dataset(source, output, lambda: InProcess(MeanEngine(), CpuDecoder(99, 1)), SMALL)
+    with monkeypatch.context() as patch, pytest.raises(DifferentRun, match=r"libraries: Pillow .*, Pillow 0\.1 now"):
+        patch.setattr("PIL.__version__", "0.1")
+        score_dataset(source, output, mean_workers, SMALL)
+    assert score_dataset(source, output, mean_workers, SMALL).scored_now < 10
+
+
+@pytest.fixture
+def table(crops: Path, tmp_path: Path, portrait: Any) -> Path:
+    good = [path.read_bytes() for path in sorted(crops.rglob("*.jpg"))]
+    small = [jpeg(portrait.resize((60 + i, 60 + i))) for i in range(10)]
+    pq.write_table(pa.table({"image": good, "b": small, "c": [*good[:-1], b"x"]}), tmp_path / "t.parquet")
+    return tmp_path / "t.parquet"
+
+
+def test_another_image_column_is_refused(table: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s.parquet"
+    with pytest.raises(Stop):
+        score_dataset(Source((str(table),)), output, mean_workers, SMALL, stop_after(5))
+    with pytest.raises(DifferentRun, match="image_column: image there, b now"):
+        score_dataset(Source((str(table),), image_column="b"), output, mean_workers, SMALL)
+    named = Source((str(table),), image_column="image")  # which is what it is without a name
+    assert score_dataset(named, output, mean_workers, SMALL).scored_now < 10
+    assert {row["width"] for row in rows(output)} == {224}
+
+
+def test_a_retry_takes_the_column_that_its_output_is_from(table: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s.parquet"
+    score_dataset(Source((str(table),), image_column="c"), output, mean_workers, SMALL)
+    with pytest.raises(DifferentRun, match="image_column: c there, b now"):
+        retry_failed(output, mean_workers, SMALL, image_column="b")
+    columns = pq.read_table(table)
+    mended = [*columns["c"].to_pylist()[:-1], columns["b"][-1].as_py()]
+    pq.write_table(columns.set_column(2, "c", pa.array(mended)), table)
+    assert retry_failed(output, mean_workers, SMALL).failed == 0
+    assert rows(output)[-1]["width"] == 69
+
+
+def test_outputs_of_versions_that_recorded_less(crops: Path, tmp_path: Path) -> None:
+    """An output without the columns and the facts that came later is retried as it was."""
+    (crops / "a" / "0.jpg").write_bytes(b"x")
+    output = tmp_path / "s.parquet"
+    score_dataset(Source((str(crops),)), output, mean_workers, SMALL)
+    metadata = output_metadata(output)
+    assert metadata is not None
+    assert metadata["fingerprint"]["version"] == __version__
+    for name in ("image_column", "payload", "libraries"):
+        del metadata["fingerprint"][name]
+    old = pq.read_table(output).replace_schema_metadata({"fiqa_trt": json.dumps(metadata)})
+    pq.write_table(old, output)
+    (crops / "a" / "0.jpg").write_bytes((crops / "a" / "2.jpg").read_bytes())
+    assert retry_failed(output, mean_workers, SMALL).failed == 0
+
+
+def test_every_option_of_train_has_its_place() -> None:
+    from fiqa_trt.training.recipe import Recipe
+
+    recipe = {"members", "epochs", "batch", "rate", "schedule", "patience", "seed", "precision"}
+    data = {"labels", "images", "score_range", "init"}  # digests of what they lead to
+    # A training may move to another device, and one with other defaults is another recipe.
+    elsewhere = {"output", "config", "device", "cache", "workers", "resume", "restart", "quiet", "as_json"}
+    assert {option.name for option in train_command.params} == recipe | data | elsewhere
+    assert recipe <= counted(Recipe()).keys() == fields(Recipe)
+
+
+def test_every_option_of_synthesize_has_its_place() -> None:
+    from fiqa_trt.training.synthesis import Face, _fingerprint, _Job, synthesize
+
+    faces = {"inputs", "list_file"}
+    elsewhere = {"output", "workers", "restart", "quiet", "as_json"}
+    found = _fingerprint(_Job([(0, Face("a"))], Path("out"), 3, 1, None, 224))
+    assert {option.name for option in synthesize_command.params} == faces | elsewhere | (
+        found.keys() - {"version", "faces"}
+    )
+    assert inspect.signature(synthesize).parameters.keys() - {"out", "workers", "restart", "report"} == found.keys() - {
+        "version"
+    }
+    assert free(_Job) == {"faces", "out"}
+
+
+def test_a_delivery_is_continued_only_by_the_same(scores: Path, mask: Any, tmp_path: Path, crops: Path) -> None:
+    taken = inspect.signature(check_folder).parameters.keys()
+    assert inspect.signature(fill_folder).parameters.keys() - taken == {"report"}
+    output = tmp_path / "out"
+
+    def stop(progress: object) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        fill_folder(scores, mask, output, "copy", report=stop)
+    other = mask.copy()
+    other[-1] = not other[-1]
+    changes = ({"way": "symlink"}, {"root": str(tmp_path)}, {"image_column": "b"}, {"mask": other})
+    for change in changes:
+        with pytest.raises(OutputError, match="was being filled by another call"):
+            fill_folder(**{"scores": scores, "mask": mask, "output": output, "way": "copy"} | change)
+    assert fill_folder(scores, mask, output, "copy").already == 1
+
+
+def test_a_delivery_is_continued_where_it_began(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths lead elsewhere from another folder."""
+    monkeypatch.chdir(tmp_path)
+    score_dataset(Source(("crops",)), tmp_path / "s.parquet", mean_workers)
+    mask = pa.array([True] * 10).to_numpy(zero_copy_only=False)
+
+    def stop(progress: object) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        fill_folder(tmp_path / "s.parquet", mask, tmp_path / "out", "copy", report=stop)
+    monkeypatch.chdir(crops)
+    with pytest.raises(OutputError, match="was being filled by another call"):
+        fill_folder(tmp_path / "s.parquet", mask, tmp_path / "out", "copy")
