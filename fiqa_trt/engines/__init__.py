@@ -130,7 +130,7 @@ def _check_device(device: str) -> None:
     kind, colon, index = device.partition(":")
     numbered = kind == "cuda" and index.isdecimal() and index == str(int(index))
     if kind not in ("auto", "cpu", "cuda") or (colon and not numbered):
-        raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, …")
+        raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, ...")
 
 
 def choose_device(device: str, say: Say = lambda message: None) -> str:
