@@ -13,7 +13,8 @@ from PIL import Image
 from fiqa_trt import samples
 from fiqa_trt.building.measuring import infer
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
-from fiqa_trt.engines.openvino import OpenVinoEngine, cache_folder, half_arithmetic
+from fiqa_trt.engines.cache import cache_folder
+from fiqa_trt.engines.openvino import OpenVinoEngine, half_arithmetic
 from fiqa_trt.errors import EngineError, OutOfMemory
 from fiqa_trt.verification import verification_batch
 
