@@ -22,7 +22,7 @@ LAYERS = {
         "samples",
         "verification",
     },
-    2: {"engines", "training", "export", "pipeline"},
+    2: {"engines", "items", "training", "export", "pipeline"},
     3: {"scoring", "workers", "filtering", "delivery", "reporting", "benchmark", "evaluation", "building", "doctor"},
     4: {"api"},
     5: {"cli", "explaining", "__init__", "__main__"},
