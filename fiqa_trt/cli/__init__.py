@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import errno
 import importlib
 import os
@@ -66,6 +65,8 @@ def group() -> None:
 
 def _docstring(source: Path, function: str) -> str | None:
     """That of a function in a source file: Python with -OO keeps none, and a command's is its help."""
+    import ast
+
     try:
         nodes = ast.parse(source.read_bytes()).body
     except (OSError, SyntaxError):
