@@ -65,7 +65,7 @@ def arguments(name: str, place: Path, out: Path) -> list[object]:
         "eval": [scores, "--labels", place / "ratings.csv", "--images", "/", "--resamples", "10"],
         "export": ["-o", out / "onnx"],
         "synthesize": [crops / "9.jpg", "-o", out / "set", "--per-face", "1", "--reference", "none", "--workers", "1"],
-        "train": [place / "ratings.csv", "-o", out / "m.safetensors", "--epochs", "1", "--rate", "1e-5"],
+        "train": [place / "ratings.csv", "-o", out / "m.safetensors", "--epochs", "1", "--batch-size", "4"],
     }
     return [name, *calls[name]]
 

@@ -37,19 +37,26 @@ class ProgressLine:
         rate = (progress.done - progress.before) / max(now - self._began, 1e-9)
         left = (progress.total - progress.done) / rate if rate else 0.0
         decimals = 0 if rate >= 10 else 1
-        text = f"{progress.done:,}/{progress.total:,}  {rate:,.{decimals}f} {self._unit}/s  {_clock(left)} left"
-        text += f"  {progress.failed:,} failed" if progress.failed else ""
+        facts = [
+            f"{progress.done:,}/{progress.total:,}",
+            f"{rate:,.{decimals}f} {self._unit}/s",
+            f"{_clock(left)} left",
+        ]
+        facts += [f"{progress.failed:,} failed"] if progress.failed else []
         if not self._terminal:
-            tell(text)
+            tell("  ".join(facts))
             return
         room = columns() - 1  # a terminal may begin a new line once the last column is taken
+        while len(facts) > 1 and len("  ".join(facts)) > room:
+            facts.pop()
+        text = "  ".join(facts)[:room]
         width = min(30, room - len(text) - 2)
         bar = ""
         if width >= _SMALLEST:
             filled = round(width * progress.done / max(progress.total, 1))
             bar = self._marks[0] * filled + self._marks[1] * (width - filled)
             bar = (click.style(bar, fg="cyan") if self._colour else bar) + "  "
-        tell(f"\r{bar}{text[:room]}\x1b[K", end="")
+        tell(f"\r{bar}{text}\x1b[K", end="")
 
     def end(self) -> None:
         """Leave the terminal on a clean line."""
