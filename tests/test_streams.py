@@ -40,10 +40,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, portrait: Image.Image) -> Pa
     folder = tmp_path_factory.mktemp("place")
     (folder / "crops").mkdir()
     lines = ["path,score,group,split"]
-    for index in range(20):
+    for index in range(40):
         path = folder / "crops" / f"{index}.jpg"
-        path.write_bytes(jpeg(portrait.point([min(255, v // 2 + 8 * index) for v in range(256)] * 3)))
-        lines.append(f"{path},{(index + 1) / 22},g{index % 4},{'val' if index % 4 == 3 else 'train'}")
+        path.write_bytes(jpeg(portrait.point([min(255, v // 2 + 4 * index) for v in range(256)] * 3)))
+        lines.append(f"{path},{(index + 1) / 42},g{index % 4},{'val' if index % 4 == 3 else 'train'}")
     (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
     (folder / "crops" / "cut.jpg").write_bytes((folder / "crops" / "3.jpg").read_bytes()[:2000])
     shell("", "score", folder / "crops", "-o", folder / "s.parquet", "-q")
@@ -96,9 +96,9 @@ def test_messages_end_no_command(name: str, redirection: str, place: Path, tmp_p
     shell(redirection, *arguments(name, place, tmp_path))
     if name == "score":
         rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
-        assert [row["status"] for row in rows].count("ok") == 20
+        assert [row["status"] for row in rows].count("ok") == 40
     elif name == "filter":
-        assert len(list((tmp_path / "kept").glob("*.jpg"))) == 10
+        assert len(list((tmp_path / "kept").glob("*.jpg"))) == 20
     elif "-o" in map(str, arguments(name, place, tmp_path)):
         assert list(tmp_path.iterdir())
 
@@ -143,7 +143,7 @@ def test_several_processes(place: Path, tmp_path: Path) -> None:
     for number, redirection in enumerate(BROKEN[1:4:2]):
         out = tmp_path / f"{number}.parquet"
         shell(redirection, "score", place / "crops", "-o", out, "--devices", "cpu,cpu", "--unit-size", 4)
-        assert pq.read_table(out)["status"].to_pylist().count("ok") == 20
+        assert pq.read_table(out)["status"].to_pylist().count("ok") == 40
 
 
 def test_a_reader_that_sleeps(place: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_reader_that_sleeps(place: Path, tmp_path: Path) -> None:
     os.write(writing, bytes(4096))
     words = [*COMMAND, "score", str(place / "crops"), "-o", str(tmp_path / "s.parquet"), "--json"]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=writing, timeout=120, check=True, cwd=ROOT)
-    assert json.loads(done.stdout)["images"] == 21
+    assert json.loads(done.stdout)["images"] == 41
     os.close(writing)
     os.close(reading)
 
