@@ -146,6 +146,17 @@ def test_several_processes(place: Path, tmp_path: Path) -> None:
         assert pq.read_table(out)["status"].to_pylist().count("ok") == 40
 
 
+@pytest.mark.parametrize("megabytes", [150, 400, 700, 1000])
+def test_too_little_memory_is_one_line(megabytes: int, place: Path, tmp_path: Path) -> None:
+    """Or enough of it."""
+    words = [*COMMAND, "score", place / "crops", "-o", tmp_path / "s.parquet", "-q"]
+    call = ["bash", "-c", f'ulimit -v {megabytes}000; "$@"', "bash", *map(str, words)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("fiqa-trt:")]
+    assert (done.returncode in (1, 2) and len(lines) == 1) or (done.returncode == 0 and not lines), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_reader_that_sleeps(place: Path, tmp_path: Path) -> None:
     """It holds the run up for some seconds, and not for ever."""
     reading, writing = os.pipe()

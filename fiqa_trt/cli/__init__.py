@@ -14,7 +14,7 @@ import click
 from fiqa_trt import __version__
 from fiqa_trt.cli import streams
 from fiqa_trt.cli.common import end_interrupted
-from fiqa_trt.errors import FiqaError
+from fiqa_trt.errors import FiqaError, one_line
 
 COMMANDS = {
     "score": "Score images into one file.",
@@ -120,6 +120,22 @@ def _run() -> int:
     except FiqaError as exc:
         streams.complain(str(exc))
         return exc.exit_code
+    except Exception as exc:
+        if not _starved(exc):
+            raise
+        streams.complain(
+            f"this machine or a limit (see ulimit -a) leaves too little for this: {one_line(exc)}; what is finished is "
+            "kept, and the same command goes on with it"
+        )
+        return 1
+
+
+def _starved(error: Exception) -> bool:
+    """Whether there was no memory, no thread or no file descriptor left, which every library says in its own way."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+    signs = ("can't start new thread", "failed to map segment", "Cannot allocate memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def _speak_utf8() -> None:

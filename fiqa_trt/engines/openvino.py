@@ -21,7 +21,7 @@ from fiqa_trt.decode import Images
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.manifest import Manifest, processor_description
-from fiqa_trt.errors import EngineError, RunError
+from fiqa_trt.errors import EngineError, RunError, one_line
 
 Say = Callable[[str], None]
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -68,7 +68,11 @@ class OpenVinoEngine:
         manifest = Manifest.read(folder)
         if manifest.backend not in ("onnx", "openvino"):
             raise EngineError(f"{folder} is for {manifest.backend}, not for a CPU; use --device cuda")
-        core = openvino.Core()
+        try:
+            core = openvino.Core()
+            device = _processor(core)
+        except RuntimeError as exc:
+            raise EngineError(f"OpenVINO cannot be used here: {one_line(exc)}") from exc
         arithmetic = _arithmetic(core, manifest, precision, folder)
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _HINTS[arithmetic]}
         settings["ENABLE_CPU_PINNING"] = False  # the decoding threads use the same cores
@@ -85,8 +89,7 @@ class OpenVinoEngine:
                 network.reshape([batch, size, size, 3])
                 compiled = core.compile_model(network, "CPU", settings)
             except (RuntimeError, zipfile.BadZipFile, KeyError) as exc:
-                reason = str(exc).splitlines()[0]
-                raise EngineError(f"OpenVINO cannot use {folder / manifest.payload}: {reason}") from exc
+                raise EngineError(f"OpenVINO cannot use {folder / manifest.payload}: {one_line(exc)}") from exc
             if slot is not None:
                 _keep(compiled, slot)
         self.slots = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -101,7 +104,7 @@ class OpenVinoEngine:
         quantised = manifest.precision == "int8"
         self.info = EngineInfo(
             backend=f"openvino {openvino.__version__.split('-')[0]}",
-            device=_processor(core),
+            device=device,
             precision="int8" if quantised else "fp32" if arithmetic == "fp32" else "fp16",
             executed=f"int8 and {executed}" if quantised else executed,
             batch=batch,
