@@ -9,26 +9,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Union
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fiqa_trt import delivery, filtering, scoring
-from fiqa_trt.decode import DEFAULT_MAX_PIXELS, Decoded, fit
+from fiqa_trt.decode import DEFAULT_MAX_PIXELS, Decoded
 from fiqa_trt.engines import EngineInfo, open_engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import EngineError, UsageError
+from fiqa_trt.items import PIXELS, Item, check_item, each_item, path_of, pixels_of
 from fiqa_trt.pipeline import bounded_map, decode_all, scores_of_good
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.shards import Blob, ShardReader, read_recorded
 from fiqa_trt.sources import Source
-from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.workers import InProcess, Processes, Setup, Workers, open_decoder, parse_devices
 
-Item = Union[str, "os.PathLike[str]", bytes, npt.NDArray[np.uint8]]
 Say = Callable[[str], None]
 Report = Callable[[Progress], None]
 
@@ -62,6 +60,9 @@ class Score:
 
 class Scorer:
     """Scores images at hand. Loads once; safe to use from several threads; a context manager.
+
+    It belongs to the process that opened it: what an engine consists of does not survive a fork, nor can it be pickled.
+    A worker process opens one of its own.
 
     Raises:
         EngineError: what was asked for cannot be had here.
@@ -100,6 +101,7 @@ class Scorer:
             self._engine.close()
             raise
         self._pool, self._shards = ThreadPoolExecutor(self._decoder.threads, "scorer"), ShardReader()
+        self._process, self._closed = os.getpid(), False
 
     @property
     def info(self) -> EngineInfo:
@@ -110,20 +112,24 @@ class Scorer:
         """Scores of images, in their order.
 
         Args:
-            items: paths (members of shards like `x.tar::a.jpg` too), the bytes of files, or uint8 arrays: RGB
-                [H, W, 3] or grey [H, W].
+            items: several, also from a generator; of one, give `[item]`. Each a path (members of shards like
+                `x.tar::a.jpg` too), the bytes of a file, a PIL image of any mode (its EXIF orientation counts, as in a
+                file), or a uint8 array: RGB [H, W, 3], grey [H, W] or [H, W, 1].
 
         Raises:
-            UsageError: an item that is none of these. What is wrong with an image itself is in its `status`.
+            UsageError: one image instead of several, an item that is none of these (named by its index, and before any
+                is scored unless they come from a generator), or a Scorer that is closed or another process's. What is
+                wrong with an image itself is in its `status`.
             RunError: the engine failed.
         """
+        self._check_usable()
         batch = self.info.batch
-        iterator = iter(items)
+        iterator = each_item(items)
         names: list[str | None] = []
 
         def chunks() -> Iterable[list[Item]]:
             while chunk := list(islice(iterator, batch)):
-                names.extend(os.fspath(item) if isinstance(item, (str, os.PathLike)) else None for item in chunk)
+                names.extend(map(path_of, chunk))
                 yield chunk
 
         def begin(chunk: list[Item]) -> Future[tuple[Decoded, Future[Scores]]]:
@@ -138,22 +144,25 @@ class Scorer:
 
     def pixels(self, item: Item) -> npt.NDArray[np.uint8]:
         """What the networks see of an image: uint8 RGB [224, 224, 3]. Raises ImageError if it cannot be decoded."""
-        if isinstance(item, np.ndarray):
-            return _fitted(item)
-        decoded = self._decoder.decode([_blob(item, self._shards)], 1)
+        self._check_usable()
+        check_item(item, "the image")
+        decoded = self._decoded([item], 1)
         outcome = decoded.outcomes[0]
         if outcome.status is not Status.OK:
             raise ImageError(outcome.status, outcome.error or "", outcome.width, outcome.height)
         return np.asarray(decoded.pixels[0] if isinstance(decoded.pixels, np.ndarray) else decoded.pixels[0].cpu())
 
     def _begin(self, chunk: list[Item]) -> tuple[Decoded, Future[Scores]]:
-        arrays = {row: _fitted(item) for row, item in enumerate(chunk) if isinstance(item, np.ndarray)}
+        decoded = self._decoded(chunk, self.info.batch)
+        return decoded, self._engine.submit(decoded.pixels)
+
+    def _decoded(self, chunk: list[Item], batch: int) -> Decoded:
         blobs = [_blob(item, self._shards) for item in chunk]
-        decoded = decode_all(self._decoder, blobs, self.info.batch)
-        outcomes = list(decoded.outcomes)
-        for row in arrays:
-            height, width = chunk[row].shape[:2]  # type: ignore[union-attr]
-            outcomes[row] = Outcome(Status.OK, width, height)
+        decoded = decode_all(self._decoder, blobs, batch)
+        outcomes, arrays = list(decoded.outcomes), dict[int, npt.NDArray[np.uint8]]()
+        for row, item in enumerate(chunk):
+            if isinstance(item, PIXELS):
+                outcomes[row], arrays[row] = pixels_of(item, self._decoder.max_pixels)
         if arrays and isinstance(decoded.pixels, np.ndarray):
             decoded.pixels[list(arrays)] = list(arrays.values())
         elif arrays:
@@ -161,7 +170,19 @@ class Scorer:
 
             decoded.pixels[list(arrays)] = torch.from_numpy(np.stack(list(arrays.values()))).to(decoded.pixels.device)
             torch.cuda.current_stream(decoded.pixels.device).synchronize()  # the engine reads on another
-        return Decoded(outcomes, decoded.pixels), self._engine.submit(decoded.pixels)
+        return Decoded(outcomes, decoded.pixels)
+
+    def _check_usable(self) -> None:
+        if self._process != os.getpid():
+            raise UsageError(
+                "this Scorer was opened before a fork, which its engine does not survive: open one in this process, or "
+                "start processes with multiprocessing's `spawn`"
+            )
+        if self._closed:
+            raise UsageError("this Scorer is closed: open another")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Scorer cannot be pickled: open one in each process")
 
     def _score(self, path: str | None, outcome: Outcome, values: npt.NDArray[np.float32]) -> Score:
         good = outcome.status is Status.OK
@@ -170,7 +191,10 @@ class Scorer:
         return Score(path, mean, members, outcome.width, outcome.height, outcome.status.value, outcome.error)
 
     def close(self) -> None:
-        """Release the device."""
+        """Release the device; nothing happens where that is done, or is another process's to do."""
+        if self._closed or self._process != os.getpid():
+            return
+        self._closed = True
         self._pool.shutdown()
         self._shards.close()
         self._engine.close()
@@ -184,25 +208,12 @@ class Scorer:
         self.close()
 
 
-def _fitted(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    if (
-        array.dtype != np.uint8
-        or array.ndim not in (2, 3)
-        or (array.ndim == 3 and array.shape[2] != 3)
-        or 0 in array.shape
-    ):
-        raise UsageError(f"an array of {array.dtype} {array.shape}: it must be uint8, RGB [H, W, 3] or grey [H, W]")
-    return fit(Image.fromarray(np.ascontiguousarray(array)).convert("RGB"), PreprocessSpec().size)
-
-
 def _blob(item: Item, shards: ShardReader) -> Blob:
-    if isinstance(item, np.ndarray):
-        return ImageError(Status.OK, "")  # has its pixels already
-    if isinstance(item, bytes):
-        return item or ImageError(Status.EMPTY, "0 bytes")
-    if not isinstance(item, (str, os.PathLike)):
-        raise UsageError(f"cannot score a {type(item).__name__}: give a path, the bytes of a file, or a uint8 array")
-    return read_recorded(os.fspath(item), shards)
+    if (path := path_of(item)) is not None:
+        return read_recorded(path, shards)
+    if isinstance(item, PIXELS):
+        return ImageError(Status.OK, "")  # put into the batch afterwards
+    return bytes(item) or ImageError(Status.EMPTY, "0 bytes")  # type: ignore[arg-type]
 
 
 def score_dataset(

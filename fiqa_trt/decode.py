@@ -235,6 +235,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image that Pillow opened or made, as `decode_image` gives the one of a file. Raises ImageError likewise."""
+    try:
+        image.load()
+        upright, method = _to_rgb(image), _UPRIGHT.get(_orientation(image))
+        return upright if method is None else upright.transpose(method)
+    except ImageError:
+        raise
+    except Exception as exc:  # as in `decode_image`: a file that is read only now
+        status = Status.TRUNCATED if "truncated" in str(exc).lower() else Status.CORRUPT
+        raise ImageError(status, str(exc) or type(exc).__name__, *image.size) from exc
+
+
 def fit(image: Image.Image, size: int) -> Pixels:
     """Short edge to `size` with the antialiased bilinear filter, then the centre: uint8 [size, size, 3].
 

@@ -146,10 +146,10 @@ def _seen(name: str, function: Any, remedy: str) -> Check:
 
 def _openvino() -> Check:
     def try_it() -> str:
-        from fiqa_trt.engines import RELEASED
+        from fiqa_trt.engines import RELEASED, Manifest, check_known
         from fiqa_trt.engines.openvino import OpenVinoEngine
 
-        engine = OpenVinoEngine(RELEASED, batch=1)
+        engine = check_known(lambda: (OpenVinoEngine(RELEASED, batch=1), Manifest.read(RELEASED)))
         engine.close()
         return f"{engine.info.backend}, auto runs in {engine.info.executed}"
 

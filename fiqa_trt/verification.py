@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ Scores = npt.NDArray[np.float32]
 
 PORTRAIT = Path(__file__).with_name("portrait.png")
 SIZE = 224
+_T = TypeVar("_T", bound=np.generic)
 _SEED = 0
 _LEVELS = 6
 
@@ -38,23 +40,49 @@ def verification_batch() -> Pixels:
     grain = rng.normal(0, 1, face.shape)
     images = [face]
     for level in np.arange(1, _LEVELS + 1) / _LEVELS:
-        side, small = round(150 * level), round(224 * 0.06**level)
-        hidden = face.copy()
-        hidden[40 : 40 + side, 37 : 37 + side] = 90
-        images += [
-            _blurred(face, 8 * level**1.5),
-            face + 60 * level * grain,
-            face * (1 - 0.95 * level),
-            face * (1 - 0.9 * level) + 200 * level,
-            np.minimum(face * (1 + 3 * level), 255),
-            _stretched(_stretched(face, small), SIZE),
-            128 + (face - 128) * (1 - 0.95 * level),
-            hidden,
-        ]
+        dark, hazy, bright, flat = _tones(face, level)
+        small = _stretched(_stretched(face, round(224 * 0.06**level)), SIZE)
+        damaged = [_blurred(face, 8 * level**1.5), face + 60 * level * grain, dark, hazy, bright, small, flat]
+        images += [*damaged, _hidden(face, level)]
     for cells in np.geomspace(3, SIZE, 15).astype(int):
         pattern = rng.randint(0, 256, (cells, cells, 3)).astype(np.float64)
         images.append(_stretched(pattern, SIZE) * rng.uniform(0.2, 1))
-    return np.rint(np.clip(np.stack(images), 0, 255)).astype(np.uint8)
+    return _levels(np.stack(images))
+
+
+KNOWN = (0, 11, 12, 13, 15, 16)
+"""Places in the verification batch of `known_crops`."""
+
+
+def known_crops() -> Pixels:
+    """Some images of the verification batch that differ much in their scores and take a few milliseconds to make.
+
+    Uint8 [6, 224, 224, 3]: the portrait; too dark, hazy, too bright, flat; half hidden.
+    """
+    face, level = portrait(), 2 / _LEVELS
+    tones = [_levels(values)[face] for values in _tones(np.arange(256.0), level)]
+    return np.stack([face, *tones, _hidden(face, level)])
+
+
+def _tones(levels: npt.NDArray[np.float64], level: float) -> list[npt.NDArray[np.float64]]:
+    """Darkness, haze, too much light, lack of contrast, by how much from 0 to 1."""
+    return [
+        levels * (1 - 0.95 * level),
+        levels * (1 - 0.9 * level) + 200 * level,
+        np.minimum(levels * (1 + 3 * level), 255),
+        128 + (levels - 128) * (1 - 0.95 * level),
+    ]
+
+
+def _hidden(face: npt.NDArray[_T], level: float) -> npt.NDArray[_T]:
+    """Something in the way."""
+    side, hidden = round(150 * level), face.copy()
+    hidden[40 : 40 + side, 37 : 37 + side] = 90
+    return hidden
+
+
+def _levels(values: npt.NDArray[np.float64]) -> Pixels:
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
 
 
 def _blurred(image: npt.NDArray[np.float64], sigma: float) -> npt.NDArray[np.float64]:

@@ -18,6 +18,7 @@ from fiqa_trt import samples
 from fiqa_trt.decode import CpuDecoder, Images
 from fiqa_trt.engines import RELEASED, Engine
 from fiqa_trt.engines.base import EngineInfo, Scores, finished
+from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
@@ -33,6 +34,7 @@ class MeanEngine:
 
     slots = 1
     place = "cpu"
+    kept: Slot | None = None
 
     def __init__(self, batch: int = 4) -> None:
         self.info = EngineInfo("mean 1", "none", "fp32", "fp32", batch, "0" * 64, MEMBERS)

@@ -253,7 +253,7 @@ def test_the_quickest_way_within_tolerance_is_taken() -> None:
     def measured(rate: int) -> Measured:
         if rate > 50:
             raise EngineError(f"{rate} is too far from FP32")
-        return Measured(INFO, rate, {})
+        return Measured(INFO, rate, {}, np.zeros((0, 2), np.float32))
 
     said = list[str]()
     assert quickest(measured, [10, 30, 99, 20], said.append).rate == 30

@@ -13,7 +13,7 @@ from PIL import Image
 from fiqa_trt import samples
 from fiqa_trt.building.measuring import infer
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
-from fiqa_trt.engines.openvino import OpenVinoEngine, cache_folder, half_arithmetic
+from fiqa_trt.engines.openvino import OpenVinoEngine, half_arithmetic
 from fiqa_trt.errors import EngineError, OutOfMemory
 from fiqa_trt.verification import verification_batch
 
@@ -181,32 +181,14 @@ def test_bad_engine_directories(tmp_path: Path) -> None:
             open_engine(engine=str(tmp_path / "e"))
 
 
-def test_cache_is_used_and_may_be_damaged_or_absent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portrait: Image.Image
-) -> None:
-    monkeypatch.setenv("FIQA_TRT_CACHE", str(tmp_path / "cache"))
-    crop = np.asarray(portrait)[None]
-    first = OpenVinoEngine(RELEASED, "fp32", 1)
-    expected = infer(first, crop)
-    blobs = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    assert blobs
-    for blob in blobs:
-        blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
-    assert np.array_equal(infer(OpenVinoEngine(RELEASED, "fp32", 1), crop), expected)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("FIQA_TRT_CACHE", str(tmp_path / "file" / "below"))
-    assert cache_folder() is None
-    assert np.array_equal(infer(OpenVinoEngine(RELEASED, "fp32", 1), crop), expected)
-
-
 def test_a_batch_that_a_gpu_has_no_memory_for_is_halved(released: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[int | None]()
 
-    def limited(device: str, precision: str, engine: str, batch: int | None, say: object) -> Engine:
+    def limited(device: str, precision: str, engine: str, batch: int | None, say: object) -> tuple[Engine, Manifest]:
         asked.append(batch)
         if (size := batch or 256) > 100:
             raise OutOfMemory(f"the GPU has no memory for batches of {size}", size)
-        return released
+        return released, Manifest.read(RELEASED)
 
     monkeypatch.setattr("fiqa_trt.engines._open", limited)
     said = list[str]()
@@ -214,7 +196,7 @@ def test_a_batch_that_a_gpu_has_no_memory_for_is_halved(released: Engine, monkey
     assert asked == [None, 128, 64]
     assert said[0] == "the GPU has no memory for batches of 256: trying batches of 128"
 
-    def never(*arguments: object) -> Engine:
+    def never(*arguments: object) -> tuple[Engine, Manifest]:
         raise OutOfMemory("no memory at all", 1)
 
     monkeypatch.setattr("fiqa_trt.engines._open", never)

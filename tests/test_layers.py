@@ -30,7 +30,7 @@ LAYERS = {
         "samples",
         "verification",
     },
-    2: {"engines", "training", "export", "pipeline"},
+    2: {"engines", "items", "training", "export", "pipeline"},
     3: {
         "scoring",
         "workers",

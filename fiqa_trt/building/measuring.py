@@ -63,11 +63,15 @@ def throughput(engine: Engine, seconds: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What an engine turned out to be: itself with the quickest batch, images per second, agreement with FP32."""
+    """What an engine turned out to be: itself with the quickest batch, images per second, agreement with FP32.
+
+    `scores` are those of the verification batch.
+    """
 
     info: EngineInfo
     rate: float
     agreement: dict[str, float]
+    scores: Scores
 
 
 def measure_engine(
@@ -95,7 +99,7 @@ def measure_engine(
     Raises:
         EngineError: out of tolerance, or it cannot be opened with any batch size.
     """
-    rates, found = dict[int, list[float]](), dict[int, tuple[EngineInfo, Agreement]]()
+    rates, found = dict[int, list[float]](), dict[int, tuple[EngineInfo, Agreement, Scores]]()
     with contextlib.ExitStack() as stack:
         engines = dict[int, Engine]()
         for batch in batches:
@@ -108,9 +112,10 @@ def measure_engine(
                 continue
             stack.callback(engine.close)
             engines[batch] = engine
-            agreement = compare(infer(engine, verification_batch()), reference)
+            scores = infer(engine, verification_batch())
+            agreement = compare(scores, reference)
             check(agreement, precision, f"the {what} engine")
-            found[batch] = engine.info, agreement
+            found[batch] = engine.info, agreement, scores
             if not at_once:
                 rates[batch] = [throughput(engine, _TIMED_SECONDS) for _ in range(_ROUNDS)]
                 stack.pop_all().close()
@@ -120,8 +125,8 @@ def measure_engine(
     medians = {batch: statistics.median(values) for batch, values in rates.items()}
     say(f"{what}, images/s by batch: " + ", ".join(f"{batch}: {rate:,.0f}" for batch, rate in medians.items()))
     best = max(medians, key=lambda batch: medians[batch])
-    info, agreement = found[best]
-    return Measured(info, medians[best], agreement.rounded())
+    info, agreement, scores = found[best]
+    return Measured(info, medians[best], agreement.rounded(), scores)
 
 
 def quickest(measured: Callable[[T], Measured], ways: Sequence[T], say: Say) -> Measured:
@@ -154,7 +159,13 @@ def with_figures(manifest: Manifest, found: Measured) -> Manifest:
         batch=(low, found.info.batch, high),
         throughput=round(found.rate, 1),
         agreement=found.agreement,
+        reference=rounded(found.scores),
     )
+
+
+def rounded(scores: Scores) -> tuple[tuple[float, ...], ...]:
+    """Member scores as a manifest records them."""
+    return tuple(tuple(float(f"{value:.7g}") for value in row) for row in scores)
 
 
 def batch_sizes(sizes: Sequence[int], max_batch: int) -> list[int]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import signal
 import sys
+from pathlib import Path
 
 import click
 
 from fiqa_trt import __version__
+from fiqa_trt.cli import streams
 from fiqa_trt.cli.common import end_interrupted
-from fiqa_trt.errors import FiqaError, printable
+from fiqa_trt.errors import FiqaError, one_line
 
 COMMANDS = {
     "score": "Score images into one file.",
@@ -37,7 +41,10 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"fiqa_trt.cli.{cmd_name}").command
+        module = importlib.import_module(f"fiqa_trt.cli.{cmd_name}")
+        command: click.Command = module.command
+        if command.help is None:
+            command.help = _docstring(Path(str(module.__file__)), "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -56,22 +63,90 @@ def group() -> None:
     """
 
 
-def main() -> None:
-    """Run the command line; every error becomes one line on stderr and its exit code. SIGTERM counts as Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _docstring(source: Path, function: str) -> str | None:
+    """That of a function in a source file: Python with -OO keeps none, and a command's is its help."""
+    import ast
+
     try:
-        code = group.main(prog_name="fiqa-trt", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        nodes = ast.parse(source.read_bytes()).body
+    except (OSError, SyntaxError):
+        return None
+    found = (node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == function)
+    return next(map(ast.get_docstring, found), None)
+
+
+if group.help is None:
+    group.help = _docstring(Path(__file__), "group")
+
+
+def main() -> None:
+    """Run the command line; every error becomes one line on stderr and its exit code.
+
+    SIGTERM and the end of the terminal (SIGHUP, unless nohup) count as Ctrl-C.
+    """
+    _speak_utf8()
+    results = streams.secure()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        code = _run()
     except (KeyboardInterrupt, click.Abort):
         end_interrupted("interrupted")
+    sys.stdout.flush()
+    if results.failure is not None and results.failure.errno == errno.EPIPE:
+        code = code or streams.READER_GONE
+    elif results.failure is not None:
+        streams.complain(f"cannot write the results to standard output: {results.failure.strerror}")
+        code = code or 1
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of the command that was given."""
+    try:
+        code = group.main(prog_name="fiqa-trt", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
-        sys.exit(exc.exit_code)
+        return exc.exit_code
     except click.ClickException as exc:
         context = getattr(exc, "ctx", None)
         way_out = f"; see {context.command_path} --help" if context is not None else ""
-        click.echo(f"fiqa-trt: {printable(exc.format_message().rstrip('.'))}{way_out}", err=True)
-        sys.exit(exc.exit_code)
+        streams.complain(f"{exc.format_message().rstrip('.')}{way_out}")
+        return exc.exit_code
     except FiqaError as exc:
-        click.echo(f"fiqa-trt: {printable(str(exc))}", err=True)
-        sys.exit(exc.exit_code)
+        streams.complain(str(exc))
+        return exc.exit_code
+    except Exception as exc:
+        if not _starved(exc):
+            raise
+        streams.complain(
+            f"this machine or a limit (see ulimit -a) leaves too little for this: {one_line(exc)}; what is finished is "
+            "kept, and the same command goes on with it"
+        )
+        return 1
+
+
+def _starved(error: Exception) -> bool:
+    """Whether there was no memory, no thread or no file descriptor left, which every library says in its own way."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+    signs = ("can't start new thread", "failed to map segment", "Cannot allocate memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def _speak_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding (LC_ALL=C, ISO-8859-1).
+
+    Paths in tables are text, and names of files are bytes; with one encoding between them, there is no file that can be
+    named in one way and not in the other. What is printed keeps the locale's encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or sys.flags.utf8_mode or not sys.executable:
+        return
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    if sys.stderr is not None:
+        environment.setdefault("PYTHONIOENCODING", sys.stderr.encoding)
+    os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fiqa_trt.cli.common import speaker
+from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def command(
     if output is not None:
         with atomic(output) as temporary:
             temporary.write_text(json.dumps(facts, indent=1) + "\n")
-    click.echo(json.dumps(facts) if as_json else describe(result, before))
+    give(json.dumps(facts) if as_json else describe(result, before))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 
 from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
+from fiqa_trt.cli.streams import give
 
 _PATH = click.Path(path_type=Path)
 
@@ -70,4 +71,4 @@ def command(
     say("against FP32: " + ", ".join(f"{name} {value:.5g}" for name, value in manifest.agreement.items()))
     say(f"written to {built.folder} in {manifest.seconds:.0f} s")
     if as_json:
-        click.echo(json.dumps({"folder": str(built.folder), **dataclasses.asdict(manifest)}))
+        give(json.dumps({"folder": str(built.folder), **dataclasses.asdict(manifest)}))

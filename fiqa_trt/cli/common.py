@@ -8,16 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-import click
-
 from fiqa_trt.cli.progress import ProgressLine
+from fiqa_trt.cli.streams import complain, tell
+from fiqa_trt.errors import printable
 
 INTERRUPTED = 130
 
 
 def speaker(quiet: bool) -> Callable[[str], None]:
-    """Prints a line on stderr, or nothing."""
-    return lambda message: None if quiet else click.echo(message, err=True)
+    """Prints lines on stderr, or nothing."""
+    return lambda message: None if quiet else tell("\n".join(map(printable, message.split("\n"))))
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def interruptible(bar: ProgressLine, hint: str) -> Iterator[None]:
 
 def end_interrupted(message: str) -> NoReturn:
     """Say it and end, at once: finished work is safe, and a thread that hangs on a dead disk must not hold us back."""
-    click.echo(f"fiqa-trt: {message}", err=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    complain(message)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
     os._exit(INTERRUPTED)

@@ -9,6 +9,8 @@ import warnings
 
 import click
 
+from fiqa_trt.cli.streams import give
+
 
 @click.command(short_help="Say what works on this machine, and how to mend the rest.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -26,14 +28,14 @@ def command(as_json: bool) -> None:
         warnings.simplefilter("ignore")
         report = examine()
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report)))
+        give(json.dumps(dataclasses.asdict(report)))
         return
-    click.echo(f"fiqa-trt {report.version}, Python {report.python}, {report.system}")
-    click.echo(f"{report.processor}, {report.cores} core(s): {' '.join(report.arithmetic)}")
+    give(f"fiqa-trt {report.version}, Python {report.python}, {report.system}")
+    give(f"{report.processor}, {report.cores} core(s): {' '.join(report.arithmetic)}")
     for gpu in report.gpus:
-        click.echo(f"{gpu.name}, {gpu.memory / 1e9:.0f} GB, driver {gpu.driver}")
-    click.echo("  ".join(f"{name} {version}" for name, version in report.versions.items() if version))
+        give(f"{gpu.name}, {gpu.memory / 1e9:.0f} GB, driver {gpu.driver}")
+    give("  ".join(f"{name} {version}" for name, version in report.versions.items() if version))
     for check in report.checks:
-        click.echo(f"{'yes' if check.works else 'no ':3}  {check.name}: {check.detail}")
+        give(f"{'yes' if check.works else 'no ':3}  {check.name}: {check.detail}")
         if check.remedy:
-            click.echo(f"     -> {check.remedy}")
+            give(f"     -> {check.remedy}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.errors import EngineError
+from fiqa_trt.cli.streams import give, tell
+from fiqa_trt.errors import EngineError, printable
 
 if TYPE_CHECKING:
     from fiqa_trt.engines.store import Found
@@ -47,19 +48,19 @@ def command(folder: Path | None, as_json: bool) -> None:
             }
             for entry in found
         ]
-        click.echo(json.dumps({"engines": entries}))
+        give(json.dumps({"engines": entries}))
         return
     if not found:
-        click.echo(f"no engines in {place}; make one with: fiqa-trt build", err=True)
+        tell(f"no engines in {printable(str(place))}; make one with: fiqa-trt build")
     for entry in found:
         manifest = entry.manifest
         if manifest is None:
-            click.echo(f"{entry.folder}: {entry.problem}")
+            give(f"{entry.folder}: {entry.problem}")
             continue
         rate = f"{manifest.throughput:,.0f} images/s" if manifest.throughput else "not timed"
         verdict = entry.problem or ("usable, the choice of auto" if entry.folder in chosen else "usable")
         what = f"{manifest.backend} {manifest.precision}, {manifest.target.name or 'any'}, {rate}"
-        click.echo(f"{entry.folder}: {what}; {verdict}")
+        give(f"{entry.folder}: {what}; {verdict}")
 
 
 def _whole(entry: Found) -> Found:

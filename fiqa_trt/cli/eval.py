@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import EngineError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def command(
     else:
         assert pairs is not None
         result = _pairs(scores, pairs, images, column, fnmr, fmr, plot)
-    click.echo(json.dumps(result) if as_json else result["text"])
+    give(json.dumps(result) if as_json else result["text"])
 
 
 def _labels(

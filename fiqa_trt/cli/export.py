@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fiqa_trt.cli.streams import give
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -43,4 +45,4 @@ def command(checkpoint: Path | None, output: Path, _format: str, precision: str,
     file = checkpoint or CHECKPOINT
     manifest = export(file, output, int8_ranges(file, calibration) if precision == "int8" else None)
     agreement = manifest.agreement
-    click.echo(f"{output}: {manifest.payload} of {manifest.model[:12]}, within {agreement['max']:.1g} of PyTorch")
+    give(f"{output}: {manifest.payload} of {manifest.model[:12]}, within {agreement['max']:.1g} of PyTorch")

@@ -12,6 +12,7 @@ import click
 
 from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
+from fiqa_trt.cli.streams import complain, give
 from fiqa_trt.errors import printable
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ def command(
     if as_json:
         facts = {"kept": selection.kept, "dropped": selection.dropped, "groups": selection.groups}
         facts |= {"lost_groups": selection.lost, "delivered": delivered and dataclasses.asdict(delivered)}
-        click.echo(json.dumps(facts))
+        give(json.dumps(facts))
     if delivered is not None and selection.kept and not delivered.written and not delivered.already:
-        click.echo("fiqa-trt: not one of the images could be delivered", err=True)
+        complain("not one of the images could be delivered")
         sys.exit(NOTHING_DELIVERED)
 
 
@@ -149,7 +150,7 @@ def describe(selection: Selection) -> str:
     for reason, count in selection.dropped.items():
         lines.append(f"  {count:,} {reason}" if count > 0 else f"  {-count:,} {reason}")
     if selection.lost:
-        named = ", ".join(map(printable, selection.lost[:_NAMED])) + (", …" if len(selection.lost) > _NAMED else "")
+        named = ", ".join(map(printable, selection.lost[:_NAMED])) + (", ..." if len(selection.lost) > _NAMED else "")
         which = f"{len(selection.lost):,} of {selection.groups:,} groups"
         lines.append(f"{which} lose everything (--keep-at-least 1 rescues them): {named}")
     return "\n".join(lines)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import time
 
 import click
 
+from fiqa_trt.cli.streams import can_take, columns, is_terminal, tell
 from fiqa_trt.progress import Progress
 
 _BAR_SECONDS = 0.2
 _LINE_SECONDS = 10.0
+_SMALLEST = 5
+"""Columns of a bar that is worth showing."""
 
 
 class ProgressLine:
@@ -21,8 +22,9 @@ class ProgressLine:
     def __init__(self, unit: str, *, quiet: bool = False) -> None:
         self._unit = unit
         self._quiet = quiet
-        self._terminal = sys.stderr.isatty()
+        self._terminal = is_terminal()
         self._colour = self._terminal and "NO_COLOR" not in os.environ
+        self._marks = "█░" if can_take("█░") else "#-"
         self._began = self._shown = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
@@ -35,22 +37,31 @@ class ProgressLine:
         rate = (progress.done - progress.before) / max(now - self._began, 1e-9)
         left = (progress.total - progress.done) / rate if rate else 0.0
         decimals = 0 if rate >= 10 else 1
-        text = f"{progress.done:,}/{progress.total:,}  {rate:,.{decimals}f} {self._unit}/s  {_clock(left)} left"
-        text += f"  {progress.failed:,} failed" if progress.failed else ""
+        facts = [
+            f"{progress.done:,}/{progress.total:,}",
+            f"{rate:,.{decimals}f} {self._unit}/s",
+            f"{_clock(left)} left",
+        ]
+        facts += [f"{progress.failed:,} failed"] if progress.failed else []
         if not self._terminal:
-            click.echo(text, err=True)
+            tell("  ".join(facts))
             return
-        columns = shutil.get_terminal_size().columns
-        width = max(0, min(30, columns - len(text) - 5))
-        filled = round(width * progress.done / max(progress.total, 1))
-        bar = "█" * filled + "░" * (width - filled)
-        bar = click.style(bar, fg="cyan") if self._colour else bar
-        click.echo(f"\r{bar}  {text[: columns - 5]}\x1b[K", err=True, nl=False)
+        room = columns() - 1  # a terminal may begin a new line once the last column is taken
+        while len(facts) > 1 and len("  ".join(facts)) > room:
+            facts.pop()
+        text = "  ".join(facts)[:room]
+        width = min(30, room - len(text) - 2)
+        bar = ""
+        if width >= _SMALLEST:
+            filled = round(width * progress.done / max(progress.total, 1))
+            bar = self._marks[0] * filled + self._marks[1] * (width - filled)
+            bar = (click.style(bar, fg="cyan") if self._colour else bar) + "  "
+        tell(f"\r{bar}{text}\x1b[K", end="")
 
     def end(self) -> None:
         """Leave the terminal on a clean line."""
         if self._terminal and not self._quiet:
-            click.echo("\r\x1b[K", err=True, nl=False)
+            tell("\r\x1b[K", end="")
 
 
 def _clock(seconds: float) -> str:

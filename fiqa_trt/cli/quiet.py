@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from fiqa_trt.cli.streams import messages
+
 _STDERR = 2
 _COMPLAINT = re.compile(
     rb"Corrupt JPEG|Premature end of JPEG|Invalid SOS|Inconsistent progression|Unsupported JPEG|Bogus |Warning: unknown"
@@ -27,37 +29,33 @@ def without_complaints() -> Iterator[None]:
     python = sys.stderr
     try:
         elsewhere = python.fileno() != _STDERR
-    except (OSError, ValueError):  # no file at all
+        python.flush()
+        kept = os.dup(_STDERR)
+    except (AttributeError, OSError, ValueError):  # none at all, or no file
         elsewhere = True
     if elsewhere:
         yield
         return
-    python.flush()
-    kept = os.dup(_STDERR)
     reading, writing = os.pipe()
     os.dup2(writing, _STDERR)
     os.close(writing)
-    thread = threading.Thread(target=_forward, args=(reading, kept), daemon=True, name="stderr")
+    thread = threading.Thread(target=_forward, args=(reading, os.dup(kept)), daemon=True, name="stderr")
     thread.start()
-    ours = os.fdopen(os.dup(kept), "w", buffering=1, encoding=python.encoding, errors=python.errors)
-    sys.stderr = ours
+    sys.stderr = ours = messages(os.dup(kept), python, owned=True)
     try:
         yield
     finally:
         sys.stderr = python
         ours.close()
         os.dup2(kept, _STDERR)  # closes the last writing end, unless a process that outlives us has one
+        os.close(kept)
         thread.join(_JOIN_SECONDS)
 
 
 def _forward(source: int, target: int) -> None:
-    held = b""
-    while block := os.read(source, 1 << 16):
-        *lines, held = (held + block).split(b"\n")
+    """Lines to `target` until the other end is closed; without a reader to the end, those who write would wait."""
+    with messages(target, None, owned=True) as told, open(source, "rb") as lines:
         for line in lines:
             if not _COMPLAINT.match(line):
-                os.write(target, line + b"\n")
-    if held:
-        os.write(target, held)
-    os.close(source)
-    os.close(target)
+                told.buffer.write(line)
+                told.flush()

@@ -18,6 +18,7 @@ import click
 from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
+from fiqa_trt.cli.streams import complain, give
 
 if TYPE_CHECKING:
     from fiqa_trt.scoring import Summary
@@ -62,7 +63,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 )
 @click.option("--max-failed", metavar="N|P%", callback=_max_failed, help="Exit with 3 if more rows than this failed.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
-@click.option("--devices", metavar="0,1,…|all", help="A process for each of several GPUs (or cpu,cpu).")
+@click.option("--devices", metavar="0,1,...|all", help="A process for each of several GPUs (or cpu,cpu).")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
 @click.option(
     "--engine",
@@ -179,9 +180,9 @@ def command(
             summary = scoring.score_dataset(source, output, opened, options, bar, say)
     say(describe(summary))
     if as_json:
-        click.echo(json.dumps({**dataclasses.asdict(summary), "failed": summary.failed}))
+        give(json.dumps({**dataclasses.asdict(summary), "failed": summary.failed}))
     if summary.failed == summary.images or (max_failed is not None and summary.failed > max_failed(summary.images)):
-        click.echo(f"fiqa-trt: {summary.failed:,} of {summary.images:,} rows failed", err=True)
+        complain(f"{summary.failed:,} of {summary.images:,} rows failed")
         sys.exit(BEYOND_MAX_FAILED)
 
 

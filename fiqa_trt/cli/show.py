@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fiqa_trt.cli.common import speaker
+from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import OutputError, printable
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def command(
         seen = [scorer.pixels(str(score.path)) for score in good]
     below = {s.path: among.share_below(s.score) for s in found if among is not None and s.score is not None}
     if as_json:
-        click.echo(json.dumps({"images": [{**dataclasses.asdict(s), "better_than": below.get(s.path)} for s in found]}))
+        give(json.dumps({"images": [{**dataclasses.asdict(s), "better_than": below.get(s.path)} for s in found]}))
     else:
-        click.echo(table(found, None if among is None else below))
+        give(table(found, None if among is None else below))
     targets = [_target(str(score.path), output) for score in good]
     _check_targets(targets)
     for score, pixels, target in zip(good, seen, targets, strict=True):

@@ -11,6 +11,7 @@ import click
 
 from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
+from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import InputError
 from fiqa_trt.sources import Source
 
@@ -84,4 +85,4 @@ def command(
     say(f"{made.crops:,} crops of {len(faces) - len(made.failed):,} images, {len(made.failed):,} left out")
     say(f"written to {made.table}")
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(made)))
+        give(json.dumps(dataclasses.asdict(made)))

@@ -12,6 +12,7 @@ import click
 
 from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
+from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import EngineError
 from fiqa_trt.spec import MEMBERS
 
@@ -114,4 +115,4 @@ def command(
     say(f"best: {run.describe(done.best)}")
     say(f"written to {done.output}")
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(done)))
+        give(json.dumps(dataclasses.asdict(done)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ def open_engine(
 
     `auto` takes the best engine of the released checkpoint that was built here (see `store.best_engine`); without one,
     OpenVINO or PyTorch runs the released network as it is. A batch that a GPU has no memory for is halved until it
-    fits, and `say` hears of it.
+    fits, and `say` hears of it. Whatever it is, it has scored some crops whose scores are known before it is returned.
 
     Args:
         device: auto, cpu, cuda or cuda:i. Only `auto` falls back to the CPU, and tells `say` why.
@@ -43,18 +44,49 @@ def open_engine(
     Raises:
         EngineError: what was asked for cannot be had here.
     """
-    tried = None
-    while True:
-        try:
-            return _open(device, precision, engine, batch, say)
-        except OutOfMemory as exc:
-            if exc.batch < 2 or exc.batch == tried:  # an engine may not take fewer
-                raise
-            tried, batch = exc.batch, exc.batch // 2
-            say(f"{exc}: trying batches of {batch}")
+
+    def opened(batch: int | None) -> tuple[Engine, Manifest]:
+        tried = None
+        while True:
+            try:
+                return _open(device, precision, engine, batch, say)
+            except OutOfMemory as exc:
+                if exc.batch < 2 or exc.batch == tried:  # an engine may not take fewer
+                    raise
+                tried, batch = exc.batch, exc.batch // 2
+                say(f"{exc}: trying batches of {batch}")
+
+    return check_known(lambda: opened(batch), say)
 
 
-def _open(device: str, precision: str, engine: str, batch: int | None, say: Say) -> Engine:
+def check_known(opened: Callable[[], tuple[Engine, Manifest]], say: Say = lambda message: None) -> Engine:
+    """The engine that `opened` opens, with the manifest that says what it must score; see `known.difference`.
+
+    If it does not, and came from a cache, that is dropped, and it is opened once more.
+
+    Raises:
+        EngineError: it scores otherwise than it should; or what `opened` raises.
+    """
+    from fiqa_trt.engines.known import difference
+
+    for last in (False, True):
+        found, manifest = opened()
+        problem = difference(found, manifest)
+        if problem is None:
+            return found
+        found.close()
+        if last or found.kept is None:
+            break
+        say(f"{problem}, so {found.kept.path} is not used: the network is compiled anew")
+        found.kept.drop()
+    raise EngineError(
+        f"{found.info.backend} on {found.info.device} does not score as it should: {problem}; see fiqa-trt doctor, "
+        "build the engine again (fiqa-trt build), or use another --engine"
+    )
+
+
+def _open(device: str, precision: str, engine: str, batch: int | None, say: Say) -> tuple[Engine, Manifest]:
+    """An engine, and the manifest of what it runs."""
     _check_device(device)
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"--precision {precision}: it is one of auto, {', '.join(PRECISIONS)}")
@@ -70,13 +102,13 @@ def _open(device: str, precision: str, engine: str, batch: int | None, say: Say)
         device = "cuda" if engine != "openvino" and _usable_gpu(say) else "cpu"
     if engine == "tensorrt" and device == "cpu":
         raise EngineError("--engine tensorrt runs on a GPU; on a CPU use --engine auto or openvino")
-    kind = "cpu" if device == "cpu" else "cuda"
+    kind, released = "cpu" if device == "cpu" else "cuda", Manifest.read(RELEASED)
     if kind == "cuda":
         from fiqa_trt.engines.cuda import check_cuda
 
         check_cuda(device)
     if engine != "torch":
-        found = list_engines(store(), Manifest.read(RELEASED).model, None if kind == "cpu" else device)
+        found = list_engines(store(), released.model, None if kind == "cpu" else device)
         best = best_engine([entry for entry in found if _is_of(entry.manifest, engine)], kind, precision)
         if best is not None:
             say(f"using {best.folder}")
@@ -86,7 +118,7 @@ def _open(device: str, precision: str, engine: str, batch: int | None, say: Say)
     if kind == "cpu" and engine != "torch":
         from fiqa_trt.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(RELEASED, precision, batch)
+        return OpenVinoEngine(RELEASED, precision, batch, say), released
     from fiqa_trt.engines.torch import open_torch
 
     if kind == "cuda" and engine == "auto":
@@ -95,42 +127,49 @@ def _open(device: str, precision: str, engine: str, batch: int | None, say: Say)
         missing = f"TensorRT is missing ({INSTALL})"
         unbuilt = "no engine has been built here (fiqa-trt build makes one)"
         say(f"{missing if tensorrt_version() is None else unbuilt}, so PyTorch runs the network")
-    return open_torch(CHECKPOINT, device, precision, batch)
+    return open_torch(CHECKPOINT, device, precision, batch), released
 
 
 def _is_of(manifest: Manifest | None, engine: str) -> bool:
     return engine == "auto" or (manifest is not None and manifest.backend == engine)
 
 
-def _open_directory(folder: Path, device: str, precision: str, batch: int | None, say: Say) -> Engine:
+def _open_directory(folder: Path, device: str, precision: str, batch: int | None, say: Say) -> tuple[Engine, Manifest]:
     """The engine of a directory, whatever runs it. Raises EngineError as `open_engine`."""
-    manifest = Manifest.read(folder)
+    manifest, released = Manifest.read(folder), Manifest.read(RELEASED)
     needed = "cpu" if manifest.backend in ("onnx", "openvino") else "cuda"
     if device != "auto" and device.partition(":")[0] != needed:
         raise EngineError(f"{folder} runs on {needed}, not on --device {device}")
-    if manifest.model != (released := Manifest.read(RELEASED).model):
-        say(f"{folder} is of another checkpoint than the released one ({manifest.model[:12]}, not {released[:12]})")
+    if manifest.model != released.model:
+        models = f"{manifest.model[:12]}, not {released.model[:12]}"
+        say(f"{folder} is of another checkpoint than the released one ({models})")
+    if not manifest.reference:
+        # Built by a version that recorded no scores. Of the released checkpoint, those of FP32 are at hand.
+        if manifest.model == released.model:
+            manifest = dataclasses.replace(manifest, reference=released.reference)
+        else:
+            say(f"{folder} does not record what it scores, so that cannot be checked; build it again")
     if needed == "cpu":
         from fiqa_trt.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(folder, precision, batch)
+        return OpenVinoEngine(folder, precision, batch, say), manifest
     if precision not in ("auto", manifest.precision):
         raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {precision}")
     place = "cuda" if device == "auto" else device
     if manifest.backend == "tensorrt":
         from fiqa_trt.engines.tensorrt import open_tensorrt
 
-        return open_tensorrt(folder, place, batch)
+        return open_tensorrt(folder, place, batch), manifest
     from fiqa_trt.engines.torch import open_torch_directory
 
-    return open_torch_directory(folder, place, batch)
+    return open_torch_directory(folder, place, batch), manifest
 
 
 def _check_device(device: str) -> None:
     kind, colon, index = device.partition(":")
     numbered = kind == "cuda" and index.isdecimal() and index == str(int(index))
     if kind not in ("auto", "cpu", "cuda") or (colon and not numbered):
-        raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, …")
+        raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, ...")
 
 
 def choose_device(device: str, say: Say = lambda message: None) -> str:

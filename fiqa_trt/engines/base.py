@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decode import Images
+from fiqa_trt.engines.cache import Slot
 from fiqa_trt.fingerprint import FREE
 
 Scores = npt.NDArray[np.float32]
@@ -49,6 +50,8 @@ class Engine(Protocol):
     """Where it takes its images without a detour: `cpu`, `cuda` or `cuda:i`."""
     slots: int
     """How many batches it works on at once."""
+    kept: Slot | None
+    """Where what it was loaded from is kept; None if it was made anew."""
 
     def submit(self, images: Images) -> Future[Scores]:
         """Start scoring a full batch: uint8 RGB [batch, 224, 224, 3] to float32 [batch, members] in [0, 1].

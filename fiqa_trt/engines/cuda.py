@@ -11,6 +11,7 @@ import numpy as np
 
 from fiqa_trt.decode import Images
 from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.cache import Slot
 from fiqa_trt.errors import EngineError, OutOfMemory, RunError, one_line
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class CudaEngine:
     """An `Engine` on a CUDA device. While one batch is computed, another is copied."""
 
     slots = SLOTS
+    kept: Slot | None = None
 
     def __init__(self, bind: Bind, device: torch.device, info: EngineInfo, size: int) -> None:
         """Allocate, warm up and record.

@@ -56,7 +56,8 @@ class Manifest:
         seconds: that the build took.
         versions: of the libraries that made it.
         spec: the model's preprocessing and members.
-        reference: member scores of the verification batch by PyTorch in FP32; only `onnx` payloads have them.
+        reference: member scores of the verification batch, which every start is checked against: by PyTorch in FP32 for
+            an `onnx` payload, else by the engine itself when it was built; empty if an earlier version built it.
     """
 
     model: str

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
-import os
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,9 +19,11 @@ import numpy.typing as npt
 
 from fiqa_trt.decode import Images
 from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.manifest import Manifest, processor_description
-from fiqa_trt.errors import EngineError, RunError
+from fiqa_trt.errors import EngineError, RunError, one_line
 
+Say = Callable[[str], None]
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _XML, _BIN = "network.xml", "network.bin"
 
@@ -42,7 +45,13 @@ class OpenVinoEngine:
 
     place = "cpu"
 
-    def __init__(self, folder: Path, precision: str = "auto", batch: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        precision: str = "auto",
+        batch: int | None = None,
+        say: Say = lambda message: None,
+    ) -> None:
         """Compile the network of an engine directory, or take it from the cache.
 
         Args:
@@ -50,6 +59,7 @@ class OpenVinoEngine:
             precision: fp32, fp16, int8 or auto. An ONNX payload runs in fp32 or in fp16 (auto: in fp16 where that can
                 be expected to be quicker); another engine in the precision that it was built for and no other.
             batch: images per call.
+            say: hears of a cache that was damaged.
 
         Raises:
             EngineError: a directory that is not one, a precision that is not to be had here.
@@ -58,22 +68,30 @@ class OpenVinoEngine:
         manifest = Manifest.read(folder)
         if manifest.backend not in ("onnx", "openvino"):
             raise EngineError(f"{folder} is for {manifest.backend}, not for a CPU; use --device cuda")
-        core = openvino.Core()
+        try:
+            core = openvino.Core()
+            device = _processor(core)
+        except RuntimeError as exc:
+            raise EngineError(f"OpenVINO cannot be used here: {one_line(exc)}") from exc
         arithmetic = _arithmetic(core, manifest, precision, folder)
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": _HINTS[arithmetic]}
         settings["ENABLE_CPU_PINNING"] = False  # the decoding threads use the same cores
-        cache = cache_folder()
-        if cache is not None:
-            settings["CACHE_DIR"] = str(cache / "openvino")
         batch = batch or manifest.batch[1]
-        size = manifest.spec.preprocess.size
-        try:
-            network = read_network(core, manifest.read_payload(folder), manifest.backend)
-            # A fixed shape: an image's score must not depend on how many others happen to be beside it.
-            network.reshape([batch, size, size, 3])
-            compiled = core.compile_model(network, "CPU", settings)
-        except (RuntimeError, zipfile.BadZipFile, KeyError) as exc:
-            raise EngineError(f"OpenVINO cannot use {folder / manifest.payload}: {str(exc).splitlines()[0]}") from exc
+        slot = _slot(core, manifest, batch, settings)
+        payload = manifest.read_payload(folder)
+        compiled = None if slot is None else _load(core, slot, settings, say)
+        self.kept: Slot | None = None if compiled is None else slot
+        if compiled is None:
+            size = manifest.spec.preprocess.size
+            try:
+                network = read_network(core, payload, manifest.backend)
+                # A fixed shape: an image's score must not depend on how many others happen to be beside it.
+                network.reshape([batch, size, size, 3])
+                compiled = core.compile_model(network, "CPU", settings)
+            except (RuntimeError, zipfile.BadZipFile, KeyError) as exc:
+                raise EngineError(f"OpenVINO cannot use {folder / manifest.payload}: {one_line(exc)}") from exc
+            if slot is not None:
+                _keep(compiled, slot)
         self.slots = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._tensor = openvino.Tensor
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -86,7 +104,7 @@ class OpenVinoEngine:
         quantised = manifest.precision == "int8"
         self.info = EngineInfo(
             backend=f"openvino {openvino.__version__.split('-')[0]}",
-            device=str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip(),
+            device=device,
             precision="int8" if quantised else "fp32" if arithmetic == "fp32" else "fp16",
             executed=f"int8 and {executed}" if quantised else executed,
             batch=batch,
@@ -115,6 +133,48 @@ class OpenVinoEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         self._threads.shutdown(cancel_futures=True)
+
+
+def _processor(core: Any) -> str:
+    return str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
+
+
+def _slot(core: Any, manifest: Manifest, batch: int, settings: dict[str, Any]) -> Slot | None:
+    """Where the compiled network is kept; None if nothing can be.
+
+    OpenVINO has a cache of its own, which takes whatever it finds in a file for what it once wrote there.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return None
+    facts = {
+        "openvino": import_openvino().__version__,
+        "processor": _processor(core),
+        "arithmetic": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        "payload": manifest.payload_sha256,
+        "size": manifest.spec.preprocess.size,
+        "batch": batch,
+        "settings": settings,
+    }
+    return Slot(folder / "openvino", facts)
+
+
+def _load(core: Any, slot: Slot, settings: dict[str, Any], say: Say) -> Any | None:
+    """The compiled network that is kept; None if there is none, or not what it was."""
+    try:
+        blob = slot.read()
+        return None if blob is None else core.import_model(io.BytesIO(blob), "CPU", settings)
+    except ValueError as exc:
+        say(f"{exc}: the network is compiled anew")
+    except RuntimeError:
+        say(f"OpenVINO cannot load {slot.path}: the network is compiled anew")
+    return None
+
+
+def _keep(compiled: Any, slot: Slot) -> None:
+    """For the next start. A network that OpenVINO cannot write is compiled every time."""
+    with contextlib.suppress(RuntimeError):
+        slot.write(compiled.export_model().getvalue())
 
 
 def half_arithmetic(core: Any) -> list[str]:
@@ -176,16 +236,3 @@ def pack_network(network: Any, *, half: bool) -> bytes:
             # A fixed date, so that the same network gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name), (Path(scratch) / name).read_bytes())
     return packed.getvalue()
-
-
-def cache_folder() -> Path | None:
-    """Where compiled networks are kept between runs: $FIQA_TRT_CACHE, else the user's cache; None if not writable."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        folder = Path(os.environ.get("FIQA_TRT_CACHE") or Path(base) / "fiqa-trt")
-        if str(folder).startswith("~"):  # nobody's home
-            return None
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None

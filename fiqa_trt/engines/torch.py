@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from fiqa_trt.decode import Images
 from fiqa_trt.engines.base import Engine, EngineInfo, Scores
+from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.engines.tensorrt import difference_from_here
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from fiqa_trt.networks import Ensemble
 
+_process: int | None = None
+"""The one that first computed: threads of OpenMP do not survive a fork, and a child would wait for them for ever."""
 DEFAULT_BATCH = {"cpu": 8, "cuda": 256}
 
 
@@ -85,6 +89,8 @@ def open_torch(
         check_cuda(device)
     if precision == "int8" or (precision == "fp16" and kind == "cpu"):
         raise EngineError(f"the torch engine has no {precision} on {kind}; use another --precision or --engine")
+    if kind == "cpu":
+        _refuse_fork()
     precision = "fp32" if kind == "cpu" or precision == "fp32" else "fp16"
     executed = executed or precision
     network = load_checkpoint(checkpoint)
@@ -125,6 +131,16 @@ def open_torch(
     return CudaEngine(bind, where, info, ModelSpec().preprocess.size)
 
 
+def _refuse_fork() -> None:
+    global _process  # noqa: PLW0603
+    if _process not in (None, os.getpid()):
+        raise EngineError(
+            "PyTorch was used before this process was forked, which its threads do not survive: start processes with "
+            "multiprocessing's `spawn`, or use --engine openvino"
+        )
+    _process = os.getpid()
+
+
 def open_torch_directory(folder: Path, device: str = "cuda", batch: int | None = None) -> Engine:
     """The engine of a directory whose payload is a checkpoint: what `build --backend torch` found quickest.
 
@@ -152,6 +168,7 @@ class TorchCpuEngine:
 
     slots = 1
     place = "cpu"
+    kept: Slot | None = None
 
     def __init__(self, network: Ensemble, info: EngineInfo) -> None:
         self._network = network
