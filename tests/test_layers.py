@@ -7,7 +7,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fiqa_trt"
 LAYERS = {
-    0: {"spec", "records", "errors", "progress", "formats"},
+    0: {
+        "spec",
+        "records",
+        "errors",
+        "progress",
+        "formats",
+        "pillow",
+        "tiff",
+        "jpeg2000",
+        "kinds",
+        "metadata",
+        "colours",
+    },
     1: {
         "sources",
         "reading",
