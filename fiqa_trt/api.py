@@ -21,7 +21,7 @@ from fiqa_trt.decode import DEFAULT_MAX_PIXELS, Decoded, fit
 from fiqa_trt.engines import EngineInfo, open_engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import EngineError, UsageError
-from fiqa_trt.pipeline import bounded_map, scores_of_good
+from fiqa_trt.pipeline import bounded_map, decode_all, scores_of_good
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.shards import Blob, ShardReader, read_recorded
@@ -152,7 +152,7 @@ class Scorer:
         arrays = {row: _fitted(item) for row, item in enumerate(chunk) if isinstance(item, np.ndarray)}
         with contextlib.closing(ShardReader()) as shards:
             blobs = [_blob(item, shards) for item in chunk]
-        decoded = self._decoder.decode(blobs, self.info.batch)
+        decoded = decode_all(self._decoder, blobs, self.info.batch)
         outcomes = list(decoded.outcomes)
         for row in arrays:
             height, width = chunk[row].shape[:2]  # type: ignore[union-attr]
@@ -295,6 +295,7 @@ def filter_scores(
     root: str | None = None,
     shard_size: int = delivery.SHARD_SIZE,
     image_column: str | None = None,
+    companions: str | None = None,
     restart: bool = False,
     report: Report = _silent,
 ) -> Filtered:
@@ -302,8 +303,8 @@ def filter_scores(
 
     Args:
         scores: what `score_dataset` wrote.
-        output: see `delivery.deliver`, like `way`, `root`, `shard_size`, `image_column`, `restart` and `report`; None
-            only chooses.
+        output: see `delivery.deliver`, like `way`, `root`, `shard_size`, `image_column`, `companions`, `restart` and
+            `report`; None only chooses.
         min_score: see `filtering.Rules`, like the next ones.
         max_disagreement: see above.
         per_group: a number, or a share like `50%`.
@@ -314,6 +315,7 @@ def filter_scores(
         root: see above.
         shard_size: see above.
         image_column: see above.
+        companions: see above.
         restart: see above.
         report: see above.
 
@@ -329,6 +331,7 @@ def filter_scores(
     delivered = None
     if output is not None:
         options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
+        options["companions"] = companions
         delivered = delivery.deliver(
             Path(scores), selection.mask, Path(output), way, restart=restart, report=report, **options
         )

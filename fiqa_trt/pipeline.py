@@ -15,8 +15,8 @@ import pyarrow as pa
 from fiqa_trt.decode import Decoded, Decoder
 from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import Scores
-from fiqa_trt.errors import RunError
-from fiqa_trt.records import Outcome, Status, to_table
+from fiqa_trt.errors import FiqaError, RunError, one_line
+from fiqa_trt.records import Outcome, Status, to_table, unforeseen
 from fiqa_trt.shards import DEFAULT_COLUMN, Blob, ShardReader, locate, read_place
 
 READERS = 8
@@ -117,7 +117,7 @@ def score_units(
     def decode(blobs: list[Blob]) -> Future[Decoded]:
         nonlocal largest
         largest = max(largest, sum(len(blob) for blob in blobs if isinstance(blob, bytes)))
-        return decoding.submit(decoder.decode, blobs, batch)
+        return decoding.submit(decode_all, decoder, blobs, batch)
 
     try:
         outcomes, scores = list[Outcome](), list[Scores]()
@@ -134,6 +134,37 @@ def score_units(
     finally:
         decoding.shutdown(wait=False, cancel_futures=True)
         reader.close()
+
+
+def decode_all(decoder: Decoder, blobs: Sequence[Blob], batch: int) -> Decoded:
+    """`decoder.decode`; an image that makes it raise what nobody foresaw gets a row that says so, the others theirs.
+
+    Raises:
+        RunError: the device failed, or the decoder fails on a batch of images each of which it can decode.
+    """
+    try:
+        return decoder.decode(blobs, batch)
+    except FiqaError:
+        raise
+    except Exception:
+        sifted = [_sifted(decoder, blob) for blob in blobs]
+    try:
+        return decoder.decode(sifted, batch)
+    except FiqaError:
+        raise
+    except Exception as exc:
+        raise RunError(f"the decoder {decoder.name} failed on a batch: {type(exc).__name__}: {one_line(exc)}") from exc
+
+
+def _sifted(decoder: Decoder, blob: Blob) -> Blob:
+    """The bytes of an image that can be decoded, or the row of one that cannot even by itself."""
+    try:
+        decoder.decode([blob], 1)
+    except FiqaError:
+        raise
+    except Exception as exc:
+        return unforeseen(exc)
+    return blob
 
 
 def _infer(batches: Iterable[Decoded], engine: Engine) -> Iterator[tuple[Decoded, Scores | None]]:

@@ -18,7 +18,7 @@ from fiqa_trt import __version__
 from fiqa_trt.errors import DifferentRun, InputError, RunError
 from fiqa_trt.outputs import check_columns, check_output, output_metadata, read_output, with_metadata, write_output
 from fiqa_trt.progress import Progress
-from fiqa_trt.records import Status, output_schema, own_columns
+from fiqa_trt.records import UNFORESEEN, Status, output_schema, own_columns
 from fiqa_trt.runs import Fingerprint, RunFolder, refuse_difference
 from fiqa_trt.sources import Source, check_source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
@@ -58,6 +58,7 @@ class Summary:
         scored_now: rows that this process worked on; the rest was there from before.
         seconds: spent on those.
         engine: what scored them, as in the output's metadata.
+        unforeseen: rows of images that made a decoder or a reader raise what none should; they are `corrupt`.
     """
 
     output: str
@@ -67,6 +68,7 @@ class Summary:
     scored_now: int
     seconds: float
     engine: dict[str, Any]
+    unforeseen: int = 0
 
     @property
     def failed(self) -> int:
@@ -79,6 +81,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.statuses: Counter[str] = Counter()
+        self.unforeseen = 0
         self._bins = np.zeros(_BINS + 1, np.int64)
 
     def count(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -86,6 +89,8 @@ class Tally:
         for table in tables:
             for entry in pc.value_counts(table["status"].combine_chunks()).to_pylist():
                 self.statuses[entry["values"]] += entry["counts"]
+            if "error" in table.column_names:
+                self.unforeseen += pc.sum(pc.starts_with(table["error"], UNFORESEEN)).as_py() or 0
             scores = table["score"].drop_null().to_numpy()
             if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
                 raise InputError(f"a score of {scores.max() if scores.max() > 1 else scores.min():g}, not from 0 to 1")
@@ -185,7 +190,16 @@ class Run:
         statuses = dict(tally.statuses.most_common())
         engine = dataclasses.asdict(self.workers.info)
         images = sum(statuses.values())
-        return Summary(str(self.output), images, statuses, tally.quantiles(), self.scored_now, self.seconds, engine)
+        return Summary(
+            str(self.output),
+            images,
+            statuses,
+            tally.quantiles(),
+            self.scored_now,
+            self.seconds,
+            engine,
+            tally.unforeseen,
+        )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.reading import MAX_BYTES, read_file
-from fiqa_trt.records import ImageError, Status, open_path
+from fiqa_trt.records import ImageError, Status, open_path, unforeseen
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,6 +101,13 @@ class ShardReader:
             )
         return opened.read(key, MAX_BYTES)
 
+    def keys(self, shard: str) -> Iterator[str]:
+        """Whatever a shard holds, as `Shard.keys`; nothing if it cannot be opened."""
+        try:
+            return self._open(shard).keys()
+        except ImageError:
+            return iter(())
+
     def _open(self, path: str) -> Shard:
         if self._shard is None or self._path != path:
             self.close()
@@ -123,6 +130,8 @@ def read_place(path: str, key: str | None, shards: ShardReader) -> Blob:
         return read_file(path) if key is None else shards.read(path, key)
     except ImageError as exc:
         return exc
+    except Exception as exc:  # the last net: what is wrong with one file ends no run
+        return unforeseen(exc)
 
 
 def read_recorded(recorded: str, shards: ShardReader) -> Blob:

@@ -35,6 +35,27 @@ def test_other_names_are_file_uris() -> None:
     assert open_path("file://localhost/data/a%20b.jpg") == "/data/a b.jpg"
 
 
+sides = st.none() | st.integers() | st.floats()
+
+
+@given(st.sampled_from(Status), sides, sides, st.none() | st.text(st.characters(categories=None)))
+def test_an_outcome_holds_nothing_that_its_row_cannot(
+    status: Status, width: float | None, height: float | None, error: str | None
+) -> None:
+    outcome = Outcome(status, width, height, error)  # type: ignore[arg-type]  # as decoders may say them
+    row = to_table(pa.table({"path": ["a"]}), [outcome], np.ones((1, 2), np.float32), MEMBERS).to_pylist()[0]
+    assert row["status"] == status.value
+    assert (row["score"] is None) == (row["error"] is not None) == (status is not Status.OK)
+    assert (row["width"], row["height"]) == (outcome.width, outcome.height)
+    if width is not None and height is not None and 1 <= width < 2**31 and 1 <= height < 2**31:
+        assert (row["width"], row["height"]) == (int(width), int(height))
+    else:
+        assert row["width"] is row["height"] is None
+    if row["error"] is not None:
+        assert len(row["error"].splitlines()) == 1
+        assert len(row["error"]) <= 300
+
+
 def test_rows_keep_to_their_inputs() -> None:
     inputs = pa.table({"path": ["a", "b", "c"], "person": [1, 2, 3]})
     outcomes = [Outcome(Status.OK, 10, 20), Outcome(Status.EMPTY, error="0 bytes"), Outcome(Status.OK, 1, 2)]

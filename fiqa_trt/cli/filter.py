@@ -41,7 +41,10 @@ NOTHING_DELIVERED = 3
 @click.option(
     "--root", type=click.Path(file_okay=False), help="Where the tree that is kept starts.  [default: deepest]"
 )
-@click.option("--shard-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Images of a .tar.")
+@click.option(
+    "--companions", metavar="auto|.txt,…", help="Take along the files that go with an image: captions, labels."
+)
+@click.option("--shard-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Samples of a .tar.")
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option("--dry-run", is_flag=True, help="Only say what would be kept, and how many bytes.")
 @click.option("--restart", is_flag=True, help="Replace a file OUT that is there.")
@@ -62,6 +65,7 @@ def command(
     symlink: bool,
     move: bool,
     root: str | None,
+    companions: str | None,
     shard_size: int,
     image_column: str | None,
     dry_run: bool,
@@ -76,13 +80,15 @@ def command(
     scores the path decides; shares are rounded up.
 
     OUT is a list of paths (.txt), rows (.parquet, .csv, .jsonl), WebDataset shards (.tar), or with --copy, --hardlink,
-    --symlink or --move a new folder. A folder that was not finished is continued by the same call.
+    --symlink or --move a new folder. A folder that was not finished is continued by the same call. Images out of tars
+    take their whole WebDataset sample into new tars; otherwise --companions takes along what has an image's name.
 
     \b
     Examples:
       fiqa-trt filter scores.parquet -o keep.txt --keep 80%
       fiqa-trt filter scores.parquet -o best.parquet --min-score 0.4 --per-group 5 --keep-at-least 1
       fiqa-trt filter scores.parquet -o /clean --hardlink --min-score 0.5 --dry-run
+      fiqa-trt filter scores.parquet -o /clean --copy --keep 80% --companions .txt,.json
       fiqa-trt filter scores.parquet -o clean.tar --top 1000000
     """
     from fiqa_trt import delivery
@@ -119,7 +125,7 @@ def command(
     with interruptible(bar, hint):
         if output is not None:
             options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
-            options |= {"restart": restart, "dry_run": dry_run, "report": bar}
+            options |= {"restart": restart, "dry_run": dry_run, "report": bar, "companions": companions}
             delivered = delivery.deliver(scores, selection.mask, output, way, **options)
         elif way:
             delivered = delivery.measure(scores, selection.mask, way, root, image_column)
@@ -152,6 +158,16 @@ def describe(selection: Selection) -> str:
 def tell(delivered: Delivered) -> str:
     """What was written, for a person."""
     lines = [f"{delivered.written:,} written to {delivered.output}"] if delivered.output else []
+    if delivered.companions:
+        lines.append(f"{delivered.companions:,} companions (captions, labels and the like) went along")
+    if delivered.left_behind:
+        kinds = ", ".join(map(printable, delivered.left_kinds[:_NAMED])) + (
+            ", …" if len(delivered.left_kinds) > _NAMED else ""
+        )
+        lines.append(
+            f"{delivered.left_behind:,} of the images have companions ({kinds}) that stay behind; "
+            "--companions auto takes them along"
+        )
     if delivered.already:
         lines.append(f"{delivered.already:,} were there already")
     lines += [f"  {count:,} skipped: {reason}" for reason, count in delivered.skipped.items()]

@@ -190,6 +190,10 @@ def describe(summary: Summary) -> str:
     rate = f", {summary.scored_now / summary.seconds:,.0f} images/s" if summary.scored_now and summary.seconds else ""
     lines = [f"{summary.images:,} images{rate}, {summary.failed:,} failed"]
     lines += [f"  {count:,} {status}" for status, count in summary.statuses.items() if status != "ok"]
+    if summary.unforeseen:
+        lines.append(
+            f"{summary.unforeseen:,} of the errors should not occur (see `unforeseen` in them); please report them"
+        )
     if summary.quantiles:
         lines.append("scores: " + "  ".join(f"{float(q):.0%} {value:.3f}" for q, value in summary.quantiles.items()))
     return "\n".join([*lines, f"written to {summary.output}"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fiqa_trt.delivery.common import Delivered, Report
+from fiqa_trt.delivery.companions import Wish
 from fiqa_trt.delivery.folder import WAYS, check_folder, fill_folder, measure
 from fiqa_trt.delivery.rows import check_rows, write_rows
 from fiqa_trt.delivery.shards import SHARD_SIZE, check_shards, write_shards
@@ -26,6 +27,7 @@ def deliver(
     image_column: str | None = None,
     restart: bool = False,
     dry_run: bool = False,
+    companions: str | None = None,
     report: Report = lambda progress: None,
 ) -> Delivered:
     """Deliver the kept images in the form that `output` asks for.
@@ -41,27 +43,33 @@ def deliver(
         image_column: of tables among the inputs.
         restart: replace files that are there.
         dry_run: touch nothing; the result says what would be written.
+        companions: `auto` or suffixes like `.txt,.json`: which of the files that go with an image are delivered along
+            with it; None for none, but for images out of tars to tars, whose samples are delivered whole.
         report: receives the images done.
 
     Raises:
+        UsageError: `companions` is neither.
         OutputError: it cannot be told what `output` is to be, or it cannot be written.
         FiqaError: as the functions that it calls.
     """
     suffix = output.suffix.lower()
+    wish = None if companions is None else Wish.parse(companions)
     if output.exists() and output.samefile(scores):
         raise OutputError(f"{output} holds the scores that are being filtered; choose another OUT")
     if way is not None:
         if dry_run:
-            check_folder(scores, mask, output, way, root)
-            return measure(scores, mask, way, root, image_column)
-        return fill_folder(scores, mask, output, way, root, image_column, report)
+            check_folder(scores, mask, output, way, root, wish)
+            return measure(scores, mask, way, root, image_column, wish)
+        return fill_folder(scores, mask, output, way, root, image_column, report, wish)
     if root is not None:
         raise OutputError(f"--root {root}: it goes with --copy, --hardlink, --symlink or --move")
     if suffix == ".tar":
         if dry_run:
             check_shards(scores, mask, output, restart=restart)
-            return measure(scores, mask, image_column=image_column)
-        return write_shards(scores, mask, output, shard_size, image_column, report, restart=restart)
+            return measure(scores, mask, image_column=image_column, companions=wish, samples=True)
+        return write_shards(scores, mask, output, shard_size, image_column, report, restart=restart, companions=wish)
+    if wish is not None:
+        raise OutputError("--companions goes with a folder or a .tar; a list names only the images")
     if suffix in (".txt", *SUFFIXES):
         if dry_run:
             check_rows(output, restart=restart)

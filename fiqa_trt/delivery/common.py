@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from fiqa_trt.delivery.companions import Companion
+from fiqa_trt.formats import find_format
 from fiqa_trt.progress import Progress
 
 EXAMPLES = 20  # of skipped images are named
@@ -19,11 +21,14 @@ class Delivered:
 
     Attributes:
         output: where to.
-        written: files, rows or members.
+        written: images or rows.
         already: files that an earlier call had delivered.
         skipped: images that could not be delivered, by reason.
         examples: a line for each of the first of them.
-        bytes: of the images, where they were looked at.
+        bytes: of what was written, where that was looked at.
+        companions: files that went along with the images.
+        left_behind: kept images whose companions stayed where they are.
+        left_kinds: extensions of those companions, most frequent first.
     """
 
     output: str
@@ -32,6 +37,9 @@ class Delivered:
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: list[str] = dataclasses.field(default_factory=list)
     bytes: int = 0
+    companions: int = 0
+    left_behind: int = 0
+    left_kinds: tuple[str, ...] = ()
 
 
 class Skips:
@@ -48,9 +56,24 @@ class Skips:
             self.examples.append(f"{path}: {reason}")
 
 
+class LeftBehind:
+    """Counts images whose companions stay where they are."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._kinds: Counter[str] = Counter()
+
+    def add(self, companions: Sequence[Companion]) -> None:
+        """Count an image, if it has any."""
+        self.images += bool(companions)
+        self._kinds.update(each.extension.lower() for each in companions)
+
+    def kinds(self) -> tuple[str, ...]:
+        """Of the companions, the most frequent first."""
+        return tuple(kind for kind, _ in self._kinds.most_common(EXAMPLES))
+
+
 def image_suffix(data: bytes) -> str:
     """What a file with these bytes is named; `.jpg` where that cannot be told."""
-    kinds = {b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ".webp"
-    return next((suffix for start, suffix in kinds.items() if data.startswith(start)), ".jpg")
+    found = find_format(data)
+    return found.suffixes[0] if found else ".jpg"

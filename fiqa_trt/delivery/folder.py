@@ -15,14 +15,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
+from fiqa_trt.delivery.common import Delivered, LeftBehind, Report, Skips, image_suffix
+from fiqa_trt.delivery.companions import Companions, Wish
 from fiqa_trt.errors import InputError, OutputError, storage_error
 from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.outputs import atomic
 from fiqa_trt.progress import Progress
-from fiqa_trt.records import ImageError
+from fiqa_trt.records import ImageError, Status, record_path
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, ShardReader, locate
-from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.spec import digest
 
 WAYS = ("copy", "hardlink", "symlink", "move")
@@ -32,12 +33,21 @@ _BLOCK = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class _Image:
-    """An image to deliver: its path as recorded, the file and the key in it, and where it goes below the output."""
+    """An image to deliver, or a companion of one.
+
+    Attributes:
+        path: as recorded.
+        file: that it is, or that it is in.
+        key: of it within a shard.
+        target: where it goes below the output.
+        companion: goes along with an image.
+    """
 
     path: str
     file: str
     key: str | None
     target: str
+    companion: bool = False
 
 
 class _Places:
@@ -56,22 +66,47 @@ class _Places:
 _OCCUPIED = "another image has its place in the output"
 
 
-def _images(scores: Path, mask: Mask, base: str, skips: Skips, places: _Places) -> Iterator[_Image]:
-    """The kept images with their places below the folder `base`; those outside it are skipped."""
-    for table in kept_rows(scores, mask):
-        for path in table["path"].to_pylist():
-            file, key = locate(path)
-            whole = os.path.normpath(os.path.abspath(file))
-            if key is not None:
-                whole = os.path.join(whole, *_parts(key))
-            target = os.path.relpath(whole, base)
-            if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
-                skips.add(path, f"not below --root {base}")
-                continue
-            if not places.take(target):
-                skips.add(path, _OCCUPIED)
-                continue
-            yield _Image(path, file, key, target)
+class _Plan:
+    """What is to be delivered below the folder `base`, and the account of what is not."""
+
+    def __init__(
+        self, scores: Path, mask: Mask, base: str, reader: ShardReader, wish: Wish | None, samples: bool = False
+    ) -> None:
+        self.skips, self.places, self.left_behind = Skips(), _Places(), LeftBehind()
+        self._scores, self._mask, self._base = scores, mask, base
+        self._companions, self._wish = Companions(reader), wish
+        self._wish_in_tars = Wish() if samples and wish is None else wish
+
+    def __iter__(self) -> Iterator[_Image]:
+        """The kept images, each followed by its companions; those outside the base are skipped."""
+        for table in kept_rows(self._scores, self._mask):
+            for path in table["path"].to_pylist():
+                file, key = locate(path)
+                target = _target(file, key, self._base)
+                if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
+                    self.skips.add(path, f"not below --root {self._base}")
+                    continue
+                companions = list(self._companions.of(file, key, self._wish or Wish()))
+                if self.places.take(target):
+                    yield _Image(path, file, key, target)
+                else:
+                    self.skips.add(path, _OCCUPIED)
+                    continue
+                if (self._wish if key is None else self._wish_in_tars) is None:
+                    self.left_behind.add(companions)
+                    continue
+                for each in companions:
+                    beside = _target(each.file, each.key, self._base)
+                    # It may be a kept image itself, or go along with two of them.
+                    if self.places.take(beside):
+                        recorded = record_path(each.file + ("" if each.key is None else SEPARATOR + each.key))
+                        yield _Image(recorded, each.file, each.key, beside, companion=True)
+
+
+def _target(file: str, key: str | None, base: str) -> str:
+    """Where a file, or a member of a shard, goes; relative to the output."""
+    whole = os.path.normpath(os.path.abspath(file))
+    return os.path.relpath(whole if key is None else os.path.join(whole, *_parts(key)), base)
 
 
 def _parts(key: str) -> list[str]:
@@ -103,22 +138,49 @@ def common_root(scores: Path, mask: Mask) -> str:
 
 
 def measure(
-    scores: Path, mask: Mask, way: str | None = None, root: str | None = None, image_column: str | None = None
+    scores: Path,
+    mask: Mask,
+    way: str | None = None,
+    root: str | None = None,
+    image_column: str | None = None,
+    companions: Wish | None = None,
+    samples: bool = False,
 ) -> Delivered:
-    """What a delivery would write: counts and bytes, nothing touched. Arguments and errors as of `fill_folder`."""
-    skips, reader, count, total = Skips(), ShardReader(image_column or DEFAULT_COLUMN), 0, 0
-    for image in _images(scores, mask, _base(scores, mask, root), skips, _Places()):
+    """What a delivery would write: counts and bytes, nothing touched. Arguments and errors as of `fill_folder`.
+
+    `samples`: images out of tars take their samples along in any case, as `write_shards` has it.
+    """
+    reader, account = ShardReader(image_column or DEFAULT_COLUMN), _Account()
+    plan = _Plan(scores, mask, _base(scores, mask, root), reader, companions, samples)
+    for image in plan:
         try:
             if image.key is not None and way not in (None, "copy"):
-                skips.add(image.path, _INSIDE.format(way))
+                plan.skips.add(image.path, _INSIDE.format(way))
                 continue
-            size = os.stat(image.file).st_size if image.key is None else len(reader.read(image.file, image.key))
+            account.add(image, os.stat(image.file).st_size if image.key is None else len(_data(image, reader)))
         except (OSError, ImageError) as exc:
-            skips.add(image.path, _reason(exc))
-            continue
-        count, total = count + 1, total + size
+            plan.skips.add(image.path, _reason(exc))
     reader.close()
-    return Delivered("", count, 0, dict(skips.reasons), skips.examples, total)
+    return account.of("", plan)
+
+
+@dataclasses.dataclass
+class _Account:
+    """What was written."""
+
+    written: int = 0
+    already: int = 0
+    companions: int = 0
+    bytes: int = 0
+
+    def add(self, image: _Image, size: int) -> None:
+        self.written, self.companions = self.written + (not image.companion), self.companions + image.companion
+        self.bytes += size
+
+    def of(self, output: str, plan: _Plan) -> Delivered:
+        """With what was not."""
+        done = (output, self.written, self.already, dict(plan.skips.reasons), plan.skips.examples)
+        return Delivered(*done, self.bytes, self.companions, plan.left_behind.images, plan.left_behind.kinds())
 
 
 def fill_folder(
@@ -129,6 +191,7 @@ def fill_folder(
     root: str | None = None,
     image_column: str | None = None,
     report: Report = lambda progress: None,
+    companions: Wish | None = None,
 ) -> Delivered:
     """Put the kept images into a folder, their tree below `root` preserved.
 
@@ -141,58 +204,58 @@ def fill_folder(
         root: where the tree starts; by default the deepest folder that holds all.
         image_column: of tables among the inputs.
         report: receives the images done.
+        companions: which of the files that go with the images are delivered as well; None for none.
 
     Raises:
         InputError: there is no folder `root`.
         OutputError: the folder is not empty, cannot be written, or lies where the images come from.
         RunError: the disk is full or fails; the same call goes on.
     """
-    skips, places, count = Skips(), _Places(), int(mask.sum())
-    written = already = size = 0
-    images = _images(scores, mask, _base(scores, mask, root), skips, places)
-    plan = check_folder(scores, mask, output, way, root)
+    base, account, done, count = _base(scores, mask, root), _Account(), 0, int(mask.sum())
+    note = check_folder(scores, mask, output, way, root, companions)
     try:
         output.mkdir(exist_ok=True)
         with atomic(output / _NOTE) as temporary:
-            temporary.write_text(plan)
+            temporary.write_text(note)
     except OSError as exc:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
     reader, device = ShardReader(image_column or DEFAULT_COLUMN), output.stat().st_dev
+    plan = _Plan(scores, mask, base, reader, companions)
     try:
-        for number, image in enumerate(images, 1):
+        for image in plan:
             target = output / image.target
             try:
-                if image.key is not None and not image.target.lower().endswith(IMAGE_SUFFIXES):
+                if image.key is not None and not image.companion and not image.target.lower().endswith(IMAGE_SUFFIXES):
                     suffix = image_suffix(reader.read(image.file, image.key))
                     target = target.with_name(target.name + suffix)
-                    if not places.take(image.target + suffix):
-                        skips.add(image.path, _OCCUPIED)
+                    if not plan.places.take(image.target + suffix):
+                        plan.skips.add(image.path, _OCCUPIED)
                         continue
                 if os.path.lexists(target):
-                    already += 1
+                    account.already += not image.companion
                     if way == "move" and image.key is None:
                         _end_move(image.file, target)
                     continue
-                size += _deliver(image, target, way, reader, device)
-                written += 1
+                account.add(image, _deliver(image, target, way, reader, device))
             except ImageError as exc:
-                skips.add(image.path, exc.outcome.status.value)
+                plan.skips.add(image.path, exc.outcome.status.value)
             except FileNotFoundError:
-                skips.add(image.path, "missing")
+                plan.skips.add(image.path, "missing")
             except _Unlinkable as exc:
-                skips.add(image.path, str(exc))
+                plan.skips.add(image.path, str(exc))
             except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
-                skips.add(image.path, _OCCUPIED)
+                plan.skips.add(image.path, _OCCUPIED)
             except OSError as exc:
                 if not _of_source(exc, image.file):
                     raise storage_error(target, exc) from exc
-                skips.add(image.path, _reason(exc))
+                plan.skips.add(image.path, _reason(exc))
             finally:
-                report(Progress(number, count, sum(skips.reasons.values())))
+                done += not image.companion
+                report(Progress(done, count, sum(plan.skips.reasons.values())))
     finally:
         reader.close()
     (output / _NOTE).unlink()
-    return Delivered(str(output), written, already, dict(skips.reasons), skips.examples, size)
+    return account.of(str(output), plan)
 
 
 def _stamp(scores: Path) -> list[int]:
@@ -200,9 +263,12 @@ def _stamp(scores: Path) -> list[int]:
     return [info.st_size, info.st_mtime_ns]
 
 
-def check_folder(scores: Path, mask: Mask, output: Path, way: str, root: str | None) -> str:
+def check_folder(
+    scores: Path, mask: Mask, output: Path, way: str, root: str | None, companions: Wish | None = None
+) -> str:
     """A digest of all that `fill_folder` is to do. Raises what it raises before it begins."""
-    plan = digest([way, root, int(mask.sum()), hashlib.sha256(mask.tobytes()).hexdigest(), _stamp(scores)])
+    along = companions and companions.suffixes
+    plan = digest([way, root, along, int(mask.sum()), hashlib.sha256(mask.tobytes()).hexdigest(), _stamp(scores)])
     inside = os.path.realpath(output)
     for table in kept_rows(scores, mask):
         for path in table["path"].to_pylist():
@@ -233,13 +299,23 @@ _INSIDE = "inside a shard, so it can only be copied, not --{}"
 _ELSEWHERE = "on another file system, so it cannot be hard-linked: --copy or --symlink"
 
 
+def _data(image: _Image, reader: ShardReader) -> bytes:
+    """Bytes of a member; a companion may be empty. Raises ImageError."""
+    try:
+        return reader.read(image.file, image.key or "")
+    except ImageError as exc:
+        if image.companion and exc.outcome.status is Status.EMPTY:
+            return b""
+        raise
+
+
 def _deliver(image: _Image, target: Path, way: str, reader: ShardReader, device: int) -> int:
     """Deliver one image onto `device`; returns its bytes. The name appears when the file is complete."""
     temporary = target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.tmp")
     if image.key is not None:
         if way != "copy":
             raise _Unlinkable(_INSIDE.format(way))
-        data = reader.read(image.file, image.key)
+        data = _data(image, reader)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         temporary.rename(target)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count, groupby, islice
 from pathlib import Path
 
-from fiqa_trt.delivery.common import Delivered, Report, Skips, image_suffix
+from fiqa_trt.delivery.common import Delivered, LeftBehind, Report, Skips, image_suffix
+from fiqa_trt.delivery.companions import Companion, Companions, Sample, Wish
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.outputs import atomic, check_output
 from fiqa_trt.progress import Progress
-from fiqa_trt.records import ImageError, open_path
-from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate, read_recorded
-from fiqa_trt.sources import SUFFIXES as IMAGE_SUFFIXES
+from fiqa_trt.records import ImageError, Status, open_path
+from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TAR, ShardReader, locate, read_place, read_recorded
 
 SHARD_SIZE = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """A file of a sample: its extension, and its bytes."""
+
+    extension: str
+    data: bytes
 
 
 def write_shards(
@@ -31,19 +43,24 @@ def write_shards(
     report: Report = lambda progress: None,
     *,
     restart: bool = False,
+    companions: Wish | None = None,
 ) -> Delivered:
     """The kept images as WebDataset shards: `faces.tar` becomes `faces-000000.tar`, `faces-000001.tar` and so on.
 
     Each image is a pair of members, `000000017.jpg` with its own suffix and bytes, and `000000017.json` with its row.
+    An image out of a tar brings the other members of its WebDataset sample along, each under its own extension; where
+    the sample has a `.json` of its own, the row is `000000017.fiqa.json`.
 
     Args:
         scores: a scores file.
         mask: its kept rows.
         output: ends in .tar.
-        shard_size: images of a shard.
+        shard_size: samples of a shard.
         image_column: of tables among the inputs.
         report: receives the images done.
         restart: replace shards of that name that are there; the ones beyond the last new one go when that is written.
+        companions: which of the files that go with the images are delivered as well; by default all those of samples,
+            and none that lie beside files.
 
     Raises:
         DifferentRun: shards of that name are there already.
@@ -51,34 +68,24 @@ def write_shards(
         RunError: the disk is full or fails.
     """
     present = check_shards(scores, mask, output, restart=restart)
-    skips, reader, total, done, count = Skips(), ShardReader(image_column or DEFAULT_COLUMN), 0, 0, int(mask.sum())
-
-    def members() -> Iterator[tuple[dict[str, object], bytes]]:
-        for table in kept_rows(scores, mask):
-            for row in table.to_pylist():
-                blob = read_recorded(row["path"], reader)
-                if isinstance(blob, ImageError):
-                    skips.add(row["path"], blob.outcome.status.value)
-                else:
-                    yield row, blob
-
-    made = set[Path]()
+    reader, total = ShardReader(image_column or DEFAULT_COLUMN), int(mask.sum())
+    samples, made, number = _Samples(reader, companions), set[Path](), 0
     try:
-        for number, part in enumerate(_split(members(), shard_size)):
-            path = output.with_name(f"{output.stem}-{number:06}.tar")
+        for index, part in enumerate(_split(samples.of(scores, mask), shard_size)):
+            path = output.with_name(f"{output.stem}-{index:06}.tar")
             made.add(path)
             with atomic(path) as temporary, tarfile.open(temporary, "w") as archive:
-                for row, data in part:
-                    _add(archive, done, row, data)
-                    done, total = done + 1, total + len(data)
-                    report(Progress(done, count, sum(skips.reasons.values())))
+                for members in part:
+                    for member in members:
+                        _add(archive, f"{number:09}{member.extension}", member.data)
+                    number += 1
+                    report(Progress(samples.images, total, sum(samples.skips.reasons.values())))
     finally:
         reader.close()
     for path in present:
         if path not in made:
             path.unlink()
-    written = str(output.with_name(f"{output.stem}-*.tar"))
-    return Delivered(written, done, 0, dict(skips.reasons), skips.examples, total)
+    return samples.account(str(output.with_name(f"{output.stem}-*.tar")))
 
 
 def check_shards(scores: Path, mask: Mask, output: Path, *, restart: bool) -> list[Path]:
@@ -102,26 +109,117 @@ def _refuse_sources(scores: Path, mask: Mask, present: list[Path]) -> None:
                 raise OutputError(f"{path} is to be delivered, and would be replaced; choose another OUT")
 
 
-def _split(
-    items: Iterable[tuple[dict[str, object], bytes]], size: int
-) -> Iterator[Iterator[tuple[dict[str, object], bytes]]]:
+Row = dict[str, object]
+Place = tuple[str, str | None]
+
+
+class _Samples:
+    """Makes the samples of an output, and keeps the account of what is in them and of what is not."""
+
+    def __init__(self, reader: ShardReader, wish: Wish | None) -> None:
+        self.skips, self.images = Skips(), 0
+        self._bytes, self._along, self._left_behind = 0, 0, LeftBehind()
+        self._reader, self._wish, self._finder = reader, wish, Companions(reader)
+        self._whole = set[bytes]()  # samples that were delivered
+
+    def of(self, scores: Path, mask: Mask) -> Iterator[list[_Member]]:
+        """The members of one for each kept image, or for neighbours that are of one sample."""
+        rows = (row for table in kept_rows(scores, mask) for row in table.to_pylist())
+        places = ((*locate(str(row["path"])), row) for row in rows)
+        for sample, group in groupby(places, lambda place: self._sample_of(*place[:2]) or place[:2]):
+            together = {(file, key): row for file, key, row in group}
+            made = (
+                self._of_tar(sample, together)
+                if isinstance(sample, Sample)
+                else self._of_file(*sample, *together.values())
+            )
+            if made:
+                self._bytes += sum(len(member.data) for member in made)
+                yield made
+
+    def account(self, output: str) -> Delivered:
+        """Of everything so far."""
+        skips = (dict(self.skips.reasons), self.skips.examples)
+        left = (self._left_behind.images, self._left_behind.kinds())
+        return Delivered(output, self.images, 0, *skips, self._bytes, self._along, *left)
+
+    def _sample_of(self, file: str, key: str | None) -> Sample | None:
+        return self._finder.sample(file, key) if key and file.lower().endswith(TAR) else None
+
+    def _of_file(self, file: str, key: str | None, row: Row) -> list[_Member]:
+        """An image of its own, with those companions that are wished for."""
+        image = self._image(row)
+        if image is None:
+            return []
+        found = list(self._finder.of(file, key, self._wish or Wish()))
+        members = [image]
+        if self._wish is None:
+            self._left_behind.add(found)
+        else:
+            members += self._read(found)
+        return [*members, *_rows_of([(row, image.extension)], members)]
+
+    def _of_tar(self, sample: Sample, rows: dict[Place, Row]) -> list[_Member]:
+        """A sample as it is, once, and the rows of those of its images that are kept."""
+        name = hashlib.blake2b(os.fsencode(f"{sample.shard}\n{sample.name}"), digest_size=12).digest()
+        if name in self._whole:  # the rows are not in the order of the tar
+            self.images += len(rows)
+            return []
+        members, images = list[_Member](), list[tuple[Row, str]]()
+        for each in sample.members:
+            row = rows.get((each.file, each.key))
+            if row is None:
+                members += self._read([each]) if (self._wish or Wish()).holds(each.extension) else []
+            elif (image := self._image(row, each.extension)) is not None:
+                members.append(image)
+                images.append((row, image.extension))
+        if not images:
+            return []
+        self._whole.add(name)
+        return [*members, *_rows_of(images, members)]
+
+    def _image(self, row: Row, extension: str = "") -> _Member | None:
+        path = str(row["path"])
+        blob = read_recorded(path, self._reader)
+        if isinstance(blob, ImageError):
+            self.skips.add(path, blob.outcome.status.value)
+            return None
+        self.images += 1
+        suffix = os.path.splitext(open_path(path))[1].lower()
+        return _Member(extension or (suffix if suffix in IMAGE_SUFFIXES else image_suffix(blob)), blob)
+
+    def _read(self, companions: Sequence[Companion]) -> list[_Member]:
+        found = list[_Member]()
+        for each in companions:
+            path = each.file if each.key is None else each.file + SEPARATOR + each.key
+            blob = read_place(each.file, each.key, self._reader)
+            if isinstance(blob, ImageError) and blob.outcome.status is not Status.EMPTY:
+                self.skips.add(path, blob.outcome.status.value)
+                continue
+            found.append(_Member(each.extension, b"" if isinstance(blob, ImageError) else blob))
+            self._along += 1
+        return found
+
+
+def _rows_of(images: list[tuple[Row, str]], members: list[_Member]) -> Iterator[_Member]:
+    """The row of each image as a member that is named like it, and like nothing else of the sample."""
+    taken = {member.extension.lower() for member in members}
+    for row, extension in images:
+        stem = os.path.splitext("x" + extension)[0].removeprefix("x")
+        names = chain((f"{stem}.json", f"{stem}.fiqa.json"), (f"{extension}.fiqa{n}.json" for n in count(1)))
+        name = next(name for name in names if name.lower() not in taken)
+        taken.add(name.lower())
+        yield _Member(name, json.dumps(row, default=str, ensure_ascii=False).encode())
+
+
+def _split(items: Iterable[list[_Member]], size: int) -> Iterator[Iterator[list[_Member]]]:
     """Iterators over `size` items each, which must be used up in turn."""
     iterator = iter(items)
     for first in iterator:
-
-        def part(head: tuple[dict[str, object], bytes] = first) -> Iterator[tuple[dict[str, object], bytes]]:
-            yield head
-            for _, item in zip(range(size - 1), iterator, strict=False):
-                yield item
-
-        yield part()
+        yield chain((first,), islice(iterator, size - 1))
 
 
-def _add(archive: tarfile.TarFile, number: int, row: dict[str, object], data: bytes) -> None:
-    suffix = os.path.splitext(open_path(str(row["path"])))[1].lower()
-    suffix = suffix if suffix in IMAGE_SUFFIXES else image_suffix(data)
-    text = json.dumps(row, default=str, ensure_ascii=False).encode()
-    for name, content in ((f"{number:09}{suffix}", data), (f"{number:09}.json", text)):
-        entry = tarfile.TarInfo(name)
-        entry.size = len(content)
-        archive.addfile(entry, io.BytesIO(content))
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
