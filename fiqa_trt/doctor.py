@@ -161,7 +161,8 @@ def _decoder() -> Check:
         from fiqa_trt.formats import DECODED
         from fiqa_trt.verification import portrait
 
-        return f"{', '.join(each.name for each in DECODED)}; {portrait().shape[0]} px sample decoded"
+        names = ", ".join(each.name for each in DECODED)
+        return f"{names}; {portrait().shape[0]} px sample decoded"
 
     return _seen("CPU decoder (Pillow, libjpeg-turbo)", try_it, "pip install --force-reinstall fiqa-trt")
 

@@ -17,11 +17,12 @@ def unsupported(data: bytes) -> str | None:
     What passes was compared with OpenJPEG's own decoder, by way of imagecodecs.
     """
     try:
-        stream, colours, channels, palette = 0, None, (), False
+        stream, colours, palette = 0, None, False
+        channels = tuple[tuple[int, int, int], ...]()
         if not data.startswith(_STREAM):
-            header = dict(_boxes(data, 0, len(data)))
+            header = _first_boxes(data, 0, len(data))
             stream = header[b"jp2c"][0]
-            inner = dict(_boxes(data, *header[b"jp2h"]))
+            inner = _first_boxes(data, *header[b"jp2h"])
             colours, channels, palette = _colours(data, inner), _channels(data, inner), b"pclr" in inner
         if not data.startswith(_STREAM, stream):
             return None
@@ -71,6 +72,13 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, tuple[int, i
         if stop <= at:
             return
         at = stop
+
+
+def _first_boxes(data: bytes, at: int, end: int) -> dict[bytes, tuple[int, int]]:
+    found = dict[bytes, tuple[int, int]]()
+    for kind, place in _boxes(data, at, end):
+        found.setdefault(kind, place)
+    return found
 
 
 def _colours(data: bytes, boxes: dict[bytes, tuple[int, int]]) -> int | None:

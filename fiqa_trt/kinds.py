@@ -6,9 +6,9 @@ import re
 
 from fiqa_trt import jpeg2000, tiff
 
-_FRAMES = re.compile(rb"\xff+([\xc0-\xcf\xde\xf7])", re.DOTALL)
-_LOSSLESS, _NOT_FRAMES = 0xC3, (0xC4, 0xC8, 0xCC)
-_HUFFMAN_OR_ARITHMETIC = (0xC0, 0xC1, 0xC2, _LOSSLESS, 0xC9, 0xCA)
+_NOT_FRAMES = (0xC4, 0xC8, 0xCC)
+_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA)
+"""Baseline, extended, progressive and lossless with Huffman's codes; extended and progressive with arithmetic ones."""
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _BMP_MASKS = {
@@ -88,7 +88,7 @@ def _jpeg(data: bytes) -> str | None:
             return "a hierarchical JPEG"
         if 0xC0 <= kind <= 0xCF and kind not in _NOT_FRAMES:
             bits, height, layers = data[at + 2], int.from_bytes(data[at + 3 : at + 5], "big"), data[at + 7]
-            if kind not in _HUFFMAN_OR_ARITHMETIC:
+            if kind not in _FRAMES:
                 return "a hierarchical or arithmetically coded lossless JPEG"
             if bits != 8:
                 return f"a JPEG of {bits} bits"

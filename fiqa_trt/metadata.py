@@ -52,9 +52,8 @@ def bare_png(data: bytes) -> Bare:
             break
         if kind == b"IHDR" and length >= 13:
             colours = data[at + 17]
-        if kind in (b"IHDR", b"IDAT", b"IEND") or (critical and not began):
-            kept.append(data[at:end])
-        elif kind == b"tRNS" and not began and length in _TRANSPARENCY.get(colours, ()) and _sound(data, at, end):
+        fits = length in _TRANSPARENCY.get(colours, ()) and _sound(data, at, end)
+        if kind in (b"IHDR", b"IDAT", b"IEND") or (not began and (critical or (kind == b"tRNS" and fits))):
             kept.append(data[at:end])
         elif kind == b"eXIf":
             exif = data[at + 8 : end - 4]
@@ -72,7 +71,7 @@ def _sound(data: bytes, at: int, end: int) -> bool:
 
 
 def _raw_profile(text: bytes, *, compressed: bool) -> bytes | None:
-    """EXIF as ImageMagick keeps it in a PNG: a name and a length, each on a line of its own, then hexadecimal digits."""
+    """EXIF as ImageMagick keeps it in a PNG: lines with a name and a length, then hexadecimal digits."""
     try:
         if compressed:
             text = zlib.decompressobj().decompress(text[1:], _MOST_TEXT)

@@ -11,6 +11,7 @@ Images of this Pillow stay within the decoder; what leaves it is a plain `PIL.Im
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -53,10 +54,8 @@ def _load() -> Any:
     spec.loader.exec_module(package)
     package._imaging = _imaging  # type: ignore[attr-defined]
     for name in ("_avif", "_webp"):
-        try:
+        with contextlib.suppress(ImportError):  # Pillow was built without it
             setattr(package, name, importlib.import_module(f"PIL.{name}"))
-        except ImportError:  # Pillow was built without it
-            pass
     for name in ("ImageFile", *(f"{plugin}ImagePlugin" for plugin in _PLUGINS)):
         importlib.import_module(f"{_NAME}.{name}")
     for name, module in list(sys.modules.items()):

@@ -1,4 +1,4 @@
-"""What kind of TIFF a file is, by the tags of its first image; which kinds are decoded rightly; its metadata taken out."""
+"""What kind of TIFF a file is, by its tags; which kinds are decoded rightly; its metadata taken out."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _BLACK_WHITE = 532
 _OLD_JPEG = range(512, 522)
 _PIXEL_TAGS = {
     _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIPS, _ORIENTATION, _SAMPLES, _ROWS,
-    _STRIP_BYTES, _PLANAR, _FAX3, _FAX4, _PREDICTOR, _OTHER_IMAGES, _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _INKS,
-    _EXTRA, _FORMAT, _JPEG_TABLES, _YCC_COEFFICIENTS, _YCC_SAMPLING, _YCC_PLACE, _BLACK_WHITE, *_OLD_JPEG,
+    _STRIP_BYTES, _PLANAR, _FAX3, _FAX4, _PREDICTOR, _OTHER_IMAGES, _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES,
+    _TILE_BYTES, _INKS, _EXTRA, _FORMAT, _JPEG_TABLES, _YCC_COEFFICIENTS, _YCC_SAMPLING, _YCC_PLACE, _BLACK_WHITE, *_OLD_JPEG,
 }  # fmt: skip
 _MOST_VALUES = 1 << 20
 _RATIO = 5
