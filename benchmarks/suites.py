@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageOps
 
 from benchmarks.common import COMMAND, machine, record
 from fiqa_trt.decode import decode_image, fit
@@ -48,8 +48,11 @@ def look(path: Path) -> Seen:
             warnings.simplefilter("ignore")
             name, mode, size = image.format, image.mode, image.size
             image.load()
-            over = Image.new("RGBA", image.size, "white")
-            over.alpha_composite(image.convert("RGBA"))
+            upright = ImageOps.exif_transpose(image)
+            if mode.startswith("I;16") or (mode == "I" and name == "PPM"):  # what `convert` would clip
+                upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))
+            over = Image.new("RGBA", upright.size, "white")
+            over.alpha_composite(upright.convert("RGBA"))
             return Seen(name, mode, size, fit(over.convert("RGB"), 224))
     except Exception as exc:  # whatever a suite provokes
         return Seen(name, mode, size, error=f"{type(exc).__name__}: {exc}"[:120])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,8 @@ def to_rgb(image: Any, data: bytes) -> Any:
         # The key is a sample as it is stored, which may have fewer bits than what Pillow makes of it.
         depth = data[24]
         image.info["transparency"] = (key & (1 << depth) - 1) * 255 // ((1 << depth) - 1)
+    if image.format == "PNG" and isinstance(key, tuple):
+        return _without_colour(image, data, key)
     if image.mode == "RGBA" and not _alpha_is_told(image.format, data) and not image.getextrema()[3][1]:
         return image.convert("RGB")  # a fourth sample that nobody filled
     if image.format == "TIFF" and image.mode == "P" and (short := tiff.short_palette(data)):
@@ -47,6 +50,19 @@ def to_rgb(image: Any, data: bytes) -> Any:
         white = pillow.Image.new("RGBA", colours.size, "white")
         return pillow.Image.alpha_composite(white, colours).convert("RGB")
     return image.convert("RGB")
+
+
+def _without_colour(image: Any, data: bytes, key: tuple[int, int, int]) -> Any:
+    """RGB whose pixels of one colour are transparent. With 16 bits all of them have to match."""
+    levels = np.array(image)
+    values = levels.astype(np.uint16)
+    if data[24] == 16:
+        low = pillow.PLUGINS["PNG"](io.BytesIO(data))
+        low.tile = [(*tile[:3], "RGB;16L") for tile in low.tile]  # the second byte of each sample instead of the first
+        low.load()
+        values = values << 8 | np.asarray(low)
+    levels[(values == np.array(key) & (1 << data[24]) - 1).all(axis=2)] = 255
+    return pillow.Image.fromarray(levels)
 
 
 def _alpha_is_told(name: str, data: bytes) -> bool:

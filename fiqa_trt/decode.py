@@ -139,7 +139,7 @@ def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, reference
 
 
 def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Image:
-    data = file.data
+    data, opened = file.data, False
     width, height = announced_size(name, data) or (None, None)
     pillow.limit(max_pixels)
     try:
@@ -150,6 +150,7 @@ def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Im
         if width and height:
             pillow.check((width, height))
         image = pillow.PLUGINS[name](io.BytesIO(data))
+        opened = True
         width, height = image.size
         pillow.check(image.size)
         upright = None if reference else _turbo(image, data)
@@ -170,8 +171,11 @@ def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Im
         # Pillow's plugins raise whatever a malformed file makes them stumble over; none of it may end a run.
         if reason := unsupported(name, data):
             raise ImageError(Status.UNSUPPORTED, f"{reason} is not supported", width, height) from exc
-        early = ends_early(name, data) or "truncated" in str(exc).lower()
-        raise ImageError(Status.TRUNCATED if early else Status.CORRUPT, one_line(exc), width, height) from exc
+        if ends_early(name, data) or "truncated" in str(exc).lower():
+            error = one_line(exc) if opened else "ends within its header"
+            raise ImageError(Status.TRUNCATED, error, width, height) from exc
+        error = one_line(exc) if opened else f"its header cannot be read: {one_line(exc)}"
+        raise ImageError(Status.CORRUPT, error, width, height) from exc
 
 
 def _turbo(image: ImageFile.ImageFile, data: bytes) -> Image.Image | None:

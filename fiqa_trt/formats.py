@@ -98,6 +98,7 @@ _OTHERS: tuple[tuple[str, int, bytes], ...] = (
     ("Cineon", 0, b"\x80\x2a\x5f\xd7"),
     ("farbfeld", 0, b"farbfeld"),
     ("MIFF", 0, b"id=ImageMagick"),
+    ("MIFF", 0, b"Id=ImageMagick"),
     ("FujiFilm raw", 0, b"FUJIFILMCCD-RAW"),
     ("Olympus raw", 0, b"IIRO"),
     ("Olympus raw", 0, b"IIRS"),
@@ -107,11 +108,23 @@ _OTHERS: tuple[tuple[str, int, bytes], ...] = (
     ("Sigma raw", 0, b"FOVb"),
     ("Minolta raw", 0, b"\0MRM"),
     ("Windows cursor", 8, b"ACON"),
+    ("DCX", 0, b"\xb1\x68\xde\x3a"),
+    ("FLI", 4, b"\x11\xaf"),
+    ("FLC", 4, b"\x12\xaf"),
+    ("FTEX", 0, b"FTEX"),
+    ("FTEX", 0, b"FTC\0"),
+    ("GIMP brush", 20, b"GIMP"),
+    ("IM", 0, b"Image type: "),
+    ("McIDAS", 0, b"\0\0\0\0\0\0\0\4"),
+    ("MSP", 0, b"DanM"),
+    ("MSP", 0, b"LinS"),
+    ("Photo CD", 2048, b"PCD_"),
+    ("Pixar", 0, b"\x80\xe8\0\0"),
 )
 _SVG = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?\?>\s*|<!--.*?-->\s*|<!DOCTYPE\s+svg.*?>\s*)*<(?:\w+:)?svg[\s>]", re.S | re.I
 )
-_TGA_TYPES = {1: (8, 15, 16), 2: (15, 16, 24, 32), 3: (8, 16), 9: (8, 15, 16), 10: (15, 16, 24, 32), 11: (8, 16)}
+_TGA_TYPES = {1: (8, 15, 16), 2: (15, 16, 24, 32), 3: (1, 8, 16), 9: (8, 15, 16), 10: (15, 16, 24, 32), 11: (1, 8, 16)}
 
 
 def find_format(data: bytes) -> Format | None:
@@ -134,6 +147,10 @@ def find_other(data: bytes) -> str | None:
             return name
     if _SVG.match(data[:4096]):
         return "SVG"
+    if re.match(rb"#define\s+\w+\s+\d+\s+#define", data):
+        return "XBM"
+    if data[1:4] == b"\0\0\0" and data[0] in (12, 40, 108, 124) and data[8 if data[0] == 12 else 12] == 1:
+        return "DIB"
     if _is_pcx(data):
         return "PCX"
     if data[-18:] == b"TRUEVISION-XFILE.\0" or _is_tga(data):
@@ -162,7 +179,7 @@ def _is_tga(data: bytes) -> bool:
     width, height, colours = (int.from_bytes(data[at : at + 2], "little") for at in (12, 14, 5))
     if not width or not height or mapped != (kind in (1, 9)):
         return False
-    if mapped and (data[7] not in (15, 16, 24, 32) or not colours):
+    if mapped and (data[7] not in (8, 15, 16, 24, 32) or not colours):
         return False
     if not mapped and any(data[3:8]):
         return False

@@ -106,8 +106,14 @@ def _jpeg(data: bytes) -> str | None:
 def _png(data: bytes) -> str | None:
     if data[12:16] != b"IHDR":
         return "a PNG as iPhone applications have it (CgBI)" if data[12:16] == b"CgBI" else None
-    if (data[24], data[25]) == (16, 2) and b"tRNS" in data[33 : data.find(b"IDAT")]:
-        return "a PNG of 16 bits with a transparent colour"
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind.isalpha() and kind[0] & 0x20 == 0 and kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            return f"a PNG with a part {kind.decode()} that it cannot be read without"
+        if kind == b"IDAT":
+            break
+        at += 12 + length
     return None
 
 
@@ -135,9 +141,13 @@ def _bmp_palette(data: bytes, header: int, bits: int, kind: int, colours: int) -
     if bits == 2:
         return "a BMP of 2 bits"
     # Pillow takes such a palette for a sign that the pixels are levels already, of 1 or 8 bits.
+    # Run-length coded ones it unpacks itself, one byte for each, and only those of 1 bit cannot be.
     count = colours or 1 << bits
-    palette = [data[14 + header + 4 * n : 14 + header + 4 * n + 3] for n in range(min(count, 256))]
+    if count > 256:
+        return f"a BMP with a palette of {count} colours" if count <= 65536 else None
+    palette = [data[14 + header + 4 * n : 14 + header + 4 * n + 3] for n in range(count)]
     levels = (0, 255) if count == 2 else range(count)
-    if (bits != (1 if count <= 2 else 8) or kind) and palette == [bytes([level]) * 3 for level in levels][:256]:
+    fits = bits == (1 if count <= 2 else 8) if kind == 0 else count > 2
+    if not fits and palette == [bytes([level]) * 3 for level in levels]:
         return f"a BMP of {bits} bits with a palette of {count} grey levels"
     return None

@@ -16,7 +16,8 @@ _OLD_JPEG = range(512, 522)
 _PIXEL_TAGS = {
     _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIPS, _ORIENTATION, _SAMPLES, _ROWS,
     _STRIP_BYTES, _PLANAR, _FAX3, _FAX4, _PREDICTOR, _OTHER_IMAGES, _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES,
-    _TILE_BYTES, _INKS, _EXTRA, _FORMAT, _JPEG_TABLES, _YCC_COEFFICIENTS, _YCC_SAMPLING, _YCC_PLACE, _BLACK_WHITE, *_OLD_JPEG,
+    _TILE_BYTES, _INKS, _EXTRA, _FORMAT, _JPEG_TABLES, _YCC_COEFFICIENTS, _YCC_SAMPLING, _YCC_PLACE, _BLACK_WHITE,
+    *_OLD_JPEG,
 }  # fmt: skip
 _MOST_VALUES = 1 << 20
 _RATIO = 5
@@ -236,7 +237,9 @@ class _Layout:
         if self.bits == 1:
             return self.compression not in _JPEGS
         if self.bits == 16:
-            return (black or self.order == "<") and not self.reversed_bits
+            if self.reversed_bits:
+                return black and self.order == "<" and self.compression == _RAW
+            return black or self.order == "<"
         if self.bits == 12:
             return black and self.order == "<" and not self.reversed_bits
         return self.bits in (2, 4, 8) and (black or not (self.reversed_bits and self.bits == 8))
