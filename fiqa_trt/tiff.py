@@ -97,6 +97,15 @@ def _entries(data: bytes) -> tuple[str, list[_Entry]] | None:
     return order, entries
 
 
+def orientation_is_plain(exif: bytes) -> bool:
+    """Whether every reader of an EXIF block (without its name) takes the same orientation from it, if any."""
+    found = _entries(exif)
+    if found is None or exif[:4] not in (b"II*\0", b"MM\0*"):
+        return False
+    told = [entry for entry in found[1] if entry.tag == _ORIENTATION]
+    return not told or [(entry.kind, entry.count) for entry in told] == [(3, 1)]
+
+
 def without_metadata(data: bytes) -> bytes | None:
     """The file with the number 1 in every tag of its first image that its pixels do not need; None if it has none."""
     found = _entries(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 
@@ -59,6 +60,8 @@ def group() -> None:
 def main() -> None:
     """Run the command line; every error becomes one line on stderr and its exit code. SIGTERM counts as Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # DALI would write a complaint about every damaged image to the terminal; our rows hold them.
+    os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "0")
     try:
         code = group.main(prog_name="fiqa-trt", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
