@@ -24,7 +24,7 @@ def to_rgb(image: Any, data: bytes) -> Any:
         data: its file, whose header says what Pillow's modes leave out.
 
     Raises:
-        ImageError: `unsupported`, its pixels have no defined range.
+        ImageError: `unsupported`, its pixels have no defined range; `corrupt`, its palette is missing.
     """
     key = image.info.get("transparency")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
@@ -33,6 +33,8 @@ def to_rgb(image: Any, data: bytes) -> Any:
         raise ImageError(Status.UNSUPPORTED, f"32-bit pixels (mode {image.mode}) have no defined range", *image.size)
     if image.mode == "RGB" and key is None:
         return image
+    if image.format == "PNG" and image.mode == "P" and data.find(b"PLTE", 33, data.find(b"IDAT")) < 0:
+        raise ImageError(Status.CORRUPT, "a palette is missing", *image.size)
     if image.format == "PNG" and isinstance(key, int) and image.mode == "L":
         # The key is a sample as it is stored, which may have fewer bits than what Pillow makes of it.
         depth = data[24]
@@ -84,6 +86,8 @@ def _levels(image: Any, data: bytes, key: Any) -> npt.NDArray[np.uint8]:
     levels = (values >> (bits - 8)).astype(np.uint8)
     if white_first:
         levels = 255 - levels
+    if image.format == "PNG" and image.mode == "P" and data.find(b"PLTE", 33, data.find(b"IDAT")) < 0:
+        raise ImageError(Status.CORRUPT, "a palette is missing", *image.size)
     if image.format == "PNG" and isinstance(key, int):
         levels[values == key] = 255
     return levels

@@ -21,7 +21,7 @@ from fiqa_trt import pillow
 from fiqa_trt.colours import to_rgb
 from fiqa_trt.errors import one_line
 from fiqa_trt.formats import find_format, find_other
-from fiqa_trt.kinds import announced_size, ends_early, unsupported
+from fiqa_trt.kinds import announced_size, ends_early, incomplete, unsupported, unsupported_as_it_failed
 from fiqa_trt.metadata import Bare, bare, bare_png
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.spec import PreprocessSpec
@@ -143,7 +143,9 @@ def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Im
     width, height = announced_size(name, data) or (None, None)
     pillow.limit(max_pixels)
     try:
-        if name != "JPEG" and (reason := unsupported(name, data)):
+        if incomplete(name, data):
+            raise ImageError(Status.TRUNCATED, "ends early", width, height)
+        if reason := unsupported(name, data):
             raise ImageError(Status.UNSUPPORTED, f"{reason} is not supported", width, height)
         if name not in pillow.PLUGINS:
             raise ImageError(Status.UNSUPPORTED, f"this Pillow was built without {name}", width, height)
@@ -169,7 +171,7 @@ def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Im
         raise ImageError(Status.TOO_LARGE, "not enough memory to decode it", width, height) from exc
     except Exception as exc:
         # Pillow's plugins raise whatever a malformed file makes them stumble over; none of it may end a run.
-        if reason := unsupported(name, data):
+        if reason := unsupported_as_it_failed(name, data, opened=opened):
             raise ImageError(Status.UNSUPPORTED, f"{reason} is not supported", width, height) from exc
         if ends_early(name, data) or "truncated" in str(exc).lower():
             error = one_line(exc) if opened else "ends within its header"

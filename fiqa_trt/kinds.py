@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fiqa_trt import jpeg2000, tiff
+from fiqa_trt import jpeg2000, pillow, tiff
 
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA)
@@ -12,23 +12,26 @@ _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA)
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _BMP_MASKS = {
-    16: [(0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)],
-    24: [(0xFF0000, 0xFF00, 0xFF)],
+    16: [(0xF800, 0x7E0, 0x1F, 0), (0x7C00, 0x3E0, 0x1F, 0)],
+    24: [(0xFF0000, 0xFF00, 0xFF, 0)],
     32: [
-        (0xFF0000, 0xFF00, 0xFF),
-        (0xFF000000, 0xFF0000, 0xFF00),
-        (0xFF000000, 0xFF00, 0xFF),
-        (0xFF, 0xFF00, 0xFF0000),
-        (0, 0, 0),
+        (0xFF0000, 0xFF00, 0xFF, 0),
+        (0xFF000000, 0xFF0000, 0xFF00, 0),
+        (0xFF000000, 0xFF00, 0xFF, 0),
+        (0xFF000000, 0xFF0000, 0xFF00, 0xFF),
+        (0xFF, 0xFF00, 0xFF0000, 0xFF000000),
+        (0xFF0000, 0xFF00, 0xFF, 0xFF000000),
+        (0xFF000000, 0xFF00, 0xFF, 0xFF0000),
     ],
 }
 
 
 def unsupported(name: str, data: bytes) -> str | None:
-    """Why a file of a format that is decoded is nevertheless of a kind that is not; None if it may well be."""
+    """Why a file of a format that is decoded is nevertheless of a kind that is not; None if it may well be.
+
+    A JPEG is asked after it failed alone: there is none that is decoded wrongly, and most files are JPEGs.
+    """
     try:
-        if name == "JPEG":
-            return _jpeg(data)
         if name == "PNG":
             return _png(data)
         if name == "BMP":
@@ -40,6 +43,25 @@ def unsupported(name: str, data: bytes) -> str | None:
     except IndexError:  # ends before it could tell
         pass
     return None
+
+
+def unsupported_as_it_failed(name: str, data: bytes, *, opened: bool) -> str | None:
+    """The same of a file that could not be opened, or that was opened and could not be decoded."""
+    try:
+        if name == "JPEG":
+            return _jpeg(data)
+        if name == "TIFF":
+            return tiff.unsupported_as_it_failed(data, opened=opened)
+    except IndexError:
+        pass
+    return None
+
+
+def incomplete(name: str, data: bytes) -> bool:
+    """Whether a file lacks an end without which Pillow may take it for another, or for whole."""
+    if name == "TIFF":
+        return tiff.header_ends_early(data)
+    return name == "JPEG2000" and jpeg2000.ends_early(data)
 
 
 def ends_early(name: str, data: bytes) -> bool:
@@ -126,10 +148,13 @@ def _bmp(data: bytes) -> str | None:
     bits, kind, colours = (int.from_bytes(data[at : at + n], "little") for at, n in ((28, 2), (30, 4), (46, 4)))
     if header == 64 and kind in (3, 4):
         return "a BMP of OS/2 with Huffman or 24-bit run-length coding"
+    if kind in (1, 2) and pillow.VERSION < (13, 0):
+        return f"a run-length coded BMP, which Pillow {pillow.VERSION[0]} decodes wrongly,"
     if kind > 3:
         return f"a BMP with compression {kind}"
     if kind == 3:
         masks = tuple(int.from_bytes(data[at : at + 4], "little") for at in (54, 58, 62))
+        masks += (int.from_bytes(data[66:70], "little") if header >= 56 else 0,)
         if masks not in _BMP_MASKS.get(bits, ()):
             return f"a BMP with {bits} bits and the masks {', '.join(f'{mask:x}' for mask in masks)}"
     if bits in (1, 2, 4, 8):

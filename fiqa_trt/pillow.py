@@ -78,6 +78,7 @@ def check(size: tuple[int, int], **options: object) -> None:
 _package.Image._decompression_bomb_check = check
 
 Image: Any = _package.Image
+VERSION = tuple(int(part) for part in PIL.__version__.split(".")[:2])
 PLUGINS: dict[str, Any] = {
     plugin.format: plugin
     for plugin in (getattr(getattr(_package, f"{name}ImagePlugin"), f"{name}ImageFile") for name in _PLUGINS)

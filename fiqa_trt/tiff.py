@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import struct
 
+from fiqa_trt import pillow
+
 _WIDTHS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 16: "Q", 17: "q", 13: "L", 18: "Q"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 256, 257, 258, 259, 262, 266
@@ -25,7 +27,9 @@ _FULL_RANGE, _BT601 = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0), (0.299, 0.587, 0
 _RAW, _OLD = 1, 6
 _FAX, _JPEGS = (2, 3, 4), (6, 7)
 # LZW, Deflate (new and old number), PackBits, LZMA, Zstandard; not WebP, JPEG 2000, JPEG XL, LERC, SGI's, ThunderScan.
-_COMPRESSIONS = (_RAW, *_FAX, 5, *_JPEGS, 8, 32773, 32946, 34925, 50000)
+_OPTIONAL = (34925, 50000)
+"""Compressions that a libtiff need not have been built with."""
+_COMPRESSIONS = (_RAW, *_FAX, 5, *_JPEGS, 8, 32773, 32946, *_OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +51,13 @@ class Directory:
         order: `<` or `>`.
         tags: the values of those that tell of pixels, where they are whole numbers and within the file.
         ratios: those that are fractions.
+        cut: values of some of these lie beyond the end of the file.
     """
 
     order: str
     tags: dict[int, tuple[int, ...]]
     ratios: dict[int, tuple[float, ...]]
+    cut: bool = False
 
     def first(self, tag: int, default: int = 0) -> int:
         """A tag's first value."""
@@ -64,18 +70,22 @@ def read_directory(data: bytes) -> Directory | None:
     if found is None:
         return None
     order, entries = found
+    cut = False
     tags, ratios = dict[int, tuple[int, ...]](), dict[int, tuple[float, ...]]()
     for entry in entries:
         letter = _WIDTHS.get(entry.kind)
         end = entry.place + entry.count * _SIZES.get(entry.kind, 0)
-        if entry.tag in tags or entry.tag not in _PIXEL_TAGS or not 0 < entry.count < _MOST_VALUES or end > len(data):
+        if entry.tag in tags or entry.tag not in _PIXEL_TAGS or not 0 < entry.count < _MOST_VALUES:
+            continue
+        cut = cut or end > len(data)
+        if end > len(data):
             continue
         if entry.kind == _RATIO:
             parts = struct.unpack_from(f"{order}{2 * entry.count}L", data, entry.place)
             ratios[entry.tag] = tuple(a / b if b else 0.0 for a, b in zip(parts[::2], parts[1::2], strict=True))
         elif letter:
             tags[entry.tag] = struct.unpack_from(f"{order}{entry.count}{letter}", data, entry.place)
-    return Directory(order, tags, ratios)
+    return Directory(order, tags, ratios, cut)
 
 
 def _entries(data: bytes) -> tuple[str, list[_Entry]] | None:
@@ -121,10 +131,16 @@ def without_metadata(data: bytes) -> bytes | None:
     return bytes(bare)
 
 
+def header_ends_early(data: bytes) -> bool:
+    """Whether what the tags say of the pixels lies beyond the end of the file, in part."""
+    directory = read_directory(data)
+    return directory is None or directory.cut
+
+
 def ends_early(data: bytes) -> bool:
     """Whether the directory of the first image, or what it points to, lies beyond the end of the file."""
     directory = read_directory(data)
-    if directory is None:
+    if directory is None or directory.cut:
         return True
     places = [directory.tags.get(offsets, ()) for offsets in (_STRIPS, _TILES)]
     lengths = [directory.tags.get(counts, ()) for counts in (_STRIP_BYTES, _TILE_BYTES)]
@@ -170,6 +186,17 @@ def unsupported(data: bytes) -> str | None:
     return f"a TIFF with {problem}" if problem else None
 
 
+def unsupported_as_it_failed(data: bytes, *, opened: bool) -> str | None:
+    """Why a file that `unsupported` let pass could not be opened or decoded, if that is not the file's fault."""
+    directory = read_directory(data)
+    if directory is None or ends_early(data) or not directory.first(_WIDTH) or not directory.first(_HEIGHT):
+        return None
+    if not opened:
+        return "a TIFF of a kind that this version of Pillow does not read"
+    compression = directory.first(_COMPRESSION, _RAW)
+    return f"a TIFF with compression {compression}" if compression in _OPTIONAL else None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Layout:
     """How the samples of an image are stored; all of one pixel have the same number of bits."""
@@ -201,7 +228,7 @@ class _Layout:
             samples,
             tags.get(_EXTRA, ()),
             compression,
-            first(_PLANAR, 1) == 2 and samples > 1,
+            first(_PLANAR, 1) == 2,
             first(_FILL_ORDER, 1) == 2,
             directory,
         )
@@ -243,6 +270,8 @@ class _Layout:
             return plain and black and self.extra in ((0,), (1,), (2,))
         if self.samples != 1 or self.extra:
             return False
+        if self.planar and self.compression == _RAW and not (black and self.bits == 8 and not self.reversed_bits):
+            return False  # Pillow takes the name of a way to unpack for a list of such ways, one for each plane
         if self.bits == 1:
             return self.compression not in _JPEGS
         if self.bits == 16:
@@ -257,11 +286,13 @@ class _Layout:
         if self.bits not in (8, 16) or self.compression in (*_FAX, _OLD):
             return False
         if self.reversed_bits:
-            return self.bits == 8 and self.samples == 3 and not self.extra
+            plain = self.bits == 8 and self.samples == 3 and not self.extra
+            return plain and not (self.planar and self.compression == _RAW)
         if self.planar:
             if self.compression == _RAW and (self.bits == 16 or self.extra not in ((), (2,))):
                 return False
-            return len(self.extra) == self.samples - 3 and self.extra in ((), (0,), (1,), (2,))
+            known = ((), (1,), (2,)) if pillow.VERSION < (13, 0) else ((), (0,), (1,), (2,))
+            return len(self.extra) == self.samples - 3 and self.extra in known
         if self.samples == 4 and not self.extra:
             return True  # an alpha that nobody declared, as many writers leave it
         spare = self.extra[1:]
@@ -270,6 +301,7 @@ class _Layout:
 
     def _palette(self) -> bool:
         plain = self.samples == 1 and not self.extra and not self.reversed_bits
+        plain = plain and not (self.planar and self.compression == _RAW)
         full = len(self.directory.tags.get(_COLOURS, ())) == 3 << self.bits
         return plain and full and self.bits in (1, 2, 4, 8) and self.compression not in _JPEGS
 
@@ -282,6 +314,8 @@ class _Layout:
             return False
         if self.compression != _RAW:
             return True
+        if pillow.VERSION < (13, 0):
+            return False
         # Pillow converts these itself, as JPEG has them; compressed ones are libtiff's, which knows all others too.
         tags, first, ratios = self.directory.tags, self.directory.first, self.directory.ratios
         if ratios.get(_BLACK_WHITE, _FULL_RANGE) != _FULL_RANGE or ratios.get(_YCC_COEFFICIENTS, _BT601) != _BT601:
