@@ -71,6 +71,8 @@ def score(folders: Sequence[Path], output: Path) -> list[dict[str, Any]]:
 def difference(row: dict[str, Any], seen: Seen) -> tuple[str, str]:
     """Group of a row, and what to say of it."""
     ours, theirs = row["status"], f"{seen.format} {seen.mode}"
+    if not Path(row["path"]).is_file():
+        return f"in a shard ({ours})", ""
     if ours != "ok":
         if seen.error or seen.format is None:
             return f"neither ({ours})", ""
