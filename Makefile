@@ -5,7 +5,10 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 
 WHEELS := $(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .venv/wheels
 
-.PHONY: demo test test-gpu lint clean
+# What decoding depends on most, with the lowest versions that pyproject.toml allows.
+DECODING := $(addprefix tests/test_,$(addsuffix .py,decode formats globals jpeg2000 metadata png structure tiff))
+
+.PHONY: demo test test-gpu test-minimum lint clean
 
 demo: .venv/demo
 	$(BIN)/python -m fiqa_trt.samples make samples
@@ -18,6 +21,9 @@ test: lint .venv/front-end
 # What only a machine with an NVIDIA GPU can show, with whatever of TensorRT is installed there.
 test-gpu: .venv/dev
 	$(BIN)/pytest -m gpu -rA
+
+test-minimum: .venv/minimum/done
+	.venv/minimum/bin/python -m pytest $(DECODING)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -36,6 +42,12 @@ $(BIN)/pip:
 
 .venv/dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+.venv/minimum/done: pyproject.toml constraints-minimum.txt
+	$(PYTHON) -m venv .venv/minimum
+	.venv/minimum/bin/pip install --quiet --disable-pip-version-check --constraint constraints-minimum.txt \
+		--editable . pytest hypothesis
 	@touch $@
 
 # Torch-TensorRT without a GPU, and the sources of every version that is supported; see tests/front_end.txt.

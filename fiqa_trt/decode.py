@@ -15,47 +15,28 @@ from typing import TYPE_CHECKING, Protocol, Union
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
-from fiqa_trt.records import ImageError, Outcome, Status
+from fiqa_trt import pillow
+from fiqa_trt.colours import to_rgb
+from fiqa_trt.errors import one_line
+from fiqa_trt.formats import find_format, find_other
+from fiqa_trt.kinds import announced_size, ends_early, incomplete, unsupported, unsupported_as_it_failed
+from fiqa_trt.metadata import Bare, bare, bare_png
+from fiqa_trt.records import ImageError, Outcome, Status, unforeseen
 from fiqa_trt.spec import PreprocessSpec
 
 if TYPE_CHECKING:
+    from PIL import ImageFile
     from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]
 Images = Union[Pixels, "Tensor"]
 """A batch where it was decoded: in memory as NumPy's, on a GPU as PyTorch's."""
 
-# Formats that Pillow decodes by itself; its other plugins start programs (EPS) or hold no photographs. Imported here,
-# because Pillow registers most of them only on demand.
-FORMATS: tuple[str, ...] = tuple(
-    plugin.format
-    for plugin in (
-        JpegImagePlugin.JpegImageFile,
-        PngImagePlugin.PngImageFile,
-        WebPImagePlugin.WebPImageFile,
-        BmpImagePlugin.BmpImageFile,
-        TiffImagePlugin.TiffImageFile,
-        GifImagePlugin.GifImageFile,
-        PpmImagePlugin.PpmImageFile,
-        AvifImagePlugin.AvifImageFile,
-    )
-)
 DEFAULT_MAX_PIXELS = 64_000_000
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -65,18 +46,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# First bytes of the formats above, and of others that are images but that we do not decode.
-_OURS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"P5", b"P6")
-_FOREIGN = (
-    b"8BPS",
-    b"\0\0\1\0",
-    b"%!PS",
-    b"\xff\x0a",
-    b"\0\0\0\x0cJXL ",
-    b"\0\0\0\x0cjP  ",
-    b"\xff\x4f\xff\x51",
-    b"qoif",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +86,6 @@ class CpuDecoder:
     name = "cpu"
 
     def __init__(self, max_pixels: int = DEFAULT_MAX_PIXELS, threads: int = 1) -> None:
-        # Pillow's own limit only warns, and an explicit --max-pixels must be able to exceed it; ours is checked
-        # before anything is decoded.
-        Image.MAX_IMAGE_PIXELS = None
         self.max_pixels = max_pixels
         self.threads = threads
 
@@ -152,59 +118,79 @@ def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, reference
     Raises:
         ImageError: `not_an_image`, `unsupported`, `truncated`, `corrupt` or `too_large`.
     """
-    image = _open(data)
-    width, height = image.size
-    if width * height > max_pixels:
-        error = f"{width} x {height} pixels, more than {max_pixels} (--max-pixels)"
-        raise ImageError(Status.TOO_LARGE, error, width, height)
     try:
-        upright = None if reference else _turbo(image, data)
-        if upright is None:
-            image.load()
-            upright = _to_rgb(image)
-        method = _UPRIGHT.get(_orientation(image))
-        return upright if method is None else upright.transpose(method)
+        return _decode_file(data, max_pixels, reference)
     except ImageError:
         raise
+    except Exception as exc:  # the last net: what is wrong with one image ends no run
+        raise unforeseen(exc) from exc
+
+
+def _decode_file(data: bytes, max_pixels: int, reference: bool) -> Image.Image:
+    kind = find_format(data)
+    if kind is None:
+        other = find_other(data)
+        if other is None:
+            raise ImageError(Status.NOT_AN_IMAGE, "no known image format")
+        raise ImageError(Status.UNSUPPORTED, f"{other}, an image format that is not supported")
+    # A text in a PNG can take the place of anything that Pillow knows of the image, so it never gets to see one.
+    file = bare_png(data) if kind.name == "PNG" else Bare(data)
+    try:
+        return _decode(kind.name, file, max_pixels, reference)
+    except ImageError as exc:
+        plain = bare(kind.name, data) if exc.outcome.status in (Status.CORRUPT, Status.TRUNCATED) else None
+        if plain is None or plain.data == file.data:
+            raise
+        try:
+            return _decode(kind.name, plain, max_pixels, reference)
+        except ImageError as still:
+            raise (exc if still.outcome.status in (Status.CORRUPT, Status.TRUNCATED) else still) from None
+
+
+def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Image:
+    data, opened = file.data, False
+    width, height = announced_size(name, data) or (None, None)
+    pillow.limit(max_pixels)
+    try:
+        if incomplete(name, data):
+            raise ImageError(Status.TRUNCATED, "ends early", width, height)
+        if reason := unsupported(name, data):
+            raise ImageError(Status.UNSUPPORTED, f"{reason} is not supported", width, height)
+        if name not in pillow.PLUGINS:
+            raise ImageError(Status.UNSUPPORTED, f"this Pillow was built without {name}", width, height)
+        if width and height:
+            pillow.check((width, height))
+        image = pillow.PLUGINS[name](io.BytesIO(data))
+        opened = True
+        width, height = image.size
+        pillow.check(image.size)
+        upright = None if reference else _turbo(image, data)
+        if upright is None:
+            image.info.pop("xmp", None)  # an orientation counts in EXIF alone
+            image.load()
+            upright = pillow.public(to_rgb(image, data))
+        return turned(upright, _orientation(file.exif or image.info.get("exif")))
+    except ImageError:
+        raise
+    except pillow.TooManyPixelsError as exc:
+        error = f"{exc}, more than {max_pixels} (--max-pixels)"
+        raise ImageError(Status.TOO_LARGE, error, *exc.size) from exc
     except MemoryError as exc:
         raise ImageError(Status.TOO_LARGE, "not enough memory to decode it", width, height) from exc
     except Exception as exc:
         # Pillow's plugins raise whatever a malformed file makes them stumble over; none of it may end a run.
-        status = Status.TRUNCATED if _ends_early(data) or "truncated" in str(exc).lower() else Status.CORRUPT
-        raise ImageError(status, str(exc) or type(exc).__name__, width, height) from exc
-
-
-def _open(data: bytes) -> ImageFile.ImageFile:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception as exc:  # as above
-        if data.startswith(_OURS) or data[4:12] == b"ftypavif":
-            if _ends_early(data):
-                raise ImageError(Status.TRUNCATED, "ends within its header") from exc
-            raise ImageError(Status.CORRUPT, "its header cannot be read") from exc
-        if data.startswith(_FOREIGN) or data[4:8] == b"ftyp" or data[:512].lstrip().startswith(b"<svg"):
-            raise ImageError(Status.UNSUPPORTED, "an image format that is not supported") from exc
-        raise ImageError(Status.NOT_AN_IMAGE, "no known image format") from exc
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether a file lacks the end that its format prescribes."""
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[-64:]
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-64:]
-    if data.startswith(b"GIF8"):
-        return b";" not in data[-8:]
-    if data.startswith(b"RIFF"):
-        return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    if data.startswith(b"BM"):
-        return len(data) < int.from_bytes(data[2:6], "little")
-    return False
+        if reason := unsupported_as_it_failed(name, data, opened=opened):
+            raise ImageError(Status.UNSUPPORTED, f"{reason} is not supported", width, height) from exc
+        if ends_early(name, data) or "truncated" in str(exc).lower():
+            error = one_line(exc) if opened else "ends within its header"
+            raise ImageError(Status.TRUNCATED, error, width, height) from exc
+        error = one_line(exc) if opened else f"its header cannot be read: {one_line(exc)}"
+        raise ImageError(Status.CORRUPT, error, width, height) from exc
 
 
 def _turbo(image: ImageFile.ImageFile, data: bytes) -> Image.Image | None:
     """The JPEG's pixels as Pillow would give them, or None where only Pillow can tell."""
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
     try:
         # `strict` (the default) objects to everything that libjpeg so much as warns about.
@@ -213,39 +199,21 @@ def _turbo(image: ImageFile.ImageFile, data: bytes) -> Image.Image | None:
         return None
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(exif: bytes | None) -> int:
+    if not exif:
+        return 1
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        block = pillow.Image.Exif()
+        block.load(exif)
+        return int(block.get(ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
-    if image.mode.startswith("I;16"):
-        levels = np.asarray(image).astype(np.uint16) >> 8
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ImageError(Status.UNSUPPORTED, f"32-bit pixels (mode {image.mode}) have no defined range", *image.size)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        colours = image.convert("RGBA")
-        white = Image.new("RGBA", colours.size, "white")
-        return Image.alpha_composite(white, colours).convert("RGB")
-    return image.convert("RGB")
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image that Pillow opened or made, as `decode_image` gives the one of a file. Raises ImageError likewise."""
-    try:
-        image.load()
-        upright, method = _to_rgb(image), _UPRIGHT.get(_orientation(image))
-        return upright if method is None else upright.transpose(method)
-    except ImageError:
-        raise
-    except Exception as exc:  # as in `decode_image`: a file that is read only now
-        status = Status.TRUNCATED if "truncated" in str(exc).lower() else Status.CORRUPT
-        raise ImageError(status, str(exc) or type(exc).__name__, *image.size) from exc
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Upright, from what EXIF says of how it lies."""
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
 
 
 def fit(image: Image.Image, size: int) -> Pixels:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +55,9 @@ class DaliDecoder:
     ) -> None:
         """Start DALI.
 
+        It writes complaints about damaged images to stderr unless DALI_NVIMGCODEC_LOG_LEVEL is 0, which is for the
+        program to set: the command line does.
+
         Args:
             device: `cpu`, `cuda` or `cuda:i`.
             max_pixels: larger images are refused.
@@ -65,8 +67,6 @@ class DaliDecoder:
         Raises:
             EngineError: DALI is not there, or cannot start.
         """
-        # It would write a complaint about every damaged image to the terminal; our rows hold them.
-        os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "0")
         try:
             import nvidia.dali.experimental.dynamic as ndd
         except ImportError as exc:

@@ -158,10 +158,11 @@ def _openvino() -> Check:
 
 def _decoder() -> Check:
     def try_it() -> str:
-        from fiqa_trt.decode import FORMATS
+        from fiqa_trt.formats import DECODED
         from fiqa_trt.verification import portrait
 
-        return f"{', '.join(FORMATS)}; {portrait().shape[0]} px sample decoded"
+        names = ", ".join(each.name for each in DECODED)
+        return f"{names}; {portrait().shape[0]} px sample decoded"
 
     return _seen("CPU decoder (Pillow, libjpeg-turbo)", try_it, "pip install --force-reinstall fiqa-trt")
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fiqa_trt.decode import fit, upright_rgb
+from fiqa_trt.decode import ORIENTATION, fit, turned
 from fiqa_trt.errors import UsageError
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.spec import PreprocessSpec
@@ -128,10 +128,44 @@ def pixels_of(item: Image.Image | npt.NDArray[np.uint8], max_pixels: int) -> tup
                 error = f"{item.width} x {item.height} pixels, more than {max_pixels}"
                 raise ImageError(Status.TOO_LARGE, error, *item.size)
             with _loading:
-                image = upright_rgb(item)
+                image = _upright(item)
         else:
             grey = item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item
             image = Image.fromarray(np.ascontiguousarray(grey)).convert("RGB")
         return Outcome(Status.OK, *image.size), fit(image, size)
     except ImageError as exc:
         return exc.outcome, np.zeros((size, size, 3), np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """In mode RGB, as the decoder gives the one of a file. Raises ImageError."""
+    try:
+        image.load()
+        return turned(_rgb(image), _orientation(image))
+    except ImageError:
+        raise
+    except Exception as exc:  # of a file that is read only now
+        status = Status.TRUNCATED if "truncated" in str(exc).lower() else Status.CORRUPT
+        raise ImageError(status, str(exc) or type(exc).__name__, *image.size) from exc
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.uint16) >> 8
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ImageError(Status.UNSUPPORTED, f"32-bit pixels (mode {image.mode}) have no defined range", *image.size)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        colours = image.convert("RGBA")
+        white = Image.new("RGBA", colours.size, "white")
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return 1

@@ -10,8 +10,10 @@ import functools
 import re
 import zlib
 
+from fiqa_trt.tiff import orientation_is_plain
+
 _SOF_BASELINE, _SOF_EXTENDED, _SOF_PROGRESSIVE = 0xC0, 0xC1, 0xC2
-_DHT, _EOI, _SOS, _DQT, _DRI, _APP14, _COM = 0xC4, 0xD9, 0xDA, 0xDB, 0xDD, 0xEE, 0xFE
+_DHT, _EOI, _SOS, _DQT, _DRI, _APP1, _APP14, _COM = 0xC4, 0xD9, 0xDA, 0xDB, 0xDD, 0xE1, 0xEE, 0xFE
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _TAIL = 64  # bytes that may follow the end of a JPEG
 
@@ -37,7 +39,7 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
     size: tuple[int, int] | None = None
     frame = b""
     quantisers, coders = set[int](), set[int]()
-    scans, at = 0, 2
+    scans, at, turned = 0, 2, False
     while True:
         # Before the first scan markers follow each other; after it the compressed data lies between them.
         marker = _MARKER.match(data, at) if not scans else _MARKER.search(data, at)
@@ -70,6 +72,10 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
         elif kind == _APP14 and body.startswith(b"Adobe"):
             if len(body) < 12 or body[11] == 0:
                 return None  # RGB or CMYK that its components do not tell
+        elif kind == _APP1 and body.startswith(b"Exif\0\0"):
+            if turned or not orientation_is_plain(body[6:]):
+                return None
+            turned = True
         elif not (kind in (_DRI, _COM) or 0xE0 <= kind <= 0xEF):
             return None
 
@@ -161,7 +167,7 @@ def _png(data: bytes) -> tuple[int, int] | None:
             size, colours = (int.from_bytes(body[:4], "big"), int.from_bytes(body[4:8], "big")), body[9]
             if body[8] != 8 or colours not in (0, 2, 3) or body[10] or body[11] or body[12] > 1 or 0 in size:
                 return None
-        elif kind in (b"tRNS", b"eXIf"):
+        elif kind in (b"tRNS", b"eXIf", b"acTL") or body.startswith(b"Raw profile type exif\0"):
             return None
         elif kind == b"PLTE":
             palette = True
@@ -169,6 +175,8 @@ def _png(data: bytes) -> tuple[int, int] | None:
             pixels = True
         elif kind == b"IEND":
             return size if pixels and (palette or colours != 3) else None
+        elif kind[0] & 0x20 == 0:
+            return None  # nobody knows what it does to the pixels
         at += 12 + length
 
 

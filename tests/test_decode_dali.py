@@ -121,8 +121,25 @@ def test_the_edge_of_an_image_in_every_place(dali: DaliDecoder) -> None:
         lambda image: encode(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG"),
         lambda image: encode(image, "JPEG", keep_rgb=True),
         lambda image: jpeg(image)[:-2] + bytes(100) + b"\xff\xd9" + bytes(100),
+        lambda image: encode(image, "JPEG2000"),
+        lambda image: (
+            jpeg(image, exif=exif(6))
+            .replace(b"\x12\x01\x03\x00", b"\x12\x01\x04\x00")
+            .replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x04")
+        ),
     ],
-    ids=["CMYK", "RGBA PNG", "RGBA WebP", "GIF", "TIFF", "16-bit PNG", "RGB JPEG", "bytes behind its end"],
+    ids=[
+        "CMYK",
+        "RGBA PNG",
+        "RGBA WebP",
+        "GIF",
+        "TIFF",
+        "16-bit PNG",
+        "RGB JPEG",
+        "bytes behind its end",
+        "JPEG 2000",
+        "EXIF of another type",
+    ],
 )
 def test_what_dali_is_not_asked(dali: DaliDecoder, portrait: Image.Image, make: Any) -> None:
     blob, good = make(portrait), jpeg(portrait)

@@ -7,7 +7,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fiqa_trt"
 LAYERS = {
-    0: {"spec", "records", "errors", "progress", "formats", "foreign", "fingerprint", "storage"},
+    0: {
+        "spec",
+        "records",
+        "errors",
+        "progress",
+        "formats",
+        "foreign",
+        "fingerprint",
+        "storage",
+        "pillow",
+        "tiff",
+        "jpeg2000",
+        "kinds",
+        "metadata",
+        "colours",
+    },
     1: {
         "sources",
         "listing",

@@ -114,3 +114,24 @@ def test_what_passes_can_be_decoded(picture: Image.Image) -> None:
     assert all(
         dimensions(damage(data, random.Random(seed))) in (None, (150, 97), (60_000, 60_000)) for seed in range(99)
     )
+
+
+def test_what_may_turn_an_image_or_change_it(picture: Image.Image) -> None:
+    """Only an orientation that every reader finds is left to another decoder, and no part that nobody knows."""
+    good = jpeg(picture)
+
+    def exif(kind: int, count: int, value: int) -> bytes:
+        body = b"Exif\0\0II*\0" + struct.pack("<LHHHLHHL", 8, 1, 0x112, kind, count, value, 0, 0)
+        return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+
+    plain = exif(3, 1, 6)
+    assert dimensions(good[:2] + plain + good[2:]) == (150, 97)
+    for block in (plain * 2, exif(4, 1, 6), exif(3, 2, 6), exif(1, 1, 6), plain[:10] + b"XX" + plain[12:]):
+        assert dimensions(good[:2] + block + good[2:]) is None
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    good = encode(picture, "PNG")
+    for part in (chunk(b"acTL", bytes(8)), chunk(b"tEXt", b"Raw profile type exif\0x"), chunk(b"NEWx", b"")):
+        assert dimensions(good[:33] + part + good[33:]) is None

@@ -86,6 +86,8 @@ def main() -> None:
     """
     _speak_utf8()
     results = streams.secure()
+    # DALI would write a complaint about every damaged image to the terminal; our rows hold them.
+    os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "0")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, signal.default_int_handler)
