@@ -25,6 +25,7 @@ from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.shards import Blob, ShardReader, read_recorded
 from fiqa_trt.sources import Source
+from fiqa_trt.updating import update_dataset
 from fiqa_trt.workers import InProcess, Processes, Setup, Workers, open_decoder, parse_devices
 
 Say = Callable[[str], None]
@@ -234,6 +235,8 @@ def score_dataset(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     unit_rows: int = scoring.UNIT_ROWS,
     restart: bool = False,
+    update: bool = False,
+    keep_gone: bool = False,
     report: Report = _silent,
     say: Say = _silent,
 ) -> scoring.Summary:
@@ -256,12 +259,16 @@ def score_dataset(
         max_pixels: see above.
         unit_rows: the most rows that a kill can cost.
         restart: forget an earlier run and replace its output.
+        update: of a finished output, score only what is new or changed since; see `updating.update_dataset`.
+        keep_gone: with `update`, keep the rows of inputs that are gone.
         report: receives the progress after every batch.
         say: hears, in lines, what one should know of.
 
     Raises:
         FiqaError: see `fiqa_trt.errors`.
     """
+    if update and (restart or limit):
+        raise UsageError("update=True takes all inputs, and what is there already: no limit, no restart")
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     listed = None if list_file is None else os.fspath(list_file)
     source = Source(tuple(os.fspath(path) for path in given), listed, all_files, limit, image_column)
@@ -274,7 +281,10 @@ def score_dataset(
             return InProcess.open(setup, say)
         return Processes(parse_devices(devices), setup, target, unit_rows, say)
 
-    return scoring.score_dataset(source, target, opened, scoring.Options(unit_rows, restart), report, say)
+    options = scoring.Options(unit_rows, restart)
+    if update:
+        return update_dataset(source, target, opened, options, report, say, keep_gone=keep_gone)
+    return scoring.score_dataset(source, target, opened, options, report, say)
 
 
 @dataclasses.dataclass(frozen=True)

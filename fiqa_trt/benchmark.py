@@ -305,7 +305,7 @@ def _sample(paths: Sequence[str], image_column: str | None) -> list[Blob]:
     try:
         for start in range(0, len(paths), 64):
             places = reader.plan(paths[start : start + 64]).result().places
-            for blob in reader.submit(places).result():
+            for blob, _ in reader.submit(places).result():
                 held += 0 if isinstance(blob, ImageError) else len(blob)
                 blobs.append(blob)
             if held > _SAMPLE_BYTES:

@@ -17,7 +17,8 @@ from fiqa_trt.decode import Decoded, Decoder
 from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import FiqaError, RunError, one_line
-from fiqa_trt.records import Outcome, Status, to_table, unforeseen
+from fiqa_trt.reading import Read
+from fiqa_trt.records import Origin, Outcome, Status, to_table, unforeseen
 from fiqa_trt.shards import DEFAULT_COLUMN, Blob, Place, ShardReader, is_table, locate, read_places
 
 READERS = 8
@@ -45,12 +46,14 @@ class Plan:
     places: list[Place]
     order: npt.NDArray[np.intp] | None
 
-    def restored(self, outcomes: list[Outcome], scores: Scores) -> tuple[list[Outcome], Scores]:
+    def restored(
+        self, outcomes: list[Outcome], origins: list[Origin], scores: Scores
+    ) -> tuple[list[Outcome], list[Origin], Scores]:
         """What the images were given, in the order of the unit."""
         if self.order is None:
-            return outcomes, scores
+            return outcomes, origins, scores
         back = np.argsort(self.order)
-        return [outcomes[index] for index in back], scores[back]
+        return [outcomes[index] for index in back], [origins[index] for index in back], scores[back]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Reader:
             return Plan(places, None)
         return Plan([places[index] for index in order], np.array(order, np.intp))
 
-    def submit(self, places: Sequence[Place]) -> Future[list[Blob]]:
+    def submit(self, places: Sequence[Place]) -> Future[list[Read]]:
         """Start reading; the result holds the bytes of each, or why there are none."""
         pool = self._tables if any(key is not None and is_table(file) for file, key in places) else self._files
         return pool.submit(read_places, places, self._shards, lambda: self._closed)
@@ -149,6 +152,7 @@ def score_units(
     batch, members = engine.info.batch, engine.info.members
     begun: dict[int, tuple[pa.Table, Plan]] = {}
     order: deque[_Chunk] = deque()  # of what is under way
+    came: deque[Origin] = deque()  # from where, what was read and is not scored yet
     largest = 0  # bytes of a chunk so far
     reader, decoding = Reader(image_column), ThreadPoolExecutor(decoder.threads, "decode")
 
@@ -174,8 +178,10 @@ def score_units(
         """Chunks of `largest` that `size` bytes hold, from 2 to `most`; 2 until a first one is known."""
         return max(2, min(most, size // largest)) if largest else 2
 
-    def decode(blobs: list[Blob]) -> Future[Decoded]:
+    def decode(read: list[Read]) -> Future[Decoded]:
         nonlocal largest
+        blobs = [blob for blob, _ in read]
+        came.extend(origin for _, origin in read)
         largest = max(largest, sum(len(blob) for blob in blobs if isinstance(blob, bytes)))
         return decoding.submit(decode_all, decoder, blobs, batch)
 
@@ -192,7 +198,8 @@ def score_units(
             report(len(decoded.outcomes), sum(outcome.status is not Status.OK for outcome in decoded.outcomes))
             if chunk.last:
                 table, plan = begun.pop(chunk.unit)
-                yield chunk.unit, to_table(table, *plan.restored(outcomes, np.concatenate(scores)), members)
+                origins = [came.popleft() for _ in outcomes]
+                yield chunk.unit, to_table(table, *plan.restored(outcomes, origins, np.concatenate(scores)), members)
                 outcomes, scores = [], []
     finally:
         decoding.shutdown(wait=False, cancel_futures=True)

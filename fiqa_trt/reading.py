@@ -6,17 +6,27 @@ import errno
 import os
 import re
 import stat
+from typing import NamedTuple
 
-from fiqa_trt.records import ImageError, Status
+from fiqa_trt.records import ImageError, Origin, Status
 
 MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .jpg must not fill the memory.
 Blob = bytes | ImageError
-Stamp = tuple[int, ...]
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is replaced or written to."""
+
+    device: int
+    number: int
+    size: int
+    modified_ns: int
+    changed_ns: int
 
 
 def stamp_of(info: os.stat_result) -> Stamp:
-    """What changes when a file is replaced or written to."""
-    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    """That of a file."""
+    return Stamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def stamp_at(path: str) -> Stamp | None:
@@ -48,33 +58,55 @@ def is_remote(path: str) -> bool:
     return _URL.search(path) is not None
 
 
-def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
-    """All bytes of a regular file.
+class Read(NamedTuple):
+    """The bytes of an image or why there are none, and what they came from, as it was just before they were read."""
 
-    Raises:
-        ImageError: `missing`, `empty`, `too_large`, `unreadable` (a folder, a device, a pipe, no permission), or
-            `unsupported` (an address instead of a path).
+    blob: Blob
+    origin: Origin = Origin()
+
+
+def microseconds(modified_ns: int) -> int:
+    """A file's time as `Origin` has it."""
+    return modified_ns // 1000
+
+
+def read_plain(path: str, max_bytes: int = MAX_BYTES) -> Read:
+    """All bytes of a regular file, or why there are none.
+
+    It is `missing`, `empty`, `too_large`, `unreadable` (a folder, a device, a pipe, no permission), or `unsupported`
+    (an address instead of a path).
     """
+    origin = Origin()
+
+    def failed(status: Status, error: str) -> Read:
+        return Read(ImageError(status, error), origin)
+
     try:
         with open(path, "rb", buffering=0, opener=open_at_once) as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
-                raise ImageError(Status.UNREADABLE, "not a regular file")
+                return failed(Status.UNREADABLE, "not a regular file")
+            origin = Origin(info.st_size, microseconds(info.st_mtime_ns))
             if info.st_size > max_bytes:
-                raise ImageError(Status.TOO_LARGE, f"{info.st_size} bytes, more than {max_bytes}")
+                return failed(Status.TOO_LARGE, f"{info.st_size} bytes, more than {max_bytes}")
             data = file.read()
-    except IsADirectoryError as exc:
-        raise ImageError(Status.UNREADABLE, "a folder, not a file (or a folder that could not be listed)") from exc
+    except IsADirectoryError:
+        return failed(Status.UNREADABLE, "a folder, not a file (or a folder that could not be listed)")
     except OSError as exc:
         if exc.errno in (*_ABSENT, errno.ENAMETOOLONG) and is_remote(path):
-            raise ImageError(Status.UNSUPPORTED, REMOTE) from exc
-        status = Status.MISSING if exc.errno in _ABSENT else Status.UNREADABLE
-        raise ImageError(status, exc.strerror or str(exc)) from exc
+            return failed(Status.UNSUPPORTED, REMOTE)
+        return failed(Status.MISSING if exc.errno in _ABSENT else Status.UNREADABLE, exc.strerror or str(exc))
     except ValueError as exc:  # a NUL in the name
-        raise ImageError(Status.MISSING, f"not a path: {exc}") from exc
-    if not data:
-        raise ImageError(Status.EMPTY, "0 bytes")
-    return data
+        return failed(Status.MISSING, f"not a path: {exc}")
+    return Read(data, origin) if data else failed(Status.EMPTY, "0 bytes")
+
+
+def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """All bytes of a regular file. Raises ImageError, with the statuses of `read_plain`."""
+    blob = read_plain(path, max_bytes).blob
+    if isinstance(blob, ImageError):
+        raise blob
+    return blob
 
 
 def open_at_once(path: str, flags: int) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 if TYPE_CHECKING:
@@ -81,6 +81,18 @@ def unforeseen(error: Exception) -> ImageError:
     return ImageError(Status.CORRUPT, f"{UNFORESEEN}{type(error).__name__}: {error}")
 
 
+class Origin(NamedTuple):
+    """What an image came from, to tell later whether it has changed.
+
+    Attributes:
+        bytes: its size; None if it could not be read.
+        modified: when its file, or the shard that it is in, was last written to, in microseconds since 1970 (UTC).
+    """
+
+    bytes: int | None = None
+    modified: int | None = None
+
+
 _SCHEME = "file:"
 
 
@@ -127,13 +139,13 @@ class Own:
     Attributes:
         name: its name.
         kind: Arrow's name of its type.
-        value: of an outcome; None for those that inputs and scores are.
+        value: of an outcome, and of what the image came from; None for those that inputs and scores are.
         needed: whether every version has written it, so that an output without it is none.
     """
 
     name: str
     kind: str
-    value: Callable[[Outcome], object] | None = None
+    value: Callable[[Outcome, Origin], object] | None = None
     needed: bool = True
 
 
@@ -143,10 +155,13 @@ def own(members: Sequence[str]) -> tuple[Own, ...]:
         Own("path", "string"),
         Own("score", "float32"),
         *(Own(f"score_{name}", "float32") for name in members),
-        Own("width", "int32", lambda outcome: outcome.width),
-        Own("height", "int32", lambda outcome: outcome.height),
-        Own("status", "string", lambda outcome: outcome.status.value),
-        Own("error", "string", lambda outcome: outcome.error),
+        Own("width", "int32", lambda outcome, origin: outcome.width),
+        Own("height", "int32", lambda outcome, origin: outcome.height),
+        Own("status", "string", lambda outcome, origin: outcome.status.value),
+        Own("error", "string", lambda outcome, origin: outcome.error),
+        # Beside the score, and not in a file of their own: so they are as old as their row, wherever it goes.
+        Own("bytes", "int64", lambda outcome, origin: origin.bytes, needed=False),
+        Own("modified", "timestamp[us]", lambda outcome, origin: origin.modified, needed=False),
     )
 
 
@@ -177,20 +192,25 @@ def output_schema(members: Sequence[str], inputs: pa.Schema) -> pa.Schema:
 
 
 def to_table(
-    inputs: pa.Table, outcomes: Sequence[Outcome], scores: npt.NDArray[np.float32], members: Sequence[str]
+    inputs: pa.Table,
+    outcomes: Sequence[Outcome],
+    origins: Sequence[Origin],
+    scores: npt.NDArray[np.float32],
+    members: Sequence[str],
 ) -> pa.Table:
     """The rows of one unit.
 
     Args:
         inputs: the unit's part of the frozen list, `path` first, N rows.
         outcomes: N of them, in the same order.
+        origins: likewise.
         scores: float32 [N, members]; rows whose outcome is not `ok` are ignored.
         members: names of the members.
     """
     import numpy as np
     import pyarrow as pa
 
-    if not len(inputs) == len(outcomes) == len(scores):
+    if not len(inputs) == len(outcomes) == len(origins) == len(scores):
         raise ValueError(f"{len(inputs)} inputs, {len(outcomes)} outcomes, {len(scores)} scores: not one for each")
     schema = output_schema(members, inputs.schema)
     failed = np.array([outcome.status is not Status.OK for outcome in outcomes], dtype=bool)
@@ -199,6 +219,7 @@ def to_table(
     columns += [pa.array(values, pa.float32(), mask=failed) for values in every]
     for column in own(members):
         if column.value is not None:
-            columns.append(pa.array([column.value(outcome) for outcome in outcomes], pa.type_for_alias(column.kind)))
+            values = [column.value(outcome, origin) for outcome, origin in zip(outcomes, origins, strict=True)]
+            columns.append(pa.array(values, pa.type_for_alias(column.kind)))
     columns.extend(inputs.column(i) for i in range(1, inputs.num_columns))
     return pa.table(columns, schema=schema)

@@ -25,7 +25,14 @@ from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage
 from fiqa_trt.fingerprint import Fingerprint, refuse_difference
 from fiqa_trt.storage import atomic, beside, sync_file, target_of
 
-_STATE = {"inputs.parquet", "inputs.new", "run.json", "parts", "lock"}  # what a run keeps in its folder
+_STATE = {
+    "inputs.parquet",
+    "inputs.new",
+    "listed.parquet",
+    "run.json",
+    "parts",
+    "lock",
+}  # what a run keeps in its folder
 
 
 class RunFolder:
@@ -97,6 +104,16 @@ class RunFolder:
         with pq.ParquetFile(self.path / "inputs.new") as inputs:
             for number in range(inputs.num_row_groups):
                 yield inputs.read_row_group(number, ["path"])["path"]
+
+    def set_aside(self) -> None:
+        """Keep the list that was just frozen beside another one that is to be worked on."""
+        (self.path / "inputs.new").replace(self.path / "listed.parquet")
+
+    def aside(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """What was set aside, in parts."""
+        with pq.ParquetFile(self.path / "listed.parquet") as listed:
+            for number in range(listed.num_row_groups):
+                yield listed.read_row_group(number, columns)
 
     def recorded(self) -> Fingerprint | None:
         """The fingerprint of the run that this state belongs to, or None if none began."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import itertools
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fiqa_trt import __version__
-from fiqa_trt.errors import DifferentRun, InputError, RunError
+from fiqa_trt.errors import DifferentRun, InputError
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.outputs import (
     SUFFIXES,
@@ -25,7 +26,6 @@ from fiqa_trt.outputs import (
     holder,
     output_metadata,
     read_output,
-    read_schema,
     with_metadata,
     write_output,
 )
@@ -222,9 +222,10 @@ class Run:
 
 
 @contextlib.contextmanager
-def _run(
+def open_run(
     output: Path, open_workers: Callable[[], Workers], options: Options, report: Report, say: Say
 ) -> Iterator[Run]:
+    """A run, its working state and its workers, for as long as the block lasts. Arguments as of `score_dataset`."""
     check_output(output, SUFFIXES)
     workers = open_workers()
     try:
@@ -232,6 +233,12 @@ def _run(
             yield Run(output, folder, workers, options, report, say)
     finally:
         workers.close()
+
+
+def apart_from(source: Source, run: Run) -> Source:
+    """A source whose folders are not searched for the run's own files, and whose columns do not have our names."""
+    files = (str(run.output), str(target_of(run.output)), str(run.folder.path))
+    return dataclasses.replace(source, reserved=tuple(own_columns(run.members)), exclude=files)
 
 
 def score_dataset(
@@ -256,10 +263,8 @@ def score_dataset(
         FiqaError: see `fiqa_trt.errors`; what is finished is kept for the next call.
     """
     check_source(source, output)
-    with _run(output, open_workers, options, report, say) as run:
-        own, folder = tuple(own_columns(run.members)), run.folder
-        own_files = (str(output), str(target_of(output)), str(folder.path))
-        source = dataclasses.replace(source, reserved=own, exclude=own_files)
+    with open_run(output, open_workers, options, report, say) as run:
+        folder, source = run.folder, apart_from(source, run)
         batches = list_inputs(source, say)
         first = next(batches)
         schema = check_columns(output_schema(run.members, first.schema), output)
@@ -275,15 +280,15 @@ def score_dataset(
 
 
 def decoding_libraries(decoder: str) -> str:
-    """Versions of what decodes, as a fingerprint records them."""
+    """Versions of what a decoder, given by its name, works with; as a fingerprint records them."""
     import PIL
 
-    found = f"Pillow {PIL.__version__}"
-    if decoder == "dali":
-        import nvidia.dali
-
-        found += f", DALI {nvidia.dali.__version__}"
-    return found
+    dali = [
+        f"DALI {found.version}"
+        for found in (importlib.metadata.distributions() if decoder.startswith("dali") else ())
+        if found.name.startswith("nvidia-dali-cuda")
+    ]
+    return ", ".join([f"Pillow {PIL.__version__}", *dali])
 
 
 def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
@@ -296,7 +301,7 @@ def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
     elif "filtered_from" in metadata:
         raise DifferentRun(f"{output} holds what filter kept; --restart replaces it, or choose another -o")
     else:
-        refuse_difference(str(output), _recorded(metadata), fingerprint)
+        refuse_difference(str(output), recorded_fingerprint(metadata), fingerprint)
     run.say(f"{output} is already complete; --restart scores it anew")
     tally = Tally()
     for _ in tally.count(read_output(output, needed)):
@@ -322,89 +327,46 @@ def _digest_paths(digest: hashlib._Hash, paths: pa.ChunkedArray) -> None:
         digest.update(path.encode() + b"\0")
 
 
-def retry_failed(
-    output: Path,
-    open_workers: Callable[[], Workers],
-    options: Options = Options(),
-    report: Report = lambda progress: None,
-    say: Say = lambda message: None,
-    image_column: str | None = None,
-) -> Summary:
-    """Score again, in place and atomically, the rows of a finished output whose status is not `ok`.
-
-    All other rows, the order and the carried columns stay as they are. `image_column` is that of the tables among the
-    inputs; by default the one that the output records.
-
-    Raises:
-        InputError: the output does not exist or is not one of ours.
-        DifferentRun: its scores come from another model or precision, so new ones could not stand beside them.
-        FiqaError: as in `score_dataset`.
-    """
-    if not output.is_file():
-        raise InputError(f"--retry-failed {output}: no such file")
-    with _run(output, open_workers, options, report, say) as run:
-        own, folder = tuple(needed_columns(run.members)), run.folder
-        schema = check_columns(read_schema(output, own), output)
-        rows = sum(table.num_rows for table in read_output(output, own))
-        digest, count = folder.freeze(_failed(read_output(output, own)))
-        metadata = output_metadata(output)
-        source = Source(image_column=image_column or _recorded(metadata).get("image_column"))
-        fingerprint = run.fingerprint("retry", source, digest, count)
-        if metadata is None and output.suffix.lower() == ".parquet":
-            raise InputError(f"--retry-failed {output}: it does not say which model its scores are from")
-        if metadata is not None:
-            recorded = {**dict.fromkeys(_COMPARABLE, "unknown"), **_recorded(metadata)}
-            alike = [key for key in (*_COMPARABLE, *_SINCE) if key in recorded]
-            refuse_difference(
-                str(output),
-                {key: recorded[key] for key in alike},
-                {key: fingerprint[key] for key in alike},
-                "give the --engine, --precision and --image-column that it is from",
-            )
-        else:
-            say(f"{output.suffix} does not record what its scores are from: use the engine that they are from")
-        state = folder.recorded()
-        if state is not None and state.get("job") == "retry" and state != fingerprint:
-            folder.forget()  # left by a retry that was killed after it had put its result in place
-        folder.begin(fingerprint)
-        run.work(source.image_column)
-        if count == 0:
-            say(f"nothing to retry: every row of {output} is ok")
-        return run.finish(schema, _merged(read_output(output, own), folder.parts(), own_columns(run.members)), rows)
-
-
-def _failed(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
-    for table in tables:
-        failed = table.filter(pc.not_equal(table["status"], Status.OK.value)).select(["path"])
-        yield from failed.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], failed.schema)]
-
-
-def _recorded(metadata: dict[str, Any] | None) -> dict[str, Any]:
+def recorded_fingerprint(metadata: dict[str, Any] | None) -> dict[str, Any]:
     """The fingerprint in an output's metadata; empty without one."""
     found = (metadata or {}).get("fingerprint")
     return found if isinstance(found, dict) else {}
 
 
-def _merged(tables: Iterable[pa.Table], parts: Iterable[pa.Table], own: Iterable[str]) -> Iterator[pa.Table]:
-    """`tables` with the rows that are not `ok` replaced, in order, by the rows of `parts`, in the columns `own`."""
-    fresh = iter(parts)
-    held: pa.Table | None = None
-    for original in tables:
-        table = original
-        mask = pc.not_equal(table["status"].combine_chunks(), Status.OK.value)
-        wanted = pc.sum(mask).as_py() or 0
-        while wanted and (held is None or held.num_rows < wanted):
-            more = next(fresh, None)
-            if more is None:
-                raise RunError("fewer rows were retried than had failed; run the same command again")
-            held = more if held is None else pa.concat_tables([held, more])
-        for name in own if wanted and held is not None else ():
-            assert held is not None
-            if name not in table.column_names:  # of an output of an earlier version
-                continue
-            index = table.schema.get_field_index(name)
-            field = table.schema.field(index)
-            new = held[name].slice(0, wanted).combine_chunks().cast(field.type)
-            table = table.set_column(index, field, pc.replace_with_mask(table[name].combine_chunks(), mask, new))
-        held = held.slice(wanted) if held is not None else None
-        yield table
+def refuse_incomparable(output: Path, option: str, fingerprint: Fingerprint, say: Say) -> None:
+    """Refuse to put new scores beside those of an output that come from something else.
+
+    Args:
+        output: a finished output.
+        option: that was given.
+        fingerprint: of the run that would write them.
+        say: hears that a format does not record what its scores are from.
+
+    Raises:
+        InputError: a .parquet that does not say it.
+        DifferentRun: another model, precision, preprocessing or column of images.
+    """
+    metadata = output_metadata(output)
+    if metadata is None and output.suffix.lower() == ".parquet":
+        raise InputError(f"{option} {output}: it does not say which model its scores are from")
+    if metadata is None:
+        say(f"{output.suffix} does not record what its scores are from: use the engine that they are from")
+        return
+    recorded = {**dict.fromkeys(_COMPARABLE, "unknown"), **recorded_fingerprint(metadata)}
+    alike = [key for key in (*_COMPARABLE, *_SINCE) if key in recorded]
+    refuse_difference(
+        str(output),
+        {key: recorded[key] for key in alike},
+        {key: fingerprint[key] for key in alike},
+        "give the --engine, --precision and --image-column that it is from",
+    )
+
+
+def begin_in_place(run: Run, fingerprint: Fingerprint) -> None:
+    """Begin or go on with a job on a finished output; what another one of its kind has left is forgotten: it was
+    killed after it had put its result in place, or what it was to do has changed since.
+    """
+    state = run.folder.recorded()
+    if state is not None and state.get("job") == fingerprint["job"] and state != fingerprint:
+        run.folder.forget()
+    run.folder.begin(fingerprint)

@@ -8,6 +8,7 @@ goes; that something is wrong with it is said once, for the shard itself.
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,17 @@ from typing import Protocol
 from fiqa_trt.columns import DEFAULT_COLUMN
 from fiqa_trt.errors import InputError
 from fiqa_trt.members import SEPARATOR
-from fiqa_trt.reading import MAX_BYTES, Blob, FileChanged, Stamp, read_file, stamp_at
-from fiqa_trt.records import ImageError, Status, open_path, unforeseen
+from fiqa_trt.reading import (
+    MAX_BYTES,
+    Blob,
+    FileChanged,
+    Read,
+    Stamp,
+    microseconds,
+    read_plain,
+    stamp_at,
+)
+from fiqa_trt.records import ImageError, Origin, Status, open_path, unforeseen
 from fiqa_trt.tables import TABLES, TableShard
 from fiqa_trt.tar import TarShard
 
@@ -183,7 +193,7 @@ class ShardReader:
 
     def read(self, shard: str, key: str) -> bytes:
         """Bytes of an image; of the shard itself, with an empty key, there are none. Raises ImageError."""
-        blob = self.read_all(shard, [key])[0]
+        blob = self.read_all(shard, [key])[0].blob
         if isinstance(blob, ImageError):
             raise blob
         return blob
@@ -195,19 +205,23 @@ class ShardReader:
         except InputError:
             return iter(())
 
-    def read_all(self, shard: str, keys: Sequence[str]) -> list[Blob]:
+    def read_all(self, shard: str, keys: Sequence[str]) -> list[Read]:
         """The same of several images of one shard, at once; or why there are no bytes."""
         for _ in range(_TRIES):
             try:
                 opened = open_shard(shard, self._column)
-                return opened.read_all(keys) if all(keys) else [_read(opened, key) for key in keys]
+                blobs = opened.read_all(keys) if all(keys) else [_read(opened, key) for key in keys]
+                modified = None if opened.stamp is None else microseconds(opened.stamp.modified_ns)
+                return [Read(blob, Origin(len(blob) if isinstance(blob, bytes) else None, modified)) for blob in blobs]
             except FileChanged:
                 continue
             except InputError as exc:
-                return [ImageError(Status.UNREADABLE, str(exc))] * len(keys)
+                return [Read(ImageError(Status.UNREADABLE, str(exc)))] * len(keys)
             except Exception as exc:  # the last net: of one image, at the cost of no other
-                return [unforeseen(exc)] if len(keys) == 1 else [self.read_all(shard, [key])[0] for key in keys]
-        return [FileChanged()] * len(keys)
+                if len(keys) > 1:
+                    return [self.read_all(shard, [key])[0] for key in keys]
+                return [Read(unforeseen(exc))]
+        return [Read(FileChanged())] * len(keys)
 
     def positions(self, shard: str, keys: Sequence[str]) -> list[int]:
         """See `Shard.position`."""
@@ -234,31 +248,48 @@ def _read(shard: Shard, key: str) -> Blob:
 
 def read_places(
     places: Sequence[Place], shards: ShardReader, stopped: Callable[[], bool] = lambda: False
-) -> list[Blob]:
+) -> list[Read]:
     """The bytes of each image that `locate` found, or why there are none. Neighbours in a shard are read at once.
 
     If it is `stopped`, the rest is left out.
     """
-    blobs = list[Blob]()
+    found = list[Read]()
     for (path, plain), group in groupby(places, key=lambda place: (place[0], place[1] is None)):
         if plain:
-            for _ in group:
-                if not stopped():
-                    blobs.append(_read_plain(path))
+            found += [_read_plain(path) for _ in group if not stopped()]
         elif not stopped():
-            blobs += shards.read_all(path, [key or "" for _, key in group])
-    return blobs
+            found += shards.read_all(path, [key or "" for _, key in group])
+    return found
 
 
-def _read_plain(path: str) -> Blob:
+def _read_plain(path: str) -> Read:
     try:
-        return read_file(path)
-    except ImageError as exc:
-        return exc
+        return read_plain(path)
     except Exception as exc:  # the last net: what is wrong with one file ends no run
-        return unforeseen(exc)
+        return Read(unforeseen(exc))
 
 
 def read_recorded(recorded: str, shards: ShardReader) -> Blob:
     """The bytes of an image by its recorded path, or why there are none."""
-    return read_places([locate(recorded)], shards)[0]
+    return read_places([locate(recorded)], shards)[0].blob
+
+
+def origin_of(place: Place, known: dict[str, Origin]) -> Origin:
+    """What an image that `locate` found comes from, without reading it: of one in a shard the time alone.
+
+    `known` remembers the shards, for many images at a time.
+    """
+    path, key = place
+    if key is None:
+        return _stat(path)
+    if path not in known:
+        known[path] = Origin(None, _stat(path).modified)
+    return known[path]
+
+
+def _stat(path: str) -> Origin:
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):
+        return Origin()
+    return Origin(info.st_size, microseconds(info.st_mtime_ns)) if stat.S_ISREG(info.st_mode) else Origin()

@@ -1,21 +1,48 @@
-"""What has changed in a data set since it was scored: which rows stay, which inputs are to be scored, which are gone.
+"""A data set that has changed: of a finished output only what is new or changed is scored, the rest keeps its rows.
 
-An input is known by its recorded path, and unchanged if the size and the modification time of its file (of a member of
-a shard: the time of the shard) are those that its row has.
+An input is known by its recorded path, and unchanged if the size and the modification time of its file (of what is in a
+shard: the time of the shard) are those that its row has. They stand in the output itself, in the columns `bytes` and
+`modified`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+from fiqa_trt.errors import DifferentRun, InputError, one_line
+from fiqa_trt.outputs import check_columns, holder, output_metadata, read_output, with_metadata
+from fiqa_trt.pipeline import READERS
+from fiqa_trt.records import Origin, output_schema, own_columns, own_types
+from fiqa_trt.retrying import Fresh
+from fiqa_trt.scoring import (
+    Options,
+    Report,
+    Run,
+    Say,
+    Summary,
+    apart_from,
+    begin_in_place,
+    open_run,
+    refuse_incomparable,
+    score_dataset,
+)
+from fiqa_trt.shards import locate, origin_of
+from fiqa_trt.sources import Source, check_source, list_inputs
+from fiqa_trt.workers import Workers
 
 Rows = npt.NDArray[np.int64]
+
+_ORIGIN = ("bytes", "modified")
+_AT_ONCE = 1024  # files that a thread looks at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +74,159 @@ class Changes:
 def compare(inputs: pa.Table, output: pa.Table) -> Changes:
     """Compare the columns `path`, `bytes` and `modified` of the inputs and of an earlier output.
 
-    Null, for what could not be read, equals null. Of several rows of one path the first counts.
+    Null, for what could not be read, equals null. Where the size of an input is not known, its time decides. Of several
+    rows of one path the first counts.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    paths = output["path"].combine_chunks()
-    found = pc.index_in(inputs["path"].combine_chunks(), value_set=paths)
+    paths, listed = output["path"].combine_chunks(), inputs["path"].combine_chunks()
+    found = pc.index_in(listed, value_set=paths)
     there = pc.is_valid(found)
-    same = there
-    for name in ("bytes", "modified"):
-        now, then = inputs[name].combine_chunks(), output[name].combine_chunks().take(found)
-        both_null = pc.and_(pc.is_null(now), pc.is_null(then))
-        same = pc.and_(same, pc.or_(both_null, pc.fill_null(pc.equal(now, then), False)))
-    source = np.asarray(pc.fill_null(pc.if_else(same, found, pa.scalar(None, found.type)), -1).to_numpy(), np.int64)
-    lost = pc.invert(pc.is_in(paths, value_set=inputs["path"].combine_chunks()))
-    gone = np.flatnonzero(lost.to_numpy(zero_copy_only=False))
+    size, modified = (
+        _equal(inputs[name].combine_chunks(), output[name].combine_chunks().take(found)) for name in _ORIGIN
+    )
+    dated = pc.and_(pc.is_null(inputs["bytes"].combine_chunks()), pc.is_valid(inputs["modified"].combine_chunks()))
+    same = pc.and_(there, pc.and_(modified, pc.or_(size, dated)))
+    source = np.asarray(pc.fill_null(pc.if_else(same, found, None), -1).to_numpy(zero_copy_only=False), np.int64)
+    gone = np.flatnonzero(pc.invert(pc.is_in(paths, value_set=listed)).to_numpy(zero_copy_only=False))
     new = len(source) - int(pc.sum(there).as_py() or 0)
     return Changes(source, gone.astype(np.int64), new, int((source < 0).sum()) - new)
+
+
+def _equal(now: pa.Array, then: pa.Array) -> pa.Array:
+    return pc.or_(pc.and_(pc.is_null(now), pc.is_null(then)), pc.fill_null(pc.equal(now, then), False))
+
+
+def update_dataset(
+    source: Source,
+    output: Path,
+    open_workers: Callable[[], Workers],
+    options: Options = Options(),
+    report: Report = lambda progress: None,
+    say: Say = lambda message: None,
+    *,
+    keep_gone: bool = False,
+) -> Summary:
+    """Bring a finished output up to date with its inputs, in place and atomically; without one, score them all.
+
+    New and changed inputs are scored, all others keep their rows; the order and the carried columns are those of the
+    inputs now. Rows of inputs that are gone leave, or with `keep_gone` stand at the end. A call that was stopped goes
+    on when it is made again. Other arguments as of `score_dataset`.
+
+    Raises:
+        InputError: the output is not one of ours, or was written by a version that recorded no sizes and times.
+        DifferentRun: its scores come from another model or precision, so new ones could not stand beside them.
+        FiqaError: as in `score_dataset`.
+    """
+    if not output.exists():
+        return score_dataset(source, output, open_workers, options, report, say)
+    check_source(source, output)
+    with open_run(output, open_workers, options, report, say) as run:
+        return _update(run, apart_from(source, run), keep_gone)
+
+
+def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
+    output, folder, say = run.output, run.folder, run.say
+    batches = list_inputs(source, say)
+    first = next(batches)
+    schema = check_columns(output_schema(run.members, first.schema), output)
+    listed = folder.freeze(map(holder(output), itertools.chain([first], batches)))
+    whole = run.fingerprint("score", source, *listed)
+    refuse_incomparable(output, "--update", whole, say)
+    if "filtered_from" in (output_metadata(output) or {}):
+        raise DifferentRun(f"{output} holds what filter kept, not a data set; --update the file that it was kept from")
+    old = _read_own(output, own_columns(run.members))
+    changes = compare(_with_origins(folder.listed()), old)
+    say(f"{output}: {changes}")
+    gone = _gone(output, changes.gone, schema) if keep_gone else schema.empty_table()
+    folder.set_aside()
+    run_of = run.fingerprint("update", source, *folder.freeze(_pending(folder.aside(["path"]), changes.source)))
+    begin_in_place(run, run_of)
+    run.work(source.image_column)
+    tables = itertools.chain(_merged(folder.aside(), changes.source, old, Fresh(folder.parts()), schema), [gone])
+    return run.finish(with_metadata(schema, run.metadata(whole)), tables, len(changes.source) + gone.num_rows)
+
+
+def _read_own(output: Path, own: list[str]) -> pa.Table:
+    """Our columns of an output, whole. Raises InputError if one is missing or not what it was."""
+    parts = list[pa.Table]()
+    types = own_types([name.removeprefix("score_") for name in own if name.startswith("score_")])
+    for table in read_output(output, [name for name in own if name not in _ORIGIN]):
+        lacking = [n for n in _ORIGIN if n not in table.column_names or table.schema.field(n).type != types[n]]
+        if lacking:
+            raise InputError(
+                f"--update {output}: it does not record the sizes and times of its files (column {lacking[0]}), as an "
+                "earlier version or another program wrote it; --restart scores everything anew"
+            )
+        parts.append(table.select(own))
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def _with_origins(paths: Iterable[pa.ChunkedArray]) -> pa.Table:
+    """Recorded paths with what they come from now."""
+
+    def look(part: list[str]) -> list[Origin]:
+        known, files = dict[str, Origin](), dict[str, bool]()
+        return [origin_of(locate(path, files), known) for path in part]
+
+    parts = list[pa.Table]()
+    with ThreadPoolExecutor(READERS, "look") as pool:
+        for column in paths:
+            names = column.to_pylist()
+            found = pool.map(look, (names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)))
+            origins = [origin for part in found for origin in part]
+            types = own_types([])
+            arrays = [pa.array([getattr(o, name) for o in origins], types[name]) for name in _ORIGIN]
+            parts.append(pa.table([column.cast(pa.string()), *arrays], names=["path", *_ORIGIN]))
+    return pa.concat_tables(parts)
+
+
+def _pending(listed: Iterable[pa.Table], source: Rows) -> Iterator[pa.RecordBatch]:
+    """The paths that are to be scored."""
+    start = 0
+    for table in listed:
+        chosen = table.filter(pa.array(source[start : start + table.num_rows] < 0)).combine_chunks()
+        start += table.num_rows
+        yield from chosen.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
+
+
+def _merged(
+    listed: Iterable[pa.Table], source: Rows, old: pa.Table, fresh: Fresh, schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """The rows of all inputs: those of `old` that are kept, the others from `fresh`, with the columns carried now."""
+    start = 0
+    for table in listed:
+        rows = source[start : start + table.num_rows]
+        start += table.num_rows
+        kept = rows >= 0
+        new = fresh.take(int((~kept).sum()))
+        both = old.take(pa.array(rows[kept]))
+        if new is not None:
+            both = pa.concat_tables([both, new.select(old.column_names).cast(both.schema)])
+        place = np.empty(len(rows), np.int64)
+        place[kept], place[~kept] = np.arange(kept.sum()), np.arange(kept.sum(), len(rows))
+        own = both.take(pa.array(place))
+        carried = [table.column(number) for number in range(1, table.num_columns)]
+        yield pa.table([*own.columns, *carried], schema=schema)
+
+
+def _gone(output: Path, rows: Rows, schema: pa.Schema) -> pa.Table:
+    """Rows of an output with the columns of a schema; null in those that it does not have."""
+    parts, start = [schema.empty_table()], 0
+    for table in read_output(output, ["path"]):
+        here = rows[(rows >= start) & (rows < start + table.num_rows)] - start
+        start += table.num_rows
+        if not len(here):
+            continue
+        taken, columns = table.take(pa.array(here)), list[pa.ChunkedArray | pa.Array]()
+        for field in schema:
+            if field.name not in taken.column_names:
+                columns.append(pa.nulls(len(here), field.type))
+                continue
+            try:
+                columns.append(taken[field.name].cast(field.type))
+            except pa.ArrowException as exc:
+                raise InputError(
+                    f"--keep-gone: the column `{field.name}` of {output} does not fit that of the list now: "
+                    f"{one_line(exc)}"
+                ) from exc
+        parts.append(pa.table(columns, schema=schema))
+    return pa.concat_tables(parts)

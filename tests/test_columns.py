@@ -24,8 +24,9 @@ from fiqa_trt.outputs import SUFFIXES, check_columns, read_output, to_json, writ
 from fiqa_trt.outputs.columns import hold
 from fiqa_trt.records import own_columns
 from fiqa_trt.reporting import survey
+from fiqa_trt.retrying import retry_failed
 from fiqa_trt.runs import RunFolder
-from fiqa_trt.scoring import retry_failed, score_dataset
+from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
 from fiqa_trt.workers import InProcess, Report
@@ -141,7 +142,9 @@ def output(rows: int) -> pa.Table:
     status = pa.array(["corrupt" if each else "ok" for each in bad])
     error = pa.array(["broken" if each else None for each in bad])
     paths = pa.array([f"f/{row}.jpg" for row in range(rows)])
-    return pa.table([paths, scores, scores, scores, sides, sides, status, error], names=own_columns(MEMBERS))
+    size, modified = pa.array([9] * rows, pa.int64()), pa.array([0] * rows, pa.timestamp("us"))
+    columns = [paths, scores, scores, scores, sides, sides, status, error, size, modified]
+    return pa.table(columns, names=own_columns(MEMBERS))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -24,7 +24,8 @@ from fiqa_trt.engines import EngineInfo
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.fingerprint import counted
 from fiqa_trt.outputs import output_metadata
-from fiqa_trt.scoring import Options, retry_failed, score_dataset
+from fiqa_trt.retrying import retry_failed
+from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.workers import InProcess, Setup
 from tests.conftest import MeanEngine, jpeg, mean_workers
@@ -37,7 +38,7 @@ FIELDS = {
     **dict.fromkeys(("unit_size", "restart"), Options),
 }
 NAMES = {"batch_size": "batch", "workers": "threads", "unit_size": "unit_rows"}
-ELSEWHERE = {"output", "retry_failed", "max_failed", "devices", "quiet", "as_json"}
+ELSEWHERE = {"output", "retry_failed", "update", "keep_gone", "max_failed", "devices", "quiet", "as_json"}
 FREE = {
     Source: {"inputs", "list_file", "all_files", "limit", "reserved", "exclude"},  # the list that they give counts
     Setup: {"device", "precision", "engine", "batch", "threads", "cores"},  # EngineInfo counts for the first three

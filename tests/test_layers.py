@@ -50,6 +50,7 @@ LAYERS = {
         "scoring",
         "workers",
         "filtering",
+        "retrying",
         "updating",
         "delivery",
         "reporting",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiqa_trt.records import Outcome, Status, open_path, own_columns, record_path, to_table
+from fiqa_trt.records import Origin, Outcome, Status, open_path, own_columns, record_path, to_table
 from fiqa_trt.spec import MEMBERS
 
 pieces = (
@@ -63,7 +63,9 @@ def test_an_outcome_holds_nothing_that_its_row_cannot(
     status: Status, width: float | None, height: float | None, error: str | None
 ) -> None:
     outcome = Outcome(status, width, height, error)  # type: ignore[arg-type]  # as decoders may say them
-    row = to_table(pa.table({"path": ["a"]}), [outcome], np.ones((1, 2), np.float32), MEMBERS).to_pylist()[0]
+    row = to_table(pa.table({"path": ["a"]}), [outcome], [Origin()], np.ones((1, 2), np.float32), MEMBERS).to_pylist()[
+        0
+    ]
     assert row["status"] == status.value
     assert (row["score"] is None) == (row["error"] is not None) == (status is not Status.OK)
     assert (row["width"], row["height"]) == (outcome.width, outcome.height)
@@ -80,11 +82,14 @@ def test_rows_keep_to_their_inputs() -> None:
     inputs = pa.table({"path": ["a", "b", "c"], "person": [1, 2, 3]})
     outcomes = [Outcome(Status.OK, 10, 20), Outcome(Status.EMPTY, error="0 bytes"), Outcome(Status.OK, 1, 2)]
     scores = np.array([[0.2, 0.4], [np.nan, np.nan], [1.0, 0.5]], np.float32)
-    table = to_table(inputs, outcomes, scores, MEMBERS)
+    origins = [Origin(5, 1_700_000_000_000_001), Origin(0, 1), Origin()]
+    table = to_table(inputs, outcomes, origins, scores, MEMBERS)
     assert table.column_names == [*own_columns(MEMBERS), "person"]
     assert table["score"].to_pylist() == [pytest.approx(0.3), None, 0.75]
     assert table["score_mobilenet_v3_small"].null_count == 1
     assert table["status"].to_pylist() == ["ok", "empty", "ok"]
     assert table["person"].to_pylist() == [1, 2, 3]
+    assert table["bytes"].to_pylist() == [5, 0, None]
+    assert table["modified"].cast(pa.int64()).to_pylist() == [1_700_000_000_000_001, 1, None]
     with pytest.raises(ValueError, match="not one for each"):
-        to_table(inputs, outcomes[:2], scores, MEMBERS)
+        to_table(inputs, outcomes[:2], origins, scores, MEMBERS)

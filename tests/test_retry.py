@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from fiqa_trt.errors import DifferentRun, InputError
+from fiqa_trt.retrying import retry_failed
 from fiqa_trt.runs import RunFolder
-from fiqa_trt.scoring import Options, retry_failed, score_dataset
+from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
 from tests.conftest import MeanEngine, in_process, jpeg, mean_workers

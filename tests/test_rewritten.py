@@ -23,7 +23,8 @@ from fiqa_trt.outputs import SUFFIXES, read_output, write_output
 from fiqa_trt.outputs.reading import UNKNOWN
 from fiqa_trt.records import own_columns, own_types
 from fiqa_trt.reporting import survey
-from fiqa_trt.scoring import retry_failed, score_dataset
+from fiqa_trt.retrying import retry_failed
+from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
 from tests.conftest import mean_workers
@@ -31,7 +32,7 @@ from tests.conftest import mean_workers
 OWN = own_columns(MEMBERS)
 INT96 = {"use_deprecated_int96_timestamps": True}
 TEXTS = ("path", "status", "error")
-NUMBERS = tuple(name for name in OWN if name not in TEXTS)
+NUMBERS = tuple(name for name in OWN if name not in (*TEXTS, "modified"))
 
 
 def cast(table: pa.Table, kind: pa.DataType, *names: str) -> pa.Table:
@@ -61,7 +62,7 @@ def pandas(table: pa.Table, path: Path, **options: object) -> None:
     frame.index = [f"row {i}" for i in range(len(frame))]
     writers = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
     if path.suffix == ".jsonl":
-        frame.to_json(path, orient="records", lines=True)
+        frame.to_json(path, orient="records", lines=True, date_format="iso", date_unit="us")
     else:
         writers[path.suffix](path, **options)
 
@@ -161,6 +162,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pa.array(score, mask=bad), *members, sides, sides,
         pa.array(["corrupt" if each else "ok" for each in bad]),
         pa.array(["broken, \"quoted\"" if each else None for each in bad]),
+        pa.array([8_192] * 6, pa.int64(), mask=bad),
+        pa.array([1_700_000_000_123_456] * 6, pa.timestamp("us"), mask=bad),
     ]  # fmt: skip
     schema = pa.schema(list(own_types(MEMBERS).items()))
     write_output(path, schema, [pa.table(columns, schema=schema)], 6)

@@ -26,7 +26,7 @@ from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, Ru
 from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Progress
-from fiqa_trt.reading import read_file
+from fiqa_trt.reading import Read, read_plain
 from fiqa_trt.records import Status, own_columns
 from fiqa_trt.runs import RunFolder
 from fiqa_trt.scoring import Options, Summary, score_dataset
@@ -290,11 +290,11 @@ def test_a_slow_disk_and_a_fast_one(crops: Path, tmp_path: Path, delay: float, m
     (tmp_path / "l.txt").write_text("\n".join(files))
     rng = random.Random(0)
 
-    def slow(path: str) -> bytes:
+    def slow(path: str) -> Read:
         time.sleep(delay * rng.random())
-        return read_file(path)
+        return read_plain(path)
 
-    monkeypatch.setattr("fiqa_trt.shards.read_file", slow)
+    monkeypatch.setattr("fiqa_trt.shards.read_plain", slow)
     output = tmp_path / "s.parquet"
     score_dataset(Source(list_file=str(tmp_path / "l.txt")), output, lambda: mean_workers(3, 2), Options(unit_rows=64))
     found = rows(output)

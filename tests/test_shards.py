@@ -14,7 +14,8 @@ import pytest
 from fiqa_trt.errors import InputError
 from fiqa_trt.reading import MAX_BYTES
 from fiqa_trt.records import ImageError, Status, record_path
-from fiqa_trt.scoring import Options, retry_failed, score_dataset
+from fiqa_trt.retrying import retry_failed
+from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.shards import ShardReader, locate, open_shard, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.tables import TableShard

@@ -212,12 +212,12 @@ def test_a_shard_that_is_replaced_is_opened_again(tmp_path: Path, kind: str, *, 
         write(values)
         found = [
             blob if isinstance(blob, bytes) else blob.outcome.status
-            for blob in reader.read_all(str(path), list("3210"))
+            for blob, _ in reader.read_all(str(path), list("3210"))
         ]
         expected = [*values, *[Status.MISSING] * (4 - len(values))][::-1]
         assert found == expected
     path.unlink()
-    assert isinstance(reader.read_all(str(path), ["0"])[0], ImageError)
+    assert isinstance(reader.read_all(str(path), ["0"])[0].blob, ImageError)
     reader.close()
 
 
@@ -240,7 +240,7 @@ def test_a_shard_that_is_written_to_all_the_time(tmp_path: Path) -> None:
     reader = ShardReader()
     try:
         for index in range(300):
-            blob = reader.read_all(str(path), [f"{index % 20}.jpg"])[0]
+            blob = reader.read_all(str(path), [f"{index % 20}.jpg"])[0].blob
             if isinstance(blob, bytes):
                 assert set(blob.split()) == {b"%d" % (index % 20)}
             else:

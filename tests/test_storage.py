@@ -11,8 +11,9 @@ import pytest
 
 from fiqa_trt.errors import OutputError, RunError
 from fiqa_trt.outputs import SUFFIXES
+from fiqa_trt.retrying import retry_failed
 from fiqa_trt.runs import RunFolder
-from fiqa_trt.scoring import retry_failed, score_dataset
+from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.storage import atomic, beside, check_output
 from tests.conftest import mean_workers

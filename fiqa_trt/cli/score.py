@@ -61,6 +61,8 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     type=click.Path(path_type=Path),
     help="Score the failed rows of a finished output again, in place.",
 )
+@click.option("--update", is_flag=True, help="Of a finished OUT, score only what is new or changed since.")
+@click.option("--keep-gone", is_flag=True, help="With --update: keep the rows of inputs that are gone.")
 @click.option("--max-failed", metavar="N|P%", callback=_max_failed, help="Exit with 3 if more rows than this failed.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
 @click.option("--devices", metavar="0,1,...|all", help="A process for each of several GPUs (or cpu,cpu).")
@@ -106,6 +108,8 @@ def command(
     limit: int | None,
     restart: bool,
     retry_failed: Path | None,
+    update: bool,
+    keep_gone: bool,
     max_failed: Callable[[int], float] | None,
     device: str,
     devices: str | None,
@@ -132,14 +136,19 @@ def command(
       fiqa-trt score --list faces.csv -o scores.csv --max-failed 1%
       find /dataset -name '*.jpg' | fiqa-trt score - -o scores.jsonl
       fiqa-trt score shards/ crops-000.tar train.parquet -o scores.parquet --devices all
+      fiqa-trt score --update /dataset -o scores.parquet
       fiqa-trt score --retry-failed scores.parquet
     """
     if (output is None) == (retry_failed is None):
         raise click.UsageError("give either -o OUT or --retry-failed OUT")
-    if retry_failed is not None and (inputs or list_file or all_files or limit or restart):
+    if retry_failed is not None and (inputs or list_file or all_files or limit or restart or update):
         raise click.UsageError(
-            "--retry-failed takes its inputs from OUT: no INPUT, --list, --all-files, --limit, --restart"
+            "--retry-failed takes its inputs from OUT: no INPUT, --list, --all-files, --limit, --restart, --update"
         )
+    if update and (restart or limit):
+        raise click.UsageError("--update takes all inputs, and what is there already: no --limit, no --restart")
+    if keep_gone and not update:
+        raise click.UsageError("--keep-gone goes with --update")
     if output is not None and bool(inputs) == bool(list_file):
         raise click.UsageError("give either INPUT... or --list FILE")
 
@@ -147,7 +156,9 @@ def command(
         raise click.UsageError("give either --device or --devices")
 
     from fiqa_trt import scoring
+    from fiqa_trt.retrying import retry_failed as retry
     from fiqa_trt.sources import Source
+    from fiqa_trt.updating import update_dataset
     from fiqa_trt.workers import InProcess, Processes, Setup, parse_devices
 
     say = speaker(quiet)
@@ -173,11 +184,14 @@ def command(
     bar = ProgressLine("images", quiet=quiet)
     with without_complaints(), interruptible(bar, "run the same command again to resume"):
         if retry_failed is not None:
-            summary = scoring.retry_failed(retry_failed, opened, options, bar, say, image_column)
+            summary = retry(retry_failed, opened, options, bar, say, image_column)
         else:
             assert output is not None
             source = Source(inputs, list_file, all_files, limit, image_column)
-            summary = scoring.score_dataset(source, output, opened, options, bar, say)
+            if update:
+                summary = update_dataset(source, output, opened, options, bar, say, keep_gone=keep_gone)
+            else:
+                summary = scoring.score_dataset(source, output, opened, options, bar, say)
     say(describe(summary))
     if as_json:
         give(json.dumps({**dataclasses.asdict(summary), "failed": summary.failed}))

@@ -194,7 +194,7 @@ class _Samples:
         found = list[_Member]()
         for each in companions:
             path = each.file if each.key is None else each.file + SEPARATOR + each.key
-            blob = read_places([(each.file, each.key)], self._reader)[0]
+            blob = read_places([(each.file, each.key)], self._reader)[0].blob
             if isinstance(blob, ImageError) and blob.outcome.status is not Status.EMPTY:
                 self.skips.add(path, blob.outcome.status.value)
                 continue

@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.outputs.columns import hold
 from fiqa_trt.outputs.delimited import header, stream_csv
-from fiqa_trt.records import Status, own_types
+from fiqa_trt.records import Status, needed_columns, own_columns, own_types
 from fiqa_trt.spec import MEMBERS
 
 UNKNOWN = "unknown"
 _ROWS, _BYTES = 1 << 17, 1 << 28  # of a table that is read, at most
 _NOTHING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")  # in a column of numbers
+_LATER = set(own_columns(MEMBERS)) - set(needed_columns(MEMBERS))
+_ZONE = r":\d\d(\.\d+)?\s*(Z|[+-]\d\d(:?\d\d)?)$"  # behind a time
 _SCORES = ("score", *(f"score_{name}" for name in MEMBERS))
 
 
@@ -81,6 +83,8 @@ def _as_written(table: pa.Table, types: dict[str, pa.DataType]) -> pa.Table:
         try:
             columns[name] = _typed(columns[name], types[name])
         except (pa.ArrowException, ValueError) as exc:
+            if name in _LATER:  # an earlier version may have carried one of that name along
+                continue
             raise ValueError(f"the column `{name}` ({columns[name].type}): {one_line(exc)}") from exc
     if "path" in columns and columns["path"].null_count:
         raise ValueError("a row has no path")
@@ -122,7 +126,14 @@ def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if _is_text(column.type):
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
         nothing = pc.is_in(text, pa.array(_NOTHING))
-        column = pc.if_else(nothing, pa.scalar(None, pa.string()), pc.replace_substring(text, ",", "."))
+        column = pc.if_else(nothing, pa.scalar(None, pa.string()), text)
+        if pa.types.is_timestamp(kind):
+            return _moments(column, kind)
+        column = pc.replace_substring(column, ",", ".")
+    elif pa.types.is_timestamp(kind):
+        if not pa.types.is_timestamp(column.type):
+            raise ValueError("not moments")
+        return column.cast(pa.timestamp(column.type.unit)).cast(kind, safe=False)
     elif pa.types.is_boolean(column.type):
         raise ValueError("not numbers")
     if pa.types.is_floating(kind) or pa.types.is_floating(column.type) or _is_text(column.type):
@@ -130,6 +141,18 @@ def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         if pc.any(pc.is_nan(column)).as_py():
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     return column.cast(kind)
+
+
+def _moments(text: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Moments in UTC, as which those without a zone are taken."""
+    zoned = pc.match_substring_regex(text, _ZONE)
+    zone = "UTC" if pc.any(zoned).as_py() else None
+    every = text if zone is None else pc.if_else(zoned, text, pc.binary_join_element_wise(text, "Z", ""))
+    try:
+        found = every.cast(pa.timestamp(kind.unit, zone))
+    except pa.ArrowInvalid:  # more digits, for which fewer years have room
+        found = every.cast(pa.timestamp("ns", zone))
+    return found.cast(pa.timestamp(found.type.unit)).cast(kind, safe=False)
 
 
 def _is_text(kind: pa.DataType) -> bool:
