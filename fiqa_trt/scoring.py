@@ -301,12 +301,22 @@ def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
     elif "filtered_from" in metadata:
         raise DifferentRun(f"{output} holds what filter kept; --restart replaces it, or choose another -o")
     else:
-        refuse_difference(str(output), recorded_fingerprint(metadata), fingerprint)
+        _refuse_other(output, recorded_fingerprint(metadata), fingerprint)
     run.say(f"{output} is already complete; --restart scores it anew")
     tally = Tally()
     for _ in tally.count(read_output(output, needed)):
         pass
     return run.summary(tally)
+
+
+def _refuse_other(output: Path, recorded: Fingerprint, wanted: Fingerprint) -> None:
+    """Raise DifferentRun unless a finished output is of the run that is wanted."""
+    if {**recorded, "inputs": "", "count": 0} == {**wanted, "inputs": "", "count": 0} and recorded != wanted:
+        raise DifferentRun(
+            f"{output} is of other inputs ({recorded.get('count')} there, {wanted['count']} now); --update scores what "
+            "is new or changed, --restart everything, or choose another -o"
+        )
+    refuse_difference(str(output), recorded, wanted)
 
 
 def _holds(output: Path, needed: Sequence[str], listed: Iterable[pa.ChunkedArray]) -> bool:
