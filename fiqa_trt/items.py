@@ -26,6 +26,8 @@ _KINDS = "a path, the bytes of a file, a PIL image, or a uint8 array: RGB [H, W,
 _TABLES = ("DataFrame", "LazyFrame", "RecordBatch", "Table")
 # Pillow reads a file when its image is first used, and not for two threads at once.
 _loading = threading.Lock()
+# Not while another thread holds it, who would hold it for ever in the child.
+os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
 
 
 def each_item(items: Iterable[Item]) -> Iterator[Item]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import io
+import os
 import sys
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,6 +100,7 @@ class OpenVinoEngine:
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.slots):
             self._idle.put(compiled.create_infer_request())
+        _living.add(self)
         # A thread waits for each request: unlike a callback, it hears of an inference that failed.
         self._threads = ThreadPoolExecutor(self.slots, "openvino")
         executed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -133,6 +137,21 @@ class OpenVinoEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         self._threads.shutdown(cancel_futures=True)
+
+
+_living: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """In a forked child: the engines that it inherits are not released, not even when it ends.
+
+    OpenVINO would wait for threads that were left behind by the fork, for ever, or crash.
+    """
+    for engine in _living:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+
+
+os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def _processor(core: Any) -> str:
