@@ -246,12 +246,28 @@ def read_network(core: Any, payload: bytes, backend: str) -> Any:
 
 
 def pack_network(network: Any, *, half: bool) -> bytes:
-    """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16."""
+    """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16.
+
+    Raises:
+        RunError: there is no place for temporary files, or no space in it.
+    """
     openvino = import_openvino()
     packed = io.BytesIO()
-    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(packed, "w") as archive:
-        openvino.save_model(network, Path(scratch) / _XML, compress_to_fp16=half)
+    with _scratch() as scratch, zipfile.ZipFile(packed, "w") as archive:
+        try:
+            openvino.save_model(network, Path(scratch) / _XML, compress_to_fp16=half)
+        except RuntimeError as exc:  # it does not say what the system said
+            raise RunError(
+                f"OpenVINO cannot write below {scratch} ({one_line(exc)}); is it full? Free some, or set TMPDIR"
+            ) from exc
         for name in (_XML, _BIN):
             # A fixed date, so that the same network gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name), (Path(scratch) / name).read_bytes())
     return packed.getvalue()
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError as exc:
+        raise RunError(f"no folder for temporary files: {exc.strerror}; set TMPDIR to one that can be written") from exc
