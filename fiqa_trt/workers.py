@@ -22,7 +22,7 @@ from typing import Protocol
 
 from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoder
 from fiqa_trt.engines import Engine, EngineInfo, open_engine
-from fiqa_trt.errors import EngineError, FiqaError, RunError
+from fiqa_trt.errors import EngineError, FiqaError, RunError, UsageError
 from fiqa_trt.fingerprint import FREE
 from fiqa_trt.pipeline import Unit, score_units
 from fiqa_trt.runs import RunFolder
@@ -59,6 +59,13 @@ class Setup:
     threads: int = dataclasses.field(default=2, metadata=FREE)
     max_pixels: int = DEFAULT_MAX_PIXELS
     cores: tuple[int, ...] = dataclasses.field(default=(), metadata=FREE)
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a number that cannot be one."""
+        for name in ("batch", "threads", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value > 0):
+                raise UsageError(f"{name}={value!r}: give a whole number from 1 on")
 
 
 class Workers(Protocol):

@@ -275,3 +275,18 @@ def test_spawned_workers_have_their_own(scorer: Scorer, crops: Path) -> None:
     path = os.fspath(crops / "a" / "0.jpg")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_score, (path,)) == scorer.score([path])[0].score
+
+
+@pytest.mark.parametrize(
+    "item", [Image.new("RGB", (0, 0)), Image.new("L", (0, 9)), memoryview(bytes(81)).cast("B", (9, 9))]
+)
+def test_no_pixels_and_no_file(item: Any, scorer: Scorer) -> None:
+    with pytest.raises(UsageError, match=r"item 0 is a .*(no pixels|not of a file)"):
+        scorer.score([item])
+
+
+@pytest.mark.parametrize("name", ["batch", "threads", "max_pixels"])
+@pytest.mark.parametrize("value", [-1, 2.5, "8"])
+def test_numbers_that_are_none(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"{name}=.* from 1 on"):
+        Scorer(**{name: value})
