@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -119,8 +119,8 @@ class Scorer:
 
         Raises:
             UsageError: one image instead of several, an item that is none of these (named by its index, and before any
-                is scored unless they come from a generator), or a Scorer that is closed or another process's. What is
-                wrong with an image itself is in its `status`.
+                is scored unless they come from a generator), or a Scorer that is closed (be it meanwhile) or another
+                process's. What is wrong with an image itself is in its `status`.
             RunError: the engine failed.
         """
         self._check_usable()
@@ -134,13 +134,20 @@ class Scorer:
                 yield chunk
 
         def begin(chunk: list[Item]) -> Future[tuple[Decoded, Future[Scores]]]:
+            self._check_usable()
             return self._pool.submit(self._begin, chunk)
 
         scores = list[Score]()
-        for decoded, future in bounded_map(begin, chunks(), lambda: 2 * self._decoder.threads):
-            values = scores_of_good(decoded.outcomes, future.result(), len(self.info.members))
-            for outcome, row in zip(decoded.outcomes, values, strict=True):
-                scores.append(self._score(names[len(scores)], outcome, row))
+        try:
+            for decoded, future in bounded_map(begin, chunks(), lambda: 2 * self._decoder.threads):
+                values = scores_of_good(decoded.outcomes, future.result(), len(self.info.members))
+                for outcome, row in zip(decoded.outcomes, values, strict=True):
+                    scores.append(self._score(names[len(scores)], outcome, row))
+        except (CancelledError, RuntimeError) as exc:  # what a pool says that was shut down meanwhile
+            self._check_usable()
+            if str(exc).startswith("cannot schedule new futures"):  # pools end before other threads do
+                raise UsageError("Python is ending: join the threads that score before") from exc
+            raise
         return scores
 
     def pixels(self, item: Item) -> npt.NDArray[np.uint8]:

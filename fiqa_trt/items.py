@@ -26,6 +26,8 @@ _KINDS = "a path, the bytes of a file, a PIL image, or a uint8 array: RGB [H, W,
 _TABLES = ("DataFrame", "LazyFrame", "RecordBatch", "Table")
 # Pillow reads a file when its image is first used, and not for two threads at once.
 _loading = threading.Lock()
+# Not while another thread holds it, who would hold it for ever in the child.
+os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
 
 
 def each_item(items: Iterable[Item]) -> Iterator[Item]:
@@ -64,6 +66,13 @@ def check_item(item: object, what: str) -> None:
             raise UsageError(f"{what} is an array of {item.dtype} {item.shape}: {problem}")
     elif _of(item, "torch"):
         raise UsageError(f"{what} is a {_name(item)}: {_tensor('item')}")
+    elif isinstance(item, Image.Image) and 0 in item.size:
+        raise UsageError(f"{what} is a PIL image of {item.width} x {item.height}: it holds no pixels")
+    elif isinstance(item, memoryview) and (item.ndim != 1 or item.itemsize != 1):
+        raise UsageError(
+            f"{what} is a memoryview of {item.format} {item.shape}, not of a file's bytes: "
+            "numpy.asarray(x) makes an array of pixels"
+        )
     elif not isinstance(item, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)):
         hint = "; numpy.asarray(x) may make one of it" if hasattr(item, "__array__") else ""
         raise UsageError(f"{what} is a {_name(item)}, not {_KINDS}{hint}")

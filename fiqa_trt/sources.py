@@ -115,7 +115,7 @@ def list_inputs(source: Source, say: Callable[[str], None] = lambda message: Non
         InputError: a missing folder or file, a list that cannot be read or has no `path` column, nothing to score.
     """
     if bool(source.inputs) == bool(source.list_file):
-        raise InputError("give either INPUT… or --list FILE")
+        raise InputError("give either INPUT... or --list FILE")
     unsaid = list[str]()
     if source.list_file:
         batches = read_list(source.list_file, source.reserved)

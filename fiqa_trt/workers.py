@@ -22,7 +22,7 @@ from typing import Protocol
 
 from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoder
 from fiqa_trt.engines import Engine, EngineInfo, open_engine
-from fiqa_trt.errors import EngineError, FiqaError, RunError
+from fiqa_trt.errors import EngineError, FiqaError, RunError, UsageError
 from fiqa_trt.fingerprint import FREE
 from fiqa_trt.pipeline import Unit, score_units
 from fiqa_trt.runs import RunFolder
@@ -59,6 +59,12 @@ class Setup:
     threads: int = dataclasses.field(default=2, metadata=FREE)
     max_pixels: int = DEFAULT_MAX_PIXELS
     cores: tuple[int, ...] = dataclasses.field(default=(), metadata=FREE)
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a number that cannot be one."""
+        for name, value in (("batch", self.batch), ("threads", self.threads), ("max_pixels", self.max_pixels)):
+            if not (value is None or (isinstance(value, int) and value > 0)):
+                raise UsageError(f"{name}={value!r}: give a whole number from 1 on")
 
 
 class Workers(Protocol):
@@ -220,7 +226,6 @@ def _serve(setup: Setup, output: Path, unit_rows: int, parent: Connection) -> No
         workers = InProcess.open(setup, lambda message: tell(_Told(message)))
         tell(_Opened(workers.info, workers.decoder))
         folder = RunFolder(output, unit_rows)
-
         over = False
 
         def units(number: int) -> Iterator[Unit]:
@@ -352,7 +357,9 @@ class Processes:
             reason = str(exc) if isinstance(exc, RunError) else _end(worker)
             worker.connection.close()
             if not self._workers:
-                raise RunError(f"the process for {worker.device}, the last one, {reason}; {_AGAIN}") from exc
+                raise RunError(
+                    f"the process for {worker.device}, the last one, {reason}; run the same command again to resume"
+                ) from exc
             self._say(f"the process for {worker.device} {reason}; its units go to the others")
             waiting.extendleft(sorted(worker.units, reverse=True))
             report(-worker.rows, -worker.failed)
@@ -382,9 +389,6 @@ class Processes:
             worker.process.join(max(0, deadline - time.monotonic()))
             worker.process.kill()  # at work still: the run has failed, and what is finished is kept
             worker.connection.close()
-
-
-_AGAIN = "run the same command again to resume"
 
 
 def _end(worker: _Worker) -> str:

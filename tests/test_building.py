@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,16 @@ def test_another_checkpoint(store: Path, tmp_path: Path) -> None:
     # Its INT8 ranges are others.
     with pytest.raises(EngineError, match="of another checkpoint"):
         building.build(Request("int8", tmp_path / "mine.safetensors", "cpu"))
+
+
+def test_no_space_for_temporary_files_is_one_line(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "fiqa_trt", "build", "--precision", "fp32", "--device", "cpu", "-o", tmp_path / "e"]
+    call = ["bash", "-c", 'ulimit -f 100; "$@"', "bash", *map(str, words)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "set TMPDIR" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_out_of_tolerance_nothing_is_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,9 +209,12 @@ if os.fork() == 0:
     if sys.argv[2] == "openvino":
         with Scorer("cpu", "fp32", threads=1) as own:
             print("same" if own.score([path]) == want else "other")
-    sys.stdout.flush()
-    os._exit(0)
-os.wait()
+    sys.exit(0)
+for use in (lambda: sys.exit(0), lambda: globals().pop("scorer")):
+    if os.fork() == 0:
+        use()
+        sys.exit(0)
+print([os.wait()[1] for _ in range(3)])
 print("same" if scorer.score([path]) == want else "other")
 """
 
@@ -224,7 +229,41 @@ def test_a_fork(crops: Path, engine: str) -> None:
     )
     lines = done.stdout.splitlines()
     assert ["spawn" in line for line in lines[:2]] == [True, True]
-    assert lines[2:] == ["same"] * (2 if engine == "openvino" else 1)
+    assert lines[2:] == [*["same"] * (engine == "openvino"), "[0, 0, 0]", "same"]
+
+
+def test_closing_while_others_score(portrait: Image.Image) -> None:
+    """Each of them has its scores or hears of it."""
+    for delay in (0.0, 0.01, 0.1):
+        opened, heard = Scorer("cpu", "fp32", threads=1), list[str]()
+
+        def score(opened: Scorer = opened, heard: list[str] = heard) -> None:
+            try:
+                heard.append(f"{len(opened.score([portrait] * 400))} scores")
+            except BaseException as exc:
+                heard.append(f"{type(exc).__name__}: {exc}")
+
+        threads = [threading.Thread(target=score) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(delay)
+        opened.close()
+        for thread in threads:
+            thread.join()
+        assert set(heard) <= {"400 scores", "UsageError: this Scorer is closed: open another"}
+        assert len(heard) == 4
+
+
+def test_a_generator_that_closes(portrait: Image.Image) -> None:
+    opened = Scorer("cpu", "fp32", threads=1)
+
+    def items() -> Iterator[Any]:
+        yield portrait
+        opened.close()
+        yield from [portrait] * 100
+
+    with pytest.raises(UsageError, match="closed: open another"):
+        opened.score(items())
 
 
 def _score(path: str) -> float | None:
@@ -236,3 +275,18 @@ def test_spawned_workers_have_their_own(scorer: Scorer, crops: Path) -> None:
     path = os.fspath(crops / "a" / "0.jpg")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_score, (path,)) == scorer.score([path])[0].score
+
+
+@pytest.mark.parametrize(
+    "item", [Image.new("RGB", (0, 0)), Image.new("L", (0, 9)), memoryview(bytes(81)).cast("B", (9, 9))]
+)
+def test_no_pixels_and_no_file(item: Any, scorer: Scorer) -> None:
+    with pytest.raises(UsageError, match=r"item 0 is a .*(no pixels|not of a file)"):
+        scorer.score([item])
+
+
+@pytest.mark.parametrize("name", ["batch", "threads", "max_pixels"])
+@pytest.mark.parametrize("value", [-1, 2.5, "8"])
+def test_numbers_that_are_none(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"{name}=.* from 1 on"):
+        Scorer(**{name: value})

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -172,6 +173,21 @@ def test_a_wrong_network_of_a_right_digest(cache: Path) -> None:
     slot.write(b"not a network at all")
     assert np.array_equal(_scores(said), expected)
     assert "OpenVINO cannot load" in said[1]
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "loop", "nowhere"])
+def test_what_is_no_file_is_not_read(what: str, cache: Path) -> None:
+    slot = Slot(cache, {})
+    cache.mkdir()
+    if what == "pipe":
+        os.mkfifo(slot.path)
+    elif what == "folder":
+        slot.path.mkdir()
+    else:
+        slot.path.symlink_to({"device": "/dev/zero", "loop": slot.path.name, "nowhere": "nowhere"}[what])
+    assert slot.read() is None
+    slot.write(b"network")
+    assert slot.read() == (None if what == "folder" else b"network")
 
 
 def test_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

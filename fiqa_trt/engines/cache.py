@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,7 +37,11 @@ class Slot:
             ValueError: what is kept is not what was written.
         """
         try:
-            kept = self.path.read_bytes()
+            # What is no file (a pipe, a device) may never answer, or never end.
+            with open(self.path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return None
+                kept = file.read()
         except OSError:
             return None
         digest, blob = kept[:_SIZE], kept[_SIZE:]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import io
+import os
 import sys
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,6 +100,7 @@ class OpenVinoEngine:
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.slots):
             self._idle.put(compiled.create_infer_request())
+        _living.add(self)
         # A thread waits for each request: unlike a callback, it hears of an inference that failed.
         self._threads = ThreadPoolExecutor(self.slots, "openvino")
         executed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -133,6 +137,21 @@ class OpenVinoEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         self._threads.shutdown(cancel_futures=True)
+
+
+_living: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """In a forked child: the engines that it inherits are not released, not even when it ends.
+
+    OpenVINO would wait for threads that were left behind by the fork, for ever, or crash.
+    """
+    for engine in _living:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+
+
+os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def _processor(core: Any) -> str:
@@ -227,12 +246,28 @@ def read_network(core: Any, payload: bytes, backend: str) -> Any:
 
 
 def pack_network(network: Any, *, half: bool) -> bytes:
-    """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16."""
+    """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16.
+
+    Raises:
+        RunError: there is no place for temporary files, or no space in it.
+    """
     openvino = import_openvino()
     packed = io.BytesIO()
-    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(packed, "w") as archive:
-        openvino.save_model(network, Path(scratch) / _XML, compress_to_fp16=half)
+    with _scratch() as scratch, zipfile.ZipFile(packed, "w") as archive:
+        try:
+            openvino.save_model(network, Path(scratch) / _XML, compress_to_fp16=half)
+        except RuntimeError as exc:  # it does not say what the system said
+            raise RunError(
+                f"OpenVINO cannot write below {scratch} ({one_line(exc)}); is it full? Free some, or set TMPDIR"
+            ) from exc
         for name in (_XML, _BIN):
             # A fixed date, so that the same network gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name), (Path(scratch) / name).read_bytes())
     return packed.getvalue()
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError as exc:
+        raise RunError(f"no folder for temporary files: {exc.strerror}; set TMPDIR to one that can be written") from exc
