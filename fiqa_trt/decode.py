@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, Union
 
@@ -37,6 +38,8 @@ Images = Union[Pixels, "Tensor"]
 DEFAULT_MAX_PIXELS = 64_000_000
 
 ORIENTATION = 0x0112
+_SHORT = re.compile("truncated|not enough image data", re.IGNORECASE)
+"""What Pillow says of a file that ends before its pixels do."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -181,7 +184,7 @@ def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Im
         # Pillow's plugins raise whatever a malformed file makes them stumble over; none of it may end a run.
         if reason := unsupported_as_it_failed(name, data, opened=opened):
             raise ImageError(Status.UNSUPPORTED, f"{reason} is not supported", width, height) from exc
-        if ends_early(name, data) or "truncated" in str(exc).lower():
+        if ends_early(name, data) or _SHORT.search(str(exc)):
             error = one_line(exc) if opened else "ends within its header"
             raise ImageError(Status.TRUNCATED, error, width, height) from exc
         error = one_line(exc) if opened else f"its header cannot be read: {one_line(exc)}"
