@@ -24,12 +24,12 @@ _PIXEL_TAGS = {
 _MOST_VALUES = 1 << 20
 _RATIO = 5
 _FULL_RANGE, _BT601 = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0), (0.299, 0.587, 0.114)
-_RAW, _OLD = 1, 6
+_RAW, _OLD, _PACKBITS = 1, 6, 32773
 _FAX, _JPEGS = (2, 3, 4), (6, 7)
 # LZW, Deflate (new and old number), PackBits, LZMA, Zstandard; not WebP, JPEG 2000, JPEG XL, LERC, SGI's, ThunderScan.
 _OPTIONAL = (34925, 50000)
 """Compressions that a libtiff need not have been built with."""
-_COMPRESSIONS = (_RAW, *_FAX, 5, *_JPEGS, 8, 32773, 32946, *_OPTIONAL)
+_COMPRESSIONS = (_RAW, *_FAX, 5, *_JPEGS, 8, _PACKBITS, 32946, *_OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +129,15 @@ def without_metadata(data: bytes) -> bytes | None:
         if entry.tag not in _PIXEL_TAGS:
             bare[entry.at + 2 : entry.at + 2 + len(one)] = one
     return bytes(bare)
+
+
+def announced_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of the first image, upright; None where the tags do not tell."""
+    directory = read_directory(data)
+    if directory is None or not directory.first(_WIDTH) or not directory.first(_HEIGHT):
+        return None
+    size = directory.first(_WIDTH), directory.first(_HEIGHT)
+    return size[::-1] if directory.first(_ORIENTATION) in (5, 6, 7, 8) else size
 
 
 def header_ends_early(data: bytes) -> bool:
@@ -242,6 +251,8 @@ class _Layout:
         if self.compression in _JPEGS and self.bits not in (8, 12):
             return f"JPEG compression and {self.bits} bits"
         predictor = first(_PREDICTOR, 1)
+        if predictor != 1 and self.compression == _PACKBITS:
+            return f"predictor {predictor} and PackBits"  # libtiff ignores it there, other programs do not
         if predictor != 1 and self.compression != _RAW and (predictor, self.bits) not in ((2, 8), (2, 16)):
             return f"predictor {predictor} and {self.bits} bits"
         judge = {

@@ -168,10 +168,21 @@ def test_orientation(orientation: int, compression: int) -> None:
         {262: (3, [32803])},
         {254: (4, [1]), 330: (4, [8])},
         {317: (3, [3]), 259: (3, [8])},
+        {317: (3, [2]), 259: (3, [32773])},
         {262: (3, [6]), 530: (3, [2, 2])},
         {277: (3, [2])},
     ],
-    ids=["565", "WebP", "JPEG 2000", "a raw photograph", "a preview", "floating predictor", "halved colours", "2 of 3"],
+    ids=[
+        "565",
+        "WebP",
+        "JPEG 2000",
+        "a raw photograph",
+        "a preview",
+        "floating predictor",
+        "predicted PackBits",
+        "halved colours",
+        "2 of 3",
+    ],
 )
 def test_kinds_that_are_refused(tags: dict[int, tuple[int, list[int]]]) -> None:
     found = outcome(tiff(levels(3, 8), 8, 2, tags=dict(tags)))
