@@ -18,7 +18,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from fiqa_trt import pillow
+from fiqa_trt import pillow, tiff
 from fiqa_trt.colours import to_rgb
 from fiqa_trt.errors import one_line
 from fiqa_trt.formats import find_format, find_other
@@ -138,6 +138,8 @@ def _decode_file(data: bytes, max_pixels: int, reference: bool) -> Image.Image:
         raise ImageError(Status.UNSUPPORTED, f"{other}, an image format that is not supported")
     # A text in a PNG can take the place of anything that Pillow knows of the image, so it never gets to see one.
     file = bare_png(data) if kind.name == "PNG" else Bare(data)
+    if kind.name == "TIFF" and tiff.overfull(data):
+        file = bare("TIFF", data) or file
     try:
         return _decode(kind.name, file, max_pixels, reference)
     except ImageError as exc:
@@ -206,8 +208,9 @@ def _orientation(exif: bytes | None) -> int:
     if not exif:
         return 1
     try:
+        exif = exif.removeprefix(b"Exif\0\0")
         block = pillow.Image.Exif()
-        block.load(exif)
+        block.load(tiff.without_metadata(exif) if tiff.overfull(exif) else exif)
         return int(block.get(ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels
         return 1

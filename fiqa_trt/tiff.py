@@ -116,6 +116,15 @@ def orientation_is_plain(exif: bytes) -> bool:
     return not told or [(entry.kind, entry.count) for entry in told] == [(3, 1)]
 
 
+def overfull(data: bytes) -> bool:
+    """Whether the values of the tags of the first image take more room than the file has, so that some share theirs.
+
+    Who reads them all makes room for each.
+    """
+    _, entries = _entries(data) or ("", [])
+    return sum(entry.count * _SIZES.get(entry.kind, 0) for entry in entries) > len(data)
+
+
 def without_metadata(data: bytes) -> bytes | None:
     """The file with the number 1 in every tag of its first image that its pixels do not need; None if it has none."""
     found = _entries(data)
@@ -141,9 +150,19 @@ def announced_size(data: bytes) -> tuple[int, int] | None:
 
 
 def header_ends_early(data: bytes) -> bool:
-    """Whether what the tags say of the pixels lies beyond the end of the file, in part."""
+    """Whether what the tags say of the pixels lies beyond the end of the file, in part, or is not of all pixels."""
     directory = read_directory(data)
-    return directory is None or directory.cut
+    return directory is None or directory.cut or _strips_lack(directory)
+
+
+def _strips_lack(directory: Directory) -> bool:
+    """Whether there are fewer strips than the height needs; what they lack would be black."""
+    first, height = directory.first, directory.first(_HEIGHT)
+    rows, strips = first(_ROWS, height), len(directory.tags.get(_STRIPS, ()))
+    if not rows or not strips or first(_COMPRESSION, _RAW) == _OLD:
+        return False
+    planes = first(_SAMPLES, 1) if first(_PLANAR, 1) == 2 else 1
+    return strips < planes * -(-height // rows)
 
 
 def ends_early(data: bytes) -> bool:
