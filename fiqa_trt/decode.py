@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, Union
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from fiqa_trt import pillow
+from fiqa_trt import pillow, tiff
 from fiqa_trt.colours import to_rgb
 from fiqa_trt.errors import one_line
 from fiqa_trt.formats import find_format, find_other
@@ -37,6 +38,8 @@ Images = Union[Pixels, "Tensor"]
 DEFAULT_MAX_PIXELS = 64_000_000
 
 ORIENTATION = 0x0112
+_SHORT = re.compile("truncated|not enough image data", re.IGNORECASE)
+"""What Pillow says of a file that ends before its pixels do."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -135,6 +138,8 @@ def _decode_file(data: bytes, max_pixels: int, reference: bool) -> Image.Image:
         raise ImageError(Status.UNSUPPORTED, f"{other}, an image format that is not supported")
     # A text in a PNG can take the place of anything that Pillow knows of the image, so it never gets to see one.
     file = bare_png(data) if kind.name == "PNG" else Bare(data)
+    if kind.name == "TIFF" and tiff.overfull(data):
+        file = bare("TIFF", data) or file
     try:
         return _decode(kind.name, file, max_pixels, reference)
     except ImageError as exc:
@@ -181,7 +186,7 @@ def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Im
         # Pillow's plugins raise whatever a malformed file makes them stumble over; none of it may end a run.
         if reason := unsupported_as_it_failed(name, data, opened=opened):
             raise ImageError(Status.UNSUPPORTED, f"{reason} is not supported", width, height) from exc
-        if ends_early(name, data) or "truncated" in str(exc).lower():
+        if ends_early(name, data) or _SHORT.search(str(exc)):
             error = one_line(exc) if opened else "ends within its header"
             raise ImageError(Status.TRUNCATED, error, width, height) from exc
         error = one_line(exc) if opened else f"its header cannot be read: {one_line(exc)}"
@@ -203,8 +208,9 @@ def _orientation(exif: bytes | None) -> int:
     if not exif:
         return 1
     try:
+        exif = exif.removeprefix(b"Exif\0\0")
         block = pillow.Image.Exif()
-        block.load(exif)
+        block.load(tiff.without_metadata(exif) if tiff.overfull(exif) else exif)
         return int(block.get(ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels
         return 1

@@ -31,7 +31,7 @@ DECODED = (
         (".tif", ".tiff"),
         tuple((0, start) for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")),
     ),
-    Format("GIF", (".gif",), ((0, b"GIF8"),)),
+    Format("GIF", (".gif",), ((0, b"GIF87a"), (0, b"GIF89a"))),
     Format(
         "PPM",
         (".ppm", ".pgm", ".pbm", ".pnm"),
@@ -121,6 +121,13 @@ _OTHERS: tuple[tuple[str, int, bytes], ...] = (
     ("Photo CD", 2048, b"PCD_"),
     ("Pixar", 0, b"\x80\xe8\0\0"),
 )
+# What begins these formats begins words as well. No text has the zeros of a BMP's header, and few have the sizes that
+# Netpbm's begins with.
+_GAP = rb"(?:\s|#[^\r\n]*(?:[\r\n]|\Z))+"
+_PLAUSIBLE = {
+    "BMP": re.compile(rb".{2,17}\0", re.S),
+    "PPM": re.compile(rb"P\d%s(?:\Z|-?\d+(?:\Z|%s(?:\Z|-?\d+(?:\s|#|\Z))))" % (_GAP, _GAP)),
+}
 _SVG = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?\?>\s*|<!--.*?-->\s*|<!DOCTYPE\s+svg.*?>\s*)*<(?:\w+:)?svg[\s>]", re.S | re.I
 )
@@ -128,10 +135,11 @@ _TGA_TYPES = {1: (8, 15, 16), 2: (15, 16, 24, 32), 3: (1, 8, 16), 9: (8, 15, 16)
 
 
 def find_format(data: bytes) -> Format | None:
-    """The format that a file begins like, from its first bytes; None for all that are not decoded."""
+    """The format that a file begins like, from its header; None for all that are not decoded."""
     for each in DECODED:
         if any(data.startswith(start, at) for at, start in each.starts):
-            return each
+            header = _PLAUSIBLE.get(each.name)
+            return each if header is None or header.match(data) else None
     # A brand that says nothing but "an image in this container"; those behind it name the codec.
     if data[4:12] in (b"ftypmif1", b"ftypmsf1"):
         brands = data[16 : int.from_bytes(data[:4], "big")]

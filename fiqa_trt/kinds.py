@@ -76,6 +76,8 @@ def ends_early(name: str, data: bytes) -> bool:
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if name == "BMP":
         return len(data) < int.from_bytes(data[2:6], "little")
+    if name == "PPM":
+        return len(re.sub(rb"#[^\r\n]*", b"", data).split(maxsplit=4)) < (3 if data[:2] in (b"P1", b"P4") else 4)
     if name == "JPEG2000":
         return jpeg2000.ends_early(data)
     if name == "TIFF":
@@ -84,7 +86,11 @@ def ends_early(name: str, data: bytes) -> bool:
 
 
 def announced_size(name: str, data: bytes) -> tuple[int, int] | None:
-    """Width and height by the header of a format whose reader makes room as soon as it opens a file."""
+    """Width and height by the header of a format whose reader makes room as soon as it opens a file, or of which many
+    kinds are not even opened.
+    """
+    if name == "TIFF":
+        return tiff.announced_size(data)
     if name == "GIF" and len(data) >= 10:
         return int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
     if name == "WEBP" and len(data) >= 30:

@@ -114,7 +114,7 @@ def _bare_webp(data: bytes) -> Bare | None:
         kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         end = at + 8 + length + length % 2
         body = data[at + 8 : at + 8 + length]
-        if kind == b"VP8X" and length >= 10:
+        if kind == b"VP8X" and len(body) >= 10:
             # Of what it announces only transparency and animation are kept.
             kept.append(data[at : at + 8] + bytes([body[0] & 0x12]) + body[1:] + b"\0" * (length % 2))
         elif kind in _WEBP_PIXELS:

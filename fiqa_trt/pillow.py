@@ -76,6 +76,8 @@ def check(size: tuple[int, int], **options: object) -> None:
 
 
 _package.Image._decompression_bomb_check = check
+# Nobody asks for the resolution, and to find it in EXIF a JPEG's whole block is read as it is opened.
+_package.JpegImagePlugin.JpegImageFile._read_dpi_from_exif = lambda image: None
 
 Image: Any = _package.Image
 VERSION = tuple(int(part) for part in PIL.__version__.split(".")[:2])
@@ -84,7 +86,6 @@ PLUGINS: dict[str, Any] = {
     for plugin in (getattr(getattr(_package, f"{name}ImagePlugin"), f"{name}ImageFile") for name in _PLUGINS)
 }
 """Format to the class that reads it."""
-TiffTags: Any = _package.TiffImagePlugin.ImageFileDirectory_v2
 
 
 def limit(pixels: int) -> None:

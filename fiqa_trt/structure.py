@@ -39,6 +39,7 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
     size: tuple[int, int] | None = None
     frame = b""
     quantisers, coders = set[int](), set[int]()
+    scanned = set[int]()
     scans, at, turned = 0, 2, False
     while True:
         # Before the first scan markers follow each other; after it the compressed data lies between them.
@@ -68,6 +69,10 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
         elif kind == _SOS:
             if size is None or not _scan(body, frame, quantisers, coders):
                 return None
+            parts = body[1 : 1 + 2 * body[0] : 2]
+            if len(set(parts)) < len(parts) or (frame[0] != _SOF_PROGRESSIVE and scanned & set(parts)):
+                return None
+            scanned |= set(parts)
             scans += 1
         elif kind == _APP14 and body.startswith(b"Adobe"):
             if len(body) < 12 or body[11] == 0:
@@ -181,7 +186,9 @@ def _png(data: bytes) -> tuple[int, int] | None:
 
 
 def _webp(data: bytes) -> tuple[int, int] | None:
-    if len(data) < 8 + int.from_bytes(data[4:8], "little") or len(data) < 30:
+    # Some readers stop where the chunk does, others where the file does.
+    room, length = (int.from_bytes(data[at : at + 4], "little") for at in (4, 16))
+    if not len(data) == 8 + room == 20 + length + length % 2 or len(data) < 30:
         return None
     if data[12:16] == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
         width, height = (int.from_bytes(data[n : n + 2], "little") & 0x3FFF for n in (26, 28))

@@ -24,12 +24,12 @@ _PIXEL_TAGS = {
 _MOST_VALUES = 1 << 20
 _RATIO = 5
 _FULL_RANGE, _BT601 = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0), (0.299, 0.587, 0.114)
-_RAW, _OLD = 1, 6
+_RAW, _OLD, _PACKBITS = 1, 6, 32773
 _FAX, _JPEGS = (2, 3, 4), (6, 7)
 # LZW, Deflate (new and old number), PackBits, LZMA, Zstandard; not WebP, JPEG 2000, JPEG XL, LERC, SGI's, ThunderScan.
 _OPTIONAL = (34925, 50000)
 """Compressions that a libtiff need not have been built with."""
-_COMPRESSIONS = (_RAW, *_FAX, 5, *_JPEGS, 8, 32773, 32946, *_OPTIONAL)
+_COMPRESSIONS = (_RAW, *_FAX, 5, *_JPEGS, 8, _PACKBITS, 32946, *_OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,15 @@ def orientation_is_plain(exif: bytes) -> bool:
     return not told or [(entry.kind, entry.count) for entry in told] == [(3, 1)]
 
 
+def overfull(data: bytes) -> bool:
+    """Whether the values of the tags of the first image take more room than the file has, so that some share theirs.
+
+    Who reads them all makes room for each.
+    """
+    _, entries = _entries(data) or ("", [])
+    return sum(entry.count * _SIZES.get(entry.kind, 0) for entry in entries) > len(data)
+
+
 def without_metadata(data: bytes) -> bytes | None:
     """The file with the number 1 in every tag of its first image that its pixels do not need; None if it has none."""
     found = _entries(data)
@@ -131,10 +140,29 @@ def without_metadata(data: bytes) -> bytes | None:
     return bytes(bare)
 
 
-def header_ends_early(data: bytes) -> bool:
-    """Whether what the tags say of the pixels lies beyond the end of the file, in part."""
+def announced_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of the first image, upright; None where the tags do not tell."""
     directory = read_directory(data)
-    return directory is None or directory.cut
+    if directory is None or not directory.first(_WIDTH) or not directory.first(_HEIGHT):
+        return None
+    size = directory.first(_WIDTH), directory.first(_HEIGHT)
+    return size[::-1] if directory.first(_ORIENTATION) in (5, 6, 7, 8) else size
+
+
+def header_ends_early(data: bytes) -> bool:
+    """Whether what the tags say of the pixels lies beyond the end of the file, in part, or is not of all pixels."""
+    directory = read_directory(data)
+    return directory is None or directory.cut or _strips_lack(directory)
+
+
+def _strips_lack(directory: Directory) -> bool:
+    """Whether there are fewer strips than the height needs; what they lack would be black."""
+    first, height = directory.first, directory.first(_HEIGHT)
+    rows, strips = first(_ROWS, height), len(directory.tags.get(_STRIPS, ()))
+    if not rows or not strips or first(_COMPRESSION, _RAW) == _OLD:
+        return False
+    planes = first(_SAMPLES, 1) if first(_PLANAR, 1) == 2 else 1
+    return strips < planes * -(-height // rows)
 
 
 def ends_early(data: bytes) -> bool:
@@ -242,6 +270,8 @@ class _Layout:
         if self.compression in _JPEGS and self.bits not in (8, 12):
             return f"JPEG compression and {self.bits} bits"
         predictor = first(_PREDICTOR, 1)
+        if predictor != 1 and self.compression == _PACKBITS:
+            return f"predictor {predictor} and PackBits"  # libtiff ignores it there, other programs do not
         if predictor != 1 and self.compression != _RAW and (predictor, self.bits) not in ((2, 8), (2, 16)):
             return f"predictor {predictor} and {self.bits} bits"
         judge = {

@@ -175,7 +175,7 @@ def test_damage_of_every_kind_gives_the_cpu_decoders_statuses(portrait: Image.Im
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_flipped_bytes_give_the_cpu_decoders_statuses(dali: DaliDecoder, data: st.DataObject) -> None:
+def test_flipped_and_moved_bytes_give_the_cpu_decoders_statuses(dali: DaliDecoder, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP"]))
     good = encode(Image.radial_gradient("L").convert("RGB").resize((60, 50)), kind)
     bad = bytearray(good)
@@ -183,6 +183,12 @@ def test_flipped_bytes_give_the_cpu_decoders_statuses(dali: DaliDecoder, data: s
         st.lists(st.tuples(st.integers(0, len(good) - 1), st.integers(0, 255)), min_size=1, max_size=5)
     ):
         bad[position] = value
+    start, length, to = (data.draw(st.integers(0, most)) for most in (len(good), 64, len(good)))
+    action = data.draw(st.sampled_from(["none", "again", "gone"]))
+    if action == "again":
+        bad[to:to] = bad[start : start + length]
+    elif action == "gone":
+        del bad[start : start + length]
     blobs = [good, bytes(bad)]
     outcomes = [decoder.decode(blobs, 2).outcomes for decoder in (dali, CpuDecoder())]
     assert outcomes[0] == outcomes[1]

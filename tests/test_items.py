@@ -158,15 +158,16 @@ def test_one_thing_instead_of_several(scorer: Scorer, portrait: Image.Image, tmp
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(portrait))
     array, data = np.asarray(portrait), path.read_bytes()
-    single = [
-        str(path), path, np.str_(path), data, bytearray(data), memoryview(data), array, array[..., 0],
-        np.stack([array, array]), array / 255.0, portrait, Image.open(path), {str(path)}, {"a": path}, None, 3,
-        io.BytesIO(data), pd.DataFrame({"path": [str(path)]}), np.array(str(path)), iter,
-    ]  # fmt: skip
-    for thing in single:
-        with pytest.raises(UsageError, match="instead of a list of images: give") as caught:
-            scorer.score(thing)
-        assert "\n" not in str(caught.value)
+    with Image.open(path) as opened:
+        single = [
+            str(path), path, np.str_(path), data, bytearray(data), memoryview(data), array, array[..., 0],
+            np.stack([array, array]), array / 255.0, portrait, opened, {str(path)}, {"a": path}, None, 3,
+            io.BytesIO(data), pd.DataFrame({"path": [str(path)]}), np.array(str(path)), iter,
+        ]  # fmt: skip
+        for thing in single:
+            with pytest.raises(UsageError, match="instead of a list of images: give") as caught:
+                scorer.score(thing)
+            assert "\n" not in str(caught.value)
 
 
 def test_tensors(scorer: Scorer, portrait: Image.Image) -> None:

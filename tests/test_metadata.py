@@ -13,7 +13,7 @@ from PIL import Image
 
 from fiqa_trt.decode import decode_image
 from fiqa_trt.metadata import bare
-from fiqa_trt.records import Status
+from fiqa_trt.records import UNFORESEEN, Status
 from tests.conftest import jpeg
 from tests.images import encode, outcome, pixels, segment
 
@@ -144,3 +144,26 @@ def test_a_webp_keeps_its_transparency_and_its_frames() -> None:
         stripped = bare("WEBP", encode(Image.open(io.BytesIO(whole)), "WEBP", lossless=True, xmp=b"<x/>"))
         assert stripped is not None
         assert np.array_equal(pixels(stripped.data), pixels(whole))
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF"]),
+    at=st.integers(2, 400),
+    instead=st.binary(max_size=8),
+    gone=st.integers(0, 12),
+    end=st.integers(2, 600),
+)
+def test_nothing_unforeseen_in_damage(kind: str, at: int, instead: bytes, gone: int, end: int) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    whole = encode(RGB, kind, exif=exif, icc_profile=b"profile")
+    for data in (whole[:end], whole[:at] + instead + whole[at + gone :]):
+        bare(kind, data)
+        assert UNFORESEEN not in (outcome(data).error or "")
+
+
+def test_a_cut_header_of_a_webp() -> None:
+    whole = encode(RGB, "WEBP", exif=b"Exif\0\0")
+    for end in range(12, 60):
+        assert outcome(whole[:end]).status is Status.TRUNCATED

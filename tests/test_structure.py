@@ -78,6 +78,20 @@ def test_forged_jpegs(picture: Image.Image) -> None:
     }
     for name, (at, value) in forgeries.items():
         assert dimensions(good[:at] + value + good[at + len(value) :]) is None, name
+    assert dimensions(good[: scan + 200] + good[scan:]) is None, "a scan that comes twice"
+    twice = good[scan : scan + 5] + good[scan + 5 : scan + 7] * 2 + good[scan + 9 :]
+    assert dimensions(good[:scan] + twice) is None, "a component twice in a scan"
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_forged_webps(picture: Image.Image, lossless: bool) -> None:
+    good = encode(picture, "WEBP", lossless=lossless)
+    assert dimensions(good) == (150, 97)
+    assert dimensions(good + b"xx") is None
+    for at in (4, 16):
+        for difference in (-128, -2, 2, 128):
+            length = int.from_bytes(good[at : at + 4], "little") + difference
+            assert dimensions(good[:at] + length.to_bytes(4, "little") + good[at + 4 :]) is None
 
 
 def test_forged_pngs(picture: Image.Image) -> None:

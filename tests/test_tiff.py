@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fiqa_trt.records import ImageError, Status
-from fiqa_trt.tiff import ends_early, read_directory, without_metadata
+from fiqa_trt.tiff import ends_early, overfull, read_directory, without_metadata
 from tests.images import Levels, encode, grey, outcome, over_white, pixels, tiff
 
 W, H = 13, 9
@@ -168,10 +168,21 @@ def test_orientation(orientation: int, compression: int) -> None:
         {262: (3, [32803])},
         {254: (4, [1]), 330: (4, [8])},
         {317: (3, [3]), 259: (3, [8])},
+        {317: (3, [2]), 259: (3, [32773])},
         {262: (3, [6]), 530: (3, [2, 2])},
         {277: (3, [2])},
     ],
-    ids=["565", "WebP", "JPEG 2000", "a raw photograph", "a preview", "floating predictor", "halved colours", "2 of 3"],
+    ids=[
+        "565",
+        "WebP",
+        "JPEG 2000",
+        "a raw photograph",
+        "a preview",
+        "floating predictor",
+        "predicted PackBits",
+        "halved colours",
+        "2 of 3",
+    ],
 )
 def test_kinds_that_are_refused(tags: dict[int, tuple[int, list[int]]]) -> None:
     found = outcome(tiff(levels(3, 8), 8, 2, tags=dict(tags)))
@@ -218,6 +229,32 @@ def test_metadata_cannot_harm(tag: int, kind: int, count: int, place: int) -> No
         struct.pack("<HHLL", tag, kind, min(count, (1 << 32) - 1), min(place, (1 << 32) - 1)),
     )
     assert np.array_equal(pixels(broken), samples)
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_values_that_share_their_room_take_none(compression: int) -> None:
+    """Libtiff reads every tag: thousands of them, each with the whole file for a value, would fill the memory."""
+    samples = levels(3, 8)
+    tags: dict[int, tuple[int, list[int]]] = {tag: (1, [0] * 9) for tag in range(40000, 43000)}
+    data = tiff(samples, 8, 2, compression=compression, tags=dict(tags))
+    for tag in tags:
+        entry = data.index(struct.pack("<HHL", tag, 1, 9))
+        data = data[: entry + 4] + struct.pack("<LL", 1_000_000, 8) + data[entry + 12 :]
+    data += bytes(1_000_000)
+    assert overfull(data)
+    assert not overfull(tiff(samples, 8, 2, compression=compression))
+    assert np.array_equal(pixels(data), samples)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("compression", [1, 8])
+def test_strips_that_are_missing(compression: int, planar: bool) -> None:
+    samples = levels(3, 8)
+    height = len(samples)
+    for told in (height, height + 1, 9 * height):
+        tags: dict[int, tuple[int, list[int]]] = {257: (4, [told]), 278: (4, [height])}
+        found = outcome(tiff(samples, 8, 2, compression=compression, planar=planar, tags=dict(tags)))
+        assert found.status is (Status.OK if told == height else Status.TRUNCATED)
 
 
 def test_without_metadata() -> None:
