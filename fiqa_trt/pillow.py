@@ -22,6 +22,8 @@ import PIL
 from PIL import Image as PublicImage
 from PIL import _imaging
 
+from fiqa_trt.errors import UsageError, one_line
+
 if TYPE_CHECKING:
     from PIL.Image import Image as _Image
 
@@ -48,7 +50,7 @@ def _load() -> Any:
     origin = PIL.__file__
     spec = importlib.util.spec_from_file_location(_NAME, origin, submodule_search_locations=list(PIL.__path__))
     if spec is None or spec.loader is None:
-        raise ImportError(f"Pillow has no source at {origin}; pip install --force-reinstall pillow")
+        raise ImportError("its modules are not files")
     package = importlib.util.module_from_spec(spec)
     sys.modules[_NAME] = package
     spec.loader.exec_module(package)
@@ -65,7 +67,22 @@ def _load() -> Any:
 
 
 _PLUGINS = ("Jpeg", "Png", "WebP", "Bmp", "Tiff", "Gif", "Ppm", "Avif", "Jpeg2K")
-_package = _load()
+_NEEDS = {
+    "JPEG": "jpeg_decoder",
+    "PNG": "zip_decoder",
+    "WEBP": "_webp",
+    "TIFF": "libtiff_decoder",
+    "AVIF": "_avif",
+    "JPEG2000": "jpeg2k_decoder",
+}
+"""Compiled parts by format; a Pillow that was built without one has the format's plugin nevertheless."""
+try:
+    _package = _load()
+except Exception as exc:  # whatever a Pillow that is older, or another's, or not all there makes of it
+    raise UsageError(
+        f"Pillow {PIL.__version__} at {PIL.__file__} cannot be used ({one_line(exc)}); "
+        "pip install --force-reinstall 'pillow>=11.3'"
+    ) from exc
 _limits = threading.local()
 
 
@@ -84,8 +101,9 @@ VERSION = tuple(int(part) for part in PIL.__version__.split(".")[:2])
 PLUGINS: dict[str, Any] = {
     plugin.format: plugin
     for plugin in (getattr(getattr(_package, f"{name}ImagePlugin"), f"{name}ImageFile") for name in _PLUGINS)
+    if any(hasattr(compiled, _NEEDS.get(plugin.format, "new")) for compiled in (_imaging, _package))
 }
-"""Format to the class that reads it."""
+"""Format to the class that reads it, of those that this Pillow can read."""
 
 
 def limit(pixels: int) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import enum
 import os
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -189,3 +192,51 @@ def test_warnings_are_no_statuses_and_reach_nobody(portrait: Image.Image, action
         warnings.simplefilter(action)
         assert seen(blobs) == expected
     assert not heard
+
+
+def python(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.rpartition(".")[2] in ("_avif", "_webp"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+from fiqa_trt.decode import CpuDecoder
+for name in ("a.avif", "a.webp", "a.jpg"):
+    print(*(outcome.status.value for outcome in CpuDecoder().decode([Path(name).read_bytes()], 1).outcomes))
+"""
+
+
+def test_a_pillow_that_was_built_without_a_format(portrait: Image.Image, tmp_path: Path) -> None:
+    for name in ("a.avif", "a.webp", "a.jpg"):
+        portrait.save(tmp_path / name)
+    found = python(WITHOUT, tmp_path)
+    assert (found.stdout.split(), found.stderr) == (["unsupported", "unsupported", "ok"], "")
+
+
+@pytest.mark.parametrize("origin", [None, "/nowhere/PIL/__init__.py"])
+def test_a_pillow_that_cannot_be_used_is_one_line(origin: str | None, tmp_path: Path) -> None:
+    lines = [
+        "import sys, PIL",
+        f"PIL.__file__ = {origin!r}",
+        "from fiqa_trt.cli import main",
+        "sys.argv[1:] = ['score', '.', '-o', 'x.csv']",
+        "main()",
+    ]
+    found = python("\n".join(lines), tmp_path)
+    assert found.returncode == 2
+    assert "pip install --force-reinstall" in found.stderr
+    assert found.stderr.count("\n") == 1
