@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +114,21 @@ def _calibrated(network: Any, crops: Pixels, versions: dict[str, str]) -> Any:
     data = nncf.Dataset([crops[index : index + 1] for index in range(len(crops))])
     # The mixed preset keeps activations unsigned; see `with_qdq` for why that matters.
     preset, ignored = nncf.QuantizationPreset.MIXED, nncf.IgnoredScope(names=kept)
-    return nncf.quantize(network, data, preset=preset, ignored_scope=ignored, subset_size=len(crops))
+    with _without_nncf_notes():
+        return nncf.quantize(network, data, preset=preset, ignored_scope=ignored, subset_size=len(crops))
+
+
+@contextlib.contextmanager
+def _without_nncf_notes() -> Iterator[None]:
+    """It writes of every layer that it leaves alone, and draws bars, to standard output."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _layer(operation: Any) -> str:

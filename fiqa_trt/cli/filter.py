@@ -43,7 +43,7 @@ NOTHING_DELIVERED = 3
     "--root", type=click.Path(file_okay=False), help="Where the tree that is kept starts.  [default: deepest]"
 )
 @click.option(
-    "--companions", metavar="auto|.txt,…", help="Take along the files that go with an image: captions, labels."
+    "--companions", metavar="auto|.txt,...", help="Take along the files that go with an image: captions, labels."
 )
 @click.option("--shard-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Samples of a .tar.")
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
