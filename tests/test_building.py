@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fiqa_trt import building, verification
+from fiqa_trt import building, doctor, verification
 from fiqa_trt.building import Request, measuring
 from fiqa_trt.building.measuring import Measured, batch_sizes, infer, quickest
 from fiqa_trt.cli import group
@@ -288,7 +291,7 @@ def test_doctor_says_what_works_and_mends_the_rest() -> None:
     checks = {check["name"]: check for check in report["checks"]}
     assert checks["CPU engine (OpenVINO)"]["works"]
     assert checks["CPU decoder (Pillow, libjpeg-turbo)"]["works"]
-    assert checks["PyTorch engine, export and training"]["works"]
+    assert checks["PyTorch engine"]["works"]
     assert checks["CUDA in PyTorch"]["works"] == torch.cuda.is_available()
     for check in report["checks"]:
         assert check["detail"]
@@ -298,3 +301,33 @@ def test_doctor_says_what_works_and_mends_the_rest() -> None:
     assert "yes  CPU engine" in text
     for check in report["checks"]:
         assert check["works"] or f"-> {check['remedy']}" in text
+
+
+def test_doctor_names_the_right_extra_and_an_unwritable_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("FIQA_TRT_CACHE", str(tmp_path / "file" / "cache"))
+        (tmp_path / "file").write_text("")
+        patch.setattr("importlib.util.find_spec", lambda name, *_: None)
+        checks = {check.name: check for check in doctor.examine().checks}
+    cache = checks["cache of compiled networks"]
+    assert not cache.works
+    assert str(tmp_path / "file" / "cache") in cache.detail
+    assert "FIQA_TRT_CACHE" in cache.remedy
+    for name, extra in (
+        ("export (onnxscript)", "build"),
+        ("training (matplotlib)", "train"),
+        ("eval (scipy)", "train"),
+    ):
+        assert checks[name].remedy == f"pip install 'fiqa-trt[{extra}]'"
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    for check in checks.values():  # whatever is recommended exists
+        assert all(f"\n{name} = [" in project for name in re.findall(r"fiqa-trt\[(\w+)\]", check.remedy))
+
+
+@given(st.text(), st.integers(0, 400))
+def test_doctor_cuts_no_word(text: str, words: int) -> None:
+    said = doctor._reason(RuntimeError(f"{text} " + "word " * words))
+    assert len(said) <= 160
+    whole = " ".join(f"{text} {'word ' * words}".split())
+    assert said == whole or said.endswith(" ...") or not whole or len(text) > 150
+    assert said.removesuffix(" ...") in whole or not whole
