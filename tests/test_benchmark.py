@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import threading
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_wrong_use(crops: Path, tmp_path: Path) -> None:
 
 def test_latency(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (crops / "a" / "bad.jpg").write_bytes(b"x")
-    monkeypatch.setattr("fiqa_trt.latency.measure_latency", lambda *args: measure_latency(*args, seconds=0.2))
+    monkeypatch.setattr("fiqa_trt.latency.measure_latency", functools.partial(measure_latency, seconds=0.2))
     arguments = ["bench", str(crops), "--device", "cpu", "--precision", "fp32", "--latency", "-q"]
     output = tmp_path / "r.json"
     done = CliRunner().invoke(group, [*arguments, "-o", str(output), "--json"], catch_exceptions=False)
