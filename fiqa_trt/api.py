@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fiqa_trt import delivery, filtering, scoring
 from fiqa_trt.decode import DEFAULT_MAX_PIXELS, Decoded
-from fiqa_trt.engines import EngineInfo, open_engine
+from fiqa_trt.engines import Engine, EngineInfo, open_sizes
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import EngineError, UsageError
 from fiqa_trt.items import PIXELS, Item, check_item, each_item, path_of, pixels_of
@@ -87,7 +87,7 @@ class Scorer:
             device: auto, cpu, cuda or cuda:i.
             precision: auto, fp32, fp16 or int8.
             engine: auto, openvino, tensorrt, torch, or an engine directory.
-            batch: images per engine call.
+            batch: images per engine call, where there are enough; fewer than half of it are scored one at a time.
             decoder: auto, cpu or dali.
             threads: that decode; by default one for each core.
             max_pixels: larger images are refused (`too_large`).
@@ -95,11 +95,11 @@ class Scorer:
         """
         threads = threads or len(os.sched_getaffinity(0))
         setup = Setup(device, precision, engine, batch, decoder, threads, max_pixels)
-        self._engine = open_engine(device, precision, engine, batch, say)
+        self._engine, self._small = open_sizes(device, precision, engine, batch, say)
         try:
             self._decoder = open_decoder(setup, self._engine.place, say)
         except EngineError:
-            self._engine.close()
+            self._close_engines()
             raise
         self._pool, self._shards = ThreadPoolExecutor(self._decoder.threads, "scorer"), ShardReader()
         self._process, self._closed = os.getpid(), False
@@ -124,18 +124,20 @@ class Scorer:
             RunError: the engine failed.
         """
         self._check_usable()
-        batch = self.info.batch
         iterator = each_item(items)
         names: list[str | None] = []
 
-        def chunks() -> Iterable[list[Item]]:
-            while chunk := list(islice(iterator, batch)):
+        def chunks() -> Iterable[tuple[list[Item], Engine]]:
+            while chunk := list(islice(iterator, self._engine.info.batch)):
                 names.extend(map(path_of, chunk))
-                yield chunk
+                # What is missing of a batch is computed all the same.
+                engine = self._small if 2 * len(chunk) < self._engine.info.batch else self._engine
+                size = engine.info.batch
+                yield from ((chunk[start : start + size], engine) for start in range(0, len(chunk), size))
 
-        def begin(chunk: list[Item]) -> Future[tuple[Decoded, Future[Scores]]]:
+        def begin(work: tuple[list[Item], Engine]) -> Future[tuple[Decoded, Future[Scores]]]:
             self._check_usable()
-            return self._pool.submit(self._begin, chunk)
+            return self._pool.submit(self._begin, *work)
 
         scores = list[Score]()
         try:
@@ -160,9 +162,9 @@ class Scorer:
             raise ImageError(outcome.status, outcome.error or "", outcome.width, outcome.height)
         return np.asarray(decoded.pixels[0] if isinstance(decoded.pixels, np.ndarray) else decoded.pixels[0].cpu())
 
-    def _begin(self, chunk: list[Item]) -> tuple[Decoded, Future[Scores]]:
-        decoded = self._decoded(chunk, self.info.batch)
-        return decoded, self._engine.submit(decoded.pixels)
+    def _begin(self, chunk: list[Item], engine: Engine) -> tuple[Decoded, Future[Scores]]:
+        decoded = self._decoded(chunk, engine.info.batch)
+        return decoded, engine.submit(decoded.pixels)
 
     def _decoded(self, chunk: list[Item], batch: int) -> Decoded:
         blobs = [_blob(item, self._shards) for item in chunk]
@@ -190,7 +192,9 @@ class Scorer:
             raise UsageError("this Scorer is closed: open another")
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Scorer cannot be pickled: open one in each process")
+        raise TypeError(
+            "a Scorer cannot be pickled: open one in each process (a pool has an `initializer`)"
+        )
 
     def _score(self, path: str | None, outcome: Outcome, values: npt.NDArray[np.float32]) -> Score:
         good = outcome.status is Status.OK
@@ -205,7 +209,12 @@ class Scorer:
         self._closed = True
         self._pool.shutdown()
         self._shards.close()
+        self._close_engines()
+
+    def _close_engines(self) -> None:
         self._engine.close()
+        if self._small is not self._engine:
+            self._small.close()
 
     def __enter__(self) -> Scorer:
         return self

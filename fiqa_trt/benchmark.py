@@ -255,7 +255,7 @@ def run_benchmark(
 def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: Callable[[str], None]) -> Benchmark:
     batch = engine.info.batch
     paths = [path for table in list_inputs(source) for path in table.column(0).to_pylist()]
-    blobs = _sample(paths, source.image_column)
+    blobs = sample_blobs(paths, source.image_column)
     chunks = [blobs[start : start + batch] for start in range(0, len(blobs), batch)][:_SAMPLE_BATCHES]
     batches = [decoder.decode(chunk, batch) for chunk in chunks]
     if all(outcome.status is not Status.OK for decoded in batches for outcome in decoded.outcomes):
@@ -299,7 +299,7 @@ def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: C
     )
 
 
-def _sample(paths: Sequence[str], image_column: str | None) -> list[Blob]:
+def sample_blobs(paths: Sequence[str], image_column: str | None) -> list[Blob]:
     """Files, until they hold enough."""
     reader, blobs, held = Reader(image_column), list[Blob](), 0
     try:

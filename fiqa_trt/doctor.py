@@ -7,11 +7,14 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import tempfile
+import textwrap
 from typing import Any
 
 from fiqa_trt import __version__
+from fiqa_trt.engines.cache import cache_folder
 from fiqa_trt.engines.manifest import this_processor
-from fiqa_trt.errors import one_line
+from fiqa_trt.errors import FiqaError, one_line
 
 PACKAGES = (
     "openvino", "torch", "torchvision", "torch-tensorrt", "tensorrt", "nvidia-dali-cuda130", "nvidia-ml-py",
@@ -77,8 +80,9 @@ def examine() -> Report:
         checks=[
             _openvino(),
             _decoder(),
+            _cache(),
             nvml,
-            _torch(),
+            _torch(has_gpu),
             _cuda(has_gpu),
             _tensorrt(has_gpu),
             _torch_tensorrt(),
@@ -86,7 +90,17 @@ def examine() -> Report:
             _importable("INT8 on a GPU (modelopt)", "modelopt", "pip install 'nvidia-modelopt[hf]'"),
             _importable("calibrating INT8 on a CPU (NNCF)", "nncf", "pip install 'fiqa-trt[build]'"),
             _importable("building INT8 on a CPU (onnx)", "onnx", "pip install 'fiqa-trt[build]'"),
-            _importable("training (piq)", "piq", "pip install 'fiqa-trt[train]'"),
+            *(
+                _importable(f"{what} ({module})", module, f"pip install 'fiqa-trt[{extra}]'")
+                for what, module, extra in (
+                    ("export", "onnxruntime", "build"),
+                    ("export", "onnxscript", "build"),
+                    ("training and synthesize", "cv2", "train"),
+                    ("training", "matplotlib", "train"),
+                    ("eval", "scipy", "train"),
+                    ("synthesize", "piq", "train"),
+                )
+            ),
         ],
     )
 
@@ -141,7 +155,14 @@ def _seen(name: str, function: Any, remedy: str) -> Check:
     try:
         return Check(name, True, function())
     except Exception as exc:
-        return Check(name, False, one_line(exc, 160), remedy)
+        return Check(name, False, _reason(exc), remedy)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in a line: all of it if it is one of ours, of others' long texts whole words."""
+    if isinstance(error, FiqaError):
+        return str(error)
+    return textwrap.shorten(one_line(error, 2000), 160, placeholder=" ...")
 
 
 def _openvino() -> Check:
@@ -167,7 +188,7 @@ def _decoder() -> Check:
     return _seen("CPU decoder (Pillow, libjpeg-turbo)", try_it, "pip install --force-reinstall fiqa-trt")
 
 
-def _torch() -> Check:
+def _torch(has_gpu: bool) -> Check:
     def try_it() -> str:
         import torch
 
@@ -177,7 +198,22 @@ def _torch() -> Check:
         load_checkpoint(CHECKPOINT)
         return f"torch {torch.__version__}"
 
-    return _seen("PyTorch engine, export and training", try_it, "pip install 'fiqa-trt[gpu]'")
+    return _seen("PyTorch engine", try_it, f"pip install 'fiqa-trt[{'gpu' if has_gpu else 'build'}]'")
+
+
+def _cache() -> Check:
+    """Networks are compiled anew at every start without it."""
+    where = os.environ.get("FIQA_TRT_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+
+    def try_it() -> str:
+        folder = cache_folder()
+        if folder is None:
+            raise OSError(f"{where} cannot be written, so the network is compiled anew at every start")
+        with tempfile.TemporaryFile(dir=folder) as file:  # a full disk and a read-only one look alike until then
+            file.write(bytes(4096))
+        return f"{folder} can be written"
+
+    return _seen("cache of compiled networks", try_it, "set FIQA_TRT_CACHE to a folder that can be written")
 
 
 def _cuda(has_gpu: bool) -> Check:
@@ -185,7 +221,7 @@ def _cuda(has_gpu: bool) -> Check:
     try:
         import torch
     except Exception as exc:  # a library that is missing shows in many ways
-        return Check(name, False, one_line(exc, 160), "pip install 'fiqa-trt[gpu]'")
+        return Check(name, False, _reason(exc), "pip install 'fiqa-trt[gpu]'" if has_gpu else "needs an NVIDIA GPU")
     if torch.cuda.is_available():
         return Check(name, True, f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPU(s)")
     remedy = "install a driver that knows CUDA " + str(torch.version.cuda) if has_gpu else "needs an NVIDIA GPU"

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +20,9 @@ from PIL import Image
 import fiqa_trt
 from fiqa_trt import Scorer, filter_scores, score_dataset
 from fiqa_trt.cli import group
+from fiqa_trt.decode import Images
+from fiqa_trt.engines import Engine, open_sizes
+from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import InputError, OutputError, UsageError
 from fiqa_trt.explaining import Distribution, read_distribution
 from tests.test_shards import tar
@@ -59,7 +64,8 @@ def test_the_command_lines_scores(scorer: Scorer, crops: Path, tmp_path: Path) -
     summary = score_dataset(crops, tmp_path / "s.parquet", device="cpu", precision="fp32")
     assert summary.statuses == {"ok": 10}
     rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
-    assert [s.score for s in scorer.score(row["path"] for row in rows)] == [row["score"] for row in rows]
+    expected = pytest.approx([row["score"] for row in rows], abs=1e-4)
+    assert [s.score for s in scorer.score(row["path"] for row in rows)] == expected
     filtered = filter_scores(tmp_path / "s.parquet", tmp_path / "k.txt", keep="30%")
     assert filtered.delivered is not None
     assert filtered.delivered.written == filtered.selection.kept == 3
@@ -69,6 +75,49 @@ def test_the_command_lines_scores(scorer: Scorer, crops: Path, tmp_path: Path) -
     files = sorted(map(str, crops.rglob("*.jpg")))
     score_dataset(files, tmp_path / "t.parquet", device="cpu", precision="fp32", limit=4)
     assert pq.read_table(tmp_path / "t.parquet")["path"].to_pylist() == files[:4]
+
+
+class _Counted:
+    """An engine that remembers how many images it was given at a time."""
+
+    def __init__(self, engine: Engine, calls: list[int]) -> None:
+        self.info, self.slots, self.place, self.kept = engine.info, engine.slots, engine.place, engine.kept
+        self._engine, self._calls, self.close = engine, calls, engine.close
+
+    def submit(self, images: Images) -> Future[Scores]:
+        self._calls.append(len(images))
+        return self._engine.submit(images)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of engines, from when they were found to score as they should."""
+    found = list[int]()
+
+    def opened(*args: Any) -> tuple[Engine, Engine]:
+        large, small = open_sizes(*args)
+        return _Counted(large, found), _Counted(small, found)
+
+    monkeypatch.setattr("fiqa_trt.api.open_sizes", opened)
+    return found
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_small_calls_run_small(engine: str, crops: Path, calls: list[int]) -> None:
+    path = crops / "a" / "0.jpg"
+    with Scorer("cpu", "fp32", engine, batch=8) as scorer:
+        for count, expected in ((1, [1]), (3, [1] * 3), (4, [8]), (8, [8]), (10, [8, 1, 1]), (14, [8, 8])):
+            calls.clear()
+            assert len(scorer.score([path] * count)) == count
+            assert sorted(calls, reverse=True) == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_a_score_does_not_depend_on_how_many_are_asked_for(precision: str, crops: Path) -> None:
+    files = sorted(map(str, crops.rglob("*.jpg")))[:8]
+    with Scorer("cpu", precision, batch=8) as scorer:
+        together, alone = scorer.score(files), [scorer.score([file])[0] for file in files]
+    assert [s.score for s in alone] == pytest.approx([s.score for s in together], abs=1e-3)
 
 
 def test_threads(scorer: Scorer, crops: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from PIL import Image
 
 from fiqa_trt.benchmark import STAGES, Benchmark, Usage, bound_of, generate
 from fiqa_trt.cli import group
-from fiqa_trt.cli.bench import describe
-from fiqa_trt.errors import InputError, OutputError
+from fiqa_trt.cli.bench import describe, describe_latency
+from fiqa_trt.errors import InputError, OutputError, RunError, UsageError
+from fiqa_trt.latency import measure_latency
 
 RESULT = Benchmark(
     "1", "2026-01-01", "x", 100, {"backend": "b", "device": "d", "precision": "fp16", "executed": "bf16", "batch": 8},
@@ -77,3 +80,33 @@ def test_wrong_use(crops: Path, tmp_path: Path) -> None:
         call(tmp_path / "gone")
     with pytest.raises(InputError, match="nothing to measure"):
         call(tmp_path / "bad.jpg", "--device", "cpu")
+
+
+def test_latency(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (crops / "a" / "bad.jpg").write_bytes(b"x")
+    monkeypatch.setattr("fiqa_trt.latency.measure_latency", functools.partial(measure_latency, seconds=0.2))
+    arguments = ["bench", str(crops), "--device", "cpu", "--precision", "fp32", "--latency", "-q"]
+    output = tmp_path / "r.json"
+    done = CliRunner().invoke(group, [*arguments, "-o", str(output), "--json"], catch_exceptions=False)
+    facts = json.loads(done.stdout)
+    assert facts == json.loads(output.read_text())
+    assert facts["images"] == 10
+    assert [row["threads"] for row in facts["latency"]] == [1, 16]
+    for row in facts["latency"]:
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert row["calls"] >= row["threads"]
+    table = describe_latency(facts).splitlines()
+    assert [line.split()[0] for line in table[-2:]] == ["1", "16"]
+    with pytest.raises(UsageError, match="leave one out"):
+        CliRunner().invoke(group, [*arguments, "--compare", str(output)], catch_exceptions=False, standalone_mode=False)
+
+
+def test_latency_that_fails_is_an_error() -> None:
+    class Failing:
+        def score(self, items: list[bytes]) -> list[object]:
+            if threading.current_thread().name.startswith("latency"):
+                raise RunError("the engine failed")
+            return []
+
+    with pytest.raises(RunError, match="the engine failed"):
+        measure_latency(Failing(), [b""], 3, 0.1)  # type: ignore[arg-type]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,17 +16,20 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fiqa_trt import building, verification
-from fiqa_trt.building import Request, measuring
+from fiqa_trt import building, doctor, verification
+from fiqa_trt.building import Request, cpu, measuring
+from fiqa_trt.building.calibration import Pixels, Trial, prefers_shipped, read_ranges
 from fiqa_trt.building.measuring import Measured, batch_sizes, infer, quickest
 from fiqa_trt.cli import group
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, EngineInfo, Manifest, open_engine
 from fiqa_trt.engines.manifest import MANIFEST, this_processor
 from fiqa_trt.errors import EngineError, FiqaError, InputError
-from fiqa_trt.verification import Tolerance, compare, verification_batch
+from fiqa_trt.verification import Agreement, Tolerance, compare, verification_batch
 
 INFO = EngineInfo("x", "y", "fp16", "fp16", 8, "0", ("a", "b"))
 
@@ -102,8 +107,9 @@ def test_an_fp16_engine_is_half_as_large(store: Path) -> None:
         open_engine("cpu", "fp32", str(built.folder))
 
 
-def test_int8_from_ranges_and_by_calibration_agree(store: Path, crops: Path) -> None:
+def test_int8_from_ranges_and_by_calibration_agree(store: Path, crops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nncf")
+    monkeypatch.setattr("fiqa_trt.building.cpu.shipped_for", lambda model: None)
     ours = building.build(Request("int8", device="cpu", max_batch=2))
     theirs = building.build(Request("int8", device="cpu", max_batch=2, calibration=crops, output=store / "nncf"))
     assert "nncf" in theirs.manifest.versions
@@ -116,6 +122,41 @@ def test_int8_from_ranges_and_by_calibration_agree(store: Path, crops: Path) -> 
     agreement = compare(scores[0], scores[1])
     assert agreement.mean <= 0.02
     assert agreement.srcc >= 0.99
+
+
+@pytest.mark.parametrize("spoilt", ["own", "shipped"])
+def test_the_better_ranges_are_kept_and_said(spoilt: str, crops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one side is made to be bad, it is the other that is built."""
+    pytest.importorskip("nncf")
+    said = list[str]()
+    if spoilt == "own":
+        calibrated = cpu._calibrated
+
+        def badly(network: object, images: Pixels, versions: dict[str, str]) -> object:
+            return calibrated(network, images // 40, versions)
+
+        monkeypatch.setattr(cpu, "_calibrated", badly)
+    else:
+        ranges = read_ranges(None)
+        bad = dataclasses.replace(ranges, layers={name: value / 8 for name, value in ranges.layers.items()})
+        monkeypatch.setattr(cpu, "shipped_for", lambda model: bad)
+    built = building.build(Request("int8", device="cpu", max_batch=2, calibration=crops), said.append)
+    assert ("nncf" in built.manifest.versions) == (spoilt == "shipped")
+    assert any(f"INT8 with {'the shipped ranges' if spoilt == 'own' else 'ranges of your crops'}:" in x for x in said)
+    assert any("best measured on 512 crops" in line for line in said) == (spoilt == "own")
+
+
+def test_which_ranges_are_better() -> None:
+    def trial(mean: float, fixed: float) -> Trial:
+        return Trial(Agreement(9, 0.1, mean, 1.0), Agreement(64, 0.1, fixed, 0.999))
+
+    said = list[str]()
+    assert prefers_shipped(trial(0.0064, 0.01), trial(0.0039, 0.01), said.append)
+    assert "by 0.0039 on average, with those of your crops by 0.0064" in said[0]
+    assert not prefers_shipped(trial(0.0039, 0.01), trial(0.0064, 0.01), said.append)
+    assert prefers_shipped(trial(0.001, 0.023), trial(0.01, 0.01), said.append)
+    assert "out of tolerance (mean 0.023)" in said[-2]
+    assert not prefers_shipped(trial(0.01, 0.01), trial(0.001, 0.023), said.append)
 
 
 def test_another_checkpoint(store: Path, tmp_path: Path) -> None:
@@ -300,7 +341,7 @@ def test_doctor_says_what_works_and_mends_the_rest() -> None:
     checks = {check["name"]: check for check in report["checks"]}
     assert checks["CPU engine (OpenVINO)"]["works"]
     assert checks["CPU decoder (Pillow, libjpeg-turbo)"]["works"]
-    assert checks["PyTorch engine, export and training"]["works"]
+    assert checks["PyTorch engine"]["works"]
     assert checks["CUDA in PyTorch"]["works"] == torch.cuda.is_available()
     for check in report["checks"]:
         assert check["detail"]
@@ -310,3 +351,33 @@ def test_doctor_says_what_works_and_mends_the_rest() -> None:
     assert "yes  CPU engine" in text
     for check in report["checks"]:
         assert check["works"] or f"-> {check['remedy']}" in text
+
+
+def test_doctor_names_the_right_extra_and_an_unwritable_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("FIQA_TRT_CACHE", str(tmp_path / "file" / "cache"))
+        (tmp_path / "file").write_text("")
+        patch.setattr("importlib.util.find_spec", lambda name, *_: None)
+        checks = {check.name: check for check in doctor.examine().checks}
+    cache = checks["cache of compiled networks"]
+    assert not cache.works
+    assert str(tmp_path / "file" / "cache") in cache.detail
+    assert "FIQA_TRT_CACHE" in cache.remedy
+    for name, extra in (
+        ("export (onnxscript)", "build"),
+        ("training (matplotlib)", "train"),
+        ("eval (scipy)", "train"),
+    ):
+        assert checks[name].remedy == f"pip install 'fiqa-trt[{extra}]'"
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    for check in checks.values():  # whatever is recommended exists
+        assert all(f"\n{name} = [" in project for name in re.findall(r"fiqa-trt\[(\w+)\]", check.remedy))
+
+
+@given(st.text(), st.integers(0, 400))
+def test_doctor_cuts_no_word(text: str, words: int) -> None:
+    said = doctor._reason(RuntimeError(f"{text} " + "word " * words))
+    assert len(said) <= 160
+    whole = " ".join(f"{text} {'word ' * words}".split())
+    assert said == whole or said.endswith(" ...") or not whole or len(text) > 150
+    assert said.removesuffix(" ...") in whole or not whole

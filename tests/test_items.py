@@ -24,6 +24,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from fiqa_trt import Scorer
+from fiqa_trt.engines import Engine
 from fiqa_trt.errors import UsageError
 from fiqa_trt.items import Item, check_item, pixels_of
 from fiqa_trt.records import Status
@@ -137,9 +138,9 @@ def test_wrong_items_are_named_before_anything_is_scored(
     begun = list[object]()
     begin = scorer._begin
 
-    def recorded(chunk: list[Item]) -> object:
+    def recorded(chunk: list[Item], engine: Engine) -> object:
         begun.append(chunk)
-        return begin(chunk)
+        return begin(chunk, engine)
 
     monkeypatch.setattr(scorer, "_begin", recorded)
     for name, (item, hint) in wrong(portrait).items():

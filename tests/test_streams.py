@@ -126,6 +126,62 @@ def test_results_that_are_lost_are_an_error(name: str, place: Path, tmp_path: Pa
     shell(">&-", *arguments(name, place, tmp_path / "closed"), "--json")
 
 
+def test_a_library_that_prints_is_not_in_the_results(place: Path) -> None:
+    """By Python, by C, to the descriptor, in a process that is begun: while a command works, and at its very end."""
+    program = """
+import atexit, ctypes, os, sys
+from fiqa_trt import cli, doctor
+libc = ctypes.CDLL(None)
+def noise():
+    print("by print")
+    sys.stdout.buffer.write(b"by its buffer\\n")
+    os.write(1, b"by descriptor\\n")
+    libc.puts(b"by C")
+    os.system("echo by process")
+atexit.register(lambda: libc.puts(b"by C, later"))
+import fiqa_trt.explaining
+import fiqa_trt.api as api
+class Noisy(api.Scorer):
+    def score(self, items):
+        noise()
+        return super().score(items)
+api.Scorer = Noisy
+sys.argv = ["fiqa-trt", "show", sys.argv[1], "--device", "cpu", "--json"]
+cli.main()
+"""
+    call = [sys.executable, "-c", program, str(place / "crops" / "0.jpg")]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert len(json.loads(done.stdout)["images"]) == 1
+    for kind in ("print", "its buffer", "descriptor", "C", "process", "C, later"):
+        assert f"by {kind}\n" in done.stderr
+
+
+def _with_json() -> Iterator[Any]:
+    import importlib
+
+    for name in COMMANDS:
+        command = importlib.import_module(f"fiqa_trt.cli.{name}").command
+        if any("--json" in option.opts for option in command.params):
+            yield pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else [])
+
+
+@pytest.mark.parametrize("name", list(_with_json()))
+def test_json_is_all_there_is_on_standard_output(name: str, place: Path, tmp_path: Path) -> None:
+    if name in HEAVY:
+        pytest.importorskip("torch")
+        pytest.importorskip("piq")
+    assert isinstance(json.loads(shell("", *arguments(name, place, tmp_path), "--json").stdout), dict)
+
+
+@pytest.mark.slow
+def test_json_of_a_build_that_calibrates(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    words = ["--precision", "int8", "--device", "cpu", "--max-batch", "2", "--calibration", place / "crops"]
+    done = shell("", "build", *words, "-o", tmp_path / "e", "--json", "-q")
+    assert json.loads(done.stdout)["precision"] == "int8"
+    assert "nncf" not in done.stderr
+
+
 def test_pictures_are_written_though_the_reader_of_the_table_left(place: Path, tmp_path: Path) -> None:
     shell("-q | true; exit ${PIPESTATUS[0]}", "show", place / "crops" / "0.jpg", "--explain", "-o", tmp_path, code=141)
     assert (tmp_path / "0.jpg.explain.png").exists()

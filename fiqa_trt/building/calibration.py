@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,77 @@ import numpy.typing as npt
 
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.engines import RELEASED
+from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import digest_of
-from fiqa_trt.engines.quantize import Ranges, calibrate
+from fiqa_trt.engines.quantize import Ranges, calibrate, simulated
 from fiqa_trt.errors import EngineError, InputError
 from fiqa_trt.records import Status
 from fiqa_trt.shards import ShardReader, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
+from fiqa_trt.verification import TOLERANCES, Agreement, compare, verification_batch
 
 MIN_CROPS = 32
 MAX_CROPS = 512
 _RANGES = "int8_ranges.json"
 _SIZE = PreprocessSpec().size
 
+_TRIED = 128
+_ADVICE = (
+    f"INT8 ranges are best measured on {MAX_CROPS} crops of many people, most of them as good as what you mean to "
+    "keep; of damaged ones no more than there are in the data"
+)
+
 Pixels = npt.NDArray[np.uint8]
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """How near INT8 with some ranges comes to FP32.
+
+    Attributes:
+        crops: on the crops that were given.
+        fixed: on the verification batch, which decides whether an engine is written.
+    """
+
+    crops: Agreement
+    fixed: Agreement
+
+    @classmethod
+    def of(cls, scored: Callable[[Pixels], Scores], exact: Callable[[Pixels], Scores], crops: Pixels) -> Trial:
+        """Of two networks, from uint8 [N, 224, 224, 3] to float32 [N, members]; a part of the crops is enough."""
+        some, fixed = crops[:: max(1, len(crops) // _TRIED)], verification_batch()
+        return cls(compare(scored(some), exact(some)), compare(scored(fixed), exact(fixed)))
+
+    @property
+    def good(self) -> bool:
+        """Whether such an engine would be written."""
+        limit = TOLERANCES["int8"]
+        return self.fixed.mean <= limit.mean and self.fixed.srcc >= limit.srcc
+
+
+def prefers_shipped(own: Trial, shipped: Trial, say: Say) -> bool:
+    """Whether the shipped ranges serve these crops better than their own; `say` hears which and why."""
+    better = shipped.good and (not own.good or shipped.crops.mean < own.crops.mean)
+    kept, other = ("the shipped ranges", "those of your crops") if better else ("ranges of your crops", "the shipped")
+    first, second = (shipped, own) if better else (own, shipped)
+    say(
+        f"INT8 with {kept}: on {first.crops.images} of your crops a score differs from FP32 by {first.crops.mean:.4f} "
+        f"on average, with {other} by {second.crops.mean:.4f}"
+        + (f", and these are out of tolerance (mean {second.fixed.mean:.3f})" if not second.good else "")
+    )
+    if better or not own.good:
+        say(_ADVICE)
+    return better
+
+
+def shipped_for(model: str) -> Ranges | None:
+    """The shipped ranges if they are of the checkpoint with this digest."""
+    if not ranges_file().exists():
+        return None
+    ranges = Ranges.read(ranges_file())
+    return ranges if ranges.model == model else None
 
 
 def ranges_file() -> Path:
@@ -40,15 +98,18 @@ def read_ranges(calibration: Path | None) -> Ranges:
     return Ranges.read(path)
 
 
-def int8_ranges(checkpoint: Path, calibration: Path | None) -> Ranges:
+def int8_ranges(checkpoint: Path, calibration: Path | None, say: Say = lambda message: None) -> Ranges:
     """Ranges of a checkpoint: of a file, the shipped ones (None), or measured here on a folder of crops.
+
+    Where the shipped ones serve these crops better they are taken after all, and `say` hears of it.
 
     Raises:
         EngineError: there are none, or they are of another checkpoint.
         InputError: the crops cannot be used.
     """
     if calibration is not None and calibration.is_dir():
-        return measure(checkpoint, read_crops(calibration), str(calibration))
+        crops = read_crops(calibration)
+        return _better(checkpoint, measure(checkpoint, crops, str(calibration)), crops, say)
     ranges = read_ranges(calibration)
     ranges.check_model(digest_of(checkpoint))
     return ranges
@@ -61,6 +122,33 @@ def measure(checkpoint: Path, crops: Pixels, source: str) -> Ranges:
     network = load_checkpoint(checkpoint)
     network.fold()
     return Ranges(digest_of(checkpoint), len(crops), source, calibrate(network, crops))
+
+
+def _better(checkpoint: Path, own: Ranges, crops: Pixels, say: Say) -> Ranges:
+    shipped = shipped_for(own.model)
+    if shipped is None:
+        return own
+    from fiqa_trt.engines.torch import load_checkpoint
+
+    network = load_checkpoint(checkpoint)
+    network.fold()
+
+    def exact(images: Pixels) -> Scores:
+        import torch
+
+        with torch.inference_mode():
+            parts = [network(torch.from_numpy(images[start : start + 16])) for start in range(0, len(images), 16)]
+            return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+    def scored(ranges: Ranges) -> Callable[[Pixels], Scores]:
+        def function(images: Pixels) -> Scores:
+            with simulated(network, ranges.layers):
+                return exact(images)
+
+        return function
+
+    trials = [Trial.of(scored(ranges), exact, crops) for ranges in (own, shipped)]
+    return shipped if prefers_shipped(trials[0], trials[1], say) else own
 
 
 def read_crops(folder: Path, count: int = MAX_CROPS) -> Pixels:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fiqa_trt.building.calibration import Pixels, read_crops, read_ranges
+from fiqa_trt.building.calibration import Pixels, Trial, prefers_shipped, read_crops, read_ranges, shipped_for
 from fiqa_trt.building.measuring import Measured, Say, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines import RELEASED
+from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, this_processor
 from fiqa_trt.engines.quantize import Ranges, is_sensitive, with_qdq
 from fiqa_trt.errors import EngineError
@@ -38,7 +43,16 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
     if request.precision != "int8":
         network = read_network(core, onnx, "onnx")
     elif request.calibration is not None and request.calibration.is_dir():
-        network = _calibrated(read_network(core, onnx, "onnx"), read_crops(request.calibration), versions)
+        crops = read_crops(request.calibration)
+        network = _calibrated(read_network(core, onnx, "onnx"), crops, versions)
+        shipped = shipped_for(exported.model)
+        if shipped is not None:
+            others = dict(versions)
+            theirs = _from_ranges(core, onnx, shipped, exported.model, others)
+            exact = _scorer(core, read_network(core, onnx, "onnx"))
+            trials = [Trial.of(_scorer(core, each), exact, crops) for each in (network, theirs)]
+            if prefers_shipped(trials[0], trials[1], say):
+                network, versions = theirs, {name: text for name, text in others.items() if name != "nncf"}
     else:
         network = _from_ranges(core, onnx, read_ranges(request.calibration), exported.model, versions)
     payload = pack_network(network, half=request.precision != "fp32")
@@ -68,6 +82,17 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
         )  # fmt: skip
 
     return with_figures(manifest, quickest(measured, choices[request.precision], say)), payload
+
+
+def _scorer(core: Any, network: Any) -> Callable[[Pixels], Scores]:
+    """A network as a function of uint8 [N, 224, 224, 3]."""
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def scored(images: Pixels) -> Scores:
+        parts = [np.array(compiled(images[start : start + 8])[0]) for start in range(0, len(images), 8)]
+        return np.concatenate(parts).astype(np.float32)
+
+    return scored
 
 
 def _exported(checkpoint: Path, scratch: Path) -> Path:
@@ -110,7 +135,21 @@ def _calibrated(network: Any, crops: Pixels, versions: dict[str, str]) -> Any:
     data = nncf.Dataset([crops[index : index + 1] for index in range(len(crops))])
     # The mixed preset keeps activations unsigned; see `with_qdq` for why that matters.
     preset, ignored = nncf.QuantizationPreset.MIXED, nncf.IgnoredScope(names=kept)
-    return nncf.quantize(network, data, preset=preset, ignored_scope=ignored, subset_size=len(crops))
+    with _without_nncf_notes():
+        return nncf.quantize(network, data, preset=preset, ignored_scope=ignored, subset_size=len(crops))
+
+
+@contextlib.contextmanager
+def _without_nncf_notes() -> Iterator[None]:
+    """It writes of every layer that it leaves alone, and draws bars, to standard output."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _layer(operation: Any) -> str:

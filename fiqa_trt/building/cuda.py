@@ -36,7 +36,7 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
     versions = {"torch": torch.__version__, "torch_tensorrt": torch_tensorrt.__version__}
     versions |= {"tensorrt": str(tensorrt.tensorrt_version()), "driver": driver_version()}
     model, reference = digest_of(request.checkpoint), _reference(request.checkpoint)
-    ranges = int8_ranges(request.checkpoint, request.calibration) if request.precision == "int8" else None
+    ranges = int8_ranges(request.checkpoint, request.calibration, say) if request.precision == "int8" else None
     try:
         network = load_checkpoint(request.checkpoint).to(where)
         compiler.prepare(network, request.precision, ranges)

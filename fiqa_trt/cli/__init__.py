@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import importlib
 import os
@@ -42,7 +43,10 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"fiqa_trt.cli.{cmd_name}")
-        command: click.Command = module.command
+        command: click.Command = copy.copy(module.command)
+        assert command.callback is not None
+        # Around its work alone: click prints its help, which is a result.
+        command.callback = streams.results_apart()(command.callback)
         if command.help is None:
             command.help = _docstring(Path(str(module.__file__)), "command")
         return command

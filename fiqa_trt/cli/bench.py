@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,12 @@ import click
 
 from fiqa_trt.cli.common import speaker
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import InputError, OutputError
+from fiqa_trt.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from fiqa_trt.benchmark import Benchmark
+    from fiqa_trt.sources import Source
+    from fiqa_trt.workers import Setup
 
 
 @click.command(short_help="Measure each stage of scoring, and all of it, on this machine.")
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     help="Write the result as JSON (replaced if there).",
 )
 @click.option("--compare", type=click.Path(path_type=Path, dir_okay=False), help="An earlier -o to compare with.")
+@click.option("--latency", is_flag=True, help="Time single images instead, from 1 thread and from 16 (p50, p95, p99).")
 @click.option("-q", "--quiet", is_flag=True, help="No messages; the table only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
 def command(
@@ -55,6 +59,7 @@ def command(
     image_column: str | None,
     output: Path | None,
     compare: Path | None,
+    latency: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -69,12 +74,15 @@ def command(
       fiqa-trt bench
       fiqa-trt bench /dataset --images 20000 -o before.json
       fiqa-trt bench --size 112 --precision int8 --compare before.json
+      fiqa-trt bench --latency
     """
     from fiqa_trt.benchmark import generate, run_benchmark
     from fiqa_trt.sources import Source
     from fiqa_trt.storage import atomic
     from fiqa_trt.workers import Setup
 
+    if latency and compare is not None:
+        raise UsageError("--compare is of rates, and --latency measures none: leave one out")
     if output is not None and not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
         raise OutputError(f"cannot write {output}: the folder {output.parent} does not exist or cannot be written")
     before = None if compare is None else _read(compare)
@@ -89,12 +97,54 @@ def command(
             what = f"generated JPEGs of {size} px"
             generate(Path(scratch), images, size)
         source = Source(inputs or (scratch,), limit=images, image_column=image_column)
-        result = run_benchmark(source, setup, what, say)
-    facts = {**dataclasses.asdict(result), "bottleneck": result.bottleneck, "advice": result.advice()}
+        if latency:
+            facts = _latency(source, setup, what, say)
+            text = describe_latency(facts)
+        else:
+            result = run_benchmark(source, setup, what, say)
+            facts = {**dataclasses.asdict(result), "bottleneck": result.bottleneck, "advice": result.advice()}
+            text = describe(result, before)
     if output is not None:
         with atomic(output) as temporary:
             temporary.write_text(json.dumps(facts, indent=1) + "\n")
-    give(json.dumps(facts) if as_json else describe(result, before))
+    give(json.dumps(facts) if as_json else text)
+
+
+def _latency(source: Source, setup: Setup, what: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """What `--latency` finds."""
+    from fiqa_trt.api import Scorer
+    from fiqa_trt.benchmark import sample_blobs
+    from fiqa_trt.latency import THREADS, measure_latency
+    from fiqa_trt.sources import list_inputs
+
+    paths = [path for table in list_inputs(source) for path in table.column(0).to_pylist()]
+    with Scorer(
+        setup.device, setup.precision, setup.engine, batch=setup.batch, decoder=setup.decoder, threads=setup.threads,
+        say=say,
+    ) as scorer:  # fmt: skip
+        files = [blob for blob in sample_blobs(paths, source.image_column) if isinstance(blob, bytes)]
+        good = [file for file, score in zip(files, scorer.score(files), strict=True) if score.status == "ok"]
+        if not good:
+            raise InputError(f"not one of the first images of {what} can be decoded, so there is nothing to measure")
+        found = []
+        for threads in THREADS:
+            say(f"single images from {threads} thread(s)")
+            found.append(dataclasses.asdict(measure_latency(scorer, good, threads)))
+        return {"what": what, "engine": dataclasses.asdict(scorer.info), "images": len(good), "latency": found}
+
+
+def describe_latency(facts: dict[str, Any]) -> str:
+    """The table of `--latency`, for a person."""
+    engine = facts["engine"]
+    lines = [
+        f"{facts['what']}, single images from memory, decoded and scored",
+        f"{engine['backend']} on {engine['device']}, {engine['precision']} (run as {engine['executed']})",
+        f"{'threads':>7} {'images/s':>10} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}",
+    ]
+    for row in facts["latency"]:
+        times = " ".join(f"{row[name]:8.1f}" for name in ("p50_ms", "p95_ms", "p99_ms"))
+        lines.append(f"{row['threads']:7} {row['rate']:10,.0f} {times}")
+    return "\n".join(lines)
 
 
 def _read(path: Path) -> dict[str, Any]:

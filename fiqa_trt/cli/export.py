@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import click
 
-from fiqa_trt.cli.streams import give
+from fiqa_trt.cli.streams import give, tell
 
 _PATH = click.Path(path_type=Path)
 
 
 @click.command(short_help="Write a checkpoint as ONNX.")
 @click.argument("checkpoint", required=False, type=_PATH)
-@click.option("-o", "--output", metavar="DIR", required=True, type=_PATH, help="The engine directory.")
+@click.option("-o", "--output", metavar="DIR", type=_PATH, help="The engine directory.")
+@click.option(
+    "--triton",
+    metavar="DIR",
+    type=_PATH,
+    help="A model repository of Triton, instead of or beside -o: DIR/NAME is added.",
+)
+@click.option("--name", metavar="NAME", help="Of the model, with --triton.  [default: fiqa]")
 @click.option("--format", "_format", default="onnx", show_default=True, type=click.Choice(["onnx"]))
 @click.option(
     "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "int8"]), help="int8: with Q/DQ nodes."
@@ -24,25 +32,56 @@ _PATH = click.Path(path_type=Path)
     type=_PATH,
     help="For int8: a folder of crops like yours, or a file of ranges.  [default: the shipped ranges]",
 )
-def command(checkpoint: Path | None, output: Path, _format: str, precision: str, calibration: Path | None) -> None:
+def command(
+    checkpoint: Path | None,
+    output: Path | None,
+    triton: Path | None,
+    name: str | None,
+    _format: str,
+    precision: str,
+    calibration: Path | None,
+) -> None:
     """Write CHECKPOINT (default: the released one) as an engine directory: ONNX (opset 18) and its manifest.
 
     Input `images`: uint8 RGB [batch, 224, 224, 3]; output `member_scores`: float32 [batch, 2]. For ONNX Runtime, Triton
-    and trtexec; in fp32 also for `score --engine`.
+    and trtexec; in fp32 also for `score --engine`. With --triton, CHECKPOINT may also be an engine directory of ONNX or
+    a TensorRT plan, which goes into the repository as it is.
 
     \b
     Examples:
       fiqa-trt export mine.safetensors -o engines/mine
       fiqa-trt export --precision int8 -o engines/int8-onnx
+      fiqa-trt export --triton /models --name face_quality
     """
     from fiqa_trt.building.calibration import int8_ranges
     from fiqa_trt.engines import CHECKPOINT
-    from fiqa_trt.errors import EngineError
+    from fiqa_trt.errors import EngineError, UsageError
     from fiqa_trt.export import export
+    from fiqa_trt.triton import write_repository
 
+    if output is None and triton is None:
+        raise UsageError("export needs -o DIR for an engine directory, or --triton DIR for a model repository")
+    if name is not None and triton is None:
+        raise UsageError("--name is of the model in --triton DIR; leave it out")
     if calibration is not None and precision != "int8":
         raise EngineError("--calibration is for --precision int8; leave it out")
     file = checkpoint or CHECKPOINT
-    manifest = export(file, output, int8_ranges(file, calibration) if precision == "int8" else None)
-    agreement = manifest.agreement
-    give(f"{output}: {manifest.payload} of {manifest.model[:12]}, within {agreement['max']:.1g} of PyTorch")
+    with tempfile.TemporaryDirectory() as scratch:
+        if file.is_dir():
+            if output is not None or triton is None or precision != "fp32":
+                raise UsageError(f"{file} is a folder: an engine directory goes into --triton DIR as it is, without -o")
+            folder = file
+        else:
+            folder = output or Path(scratch) / "onnx"
+            ranges = int8_ranges(file, calibration, tell) if precision == "int8" else None
+            manifest = export(file, folder, ranges)
+            within = f"{manifest.payload} of {manifest.model[:12]}, within {manifest.agreement['max']:.1g} of PyTorch"
+            give(f"{output or triton}: {within}")
+        if triton is not None:
+            network = write_repository(folder, triton, name or "fiqa")
+            given = ", ".join(f"{each.name} {each.kind} {list(each.shape)}" for each in network.inputs)
+            give(f"{triton / (name or 'fiqa')}: {given}")
+            if network.batch[0] > 1:
+                tell(
+                    f"it takes {network.batch[0]} images at least, so Triton cannot batch: each request brings its own"
+                )

@@ -2,15 +2,18 @@
 
 Messages (standard error) are a courtesy: where they cannot be written, they are not, and the work goes on. Results
 (standard output) are what was asked for: a reader that went away had enough of them, and the command ends with the code
-that the shell gives to programs that die of it (141); any other failure to write them is an error.
+that the shell gives to programs that die of it (141); any other failure to write them is an error. Nothing but results
+reaches standard output: what libraries print there, in Python or in C, goes where messages go.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import select
 import sys
+from collections.abc import Iterator
 from typing import Protocol, TextIO
 
 from fiqa_trt.errors import printable
@@ -123,7 +126,8 @@ def secure() -> Stream:
 
     All that a library or Python itself writes to them goes through them too. A descriptor that was closed is one of
     /dev/null from here on: whoever closed it wants nothing of it, and the next file that is opened must not get its
-    number, or what a C library writes to standard error would end up in that file.
+    number, or what a C library writes to standard error would end up in that file. Results get a descriptor of their
+    own: 1, which C libraries and processes that are begun write to, becomes another name of standard error.
     """
     for descriptor in range(3):
         try:
@@ -135,17 +139,33 @@ def secure() -> Stream:
                 os.close(opened)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    results = Stream(1, _Patient())
+    results = Stream(os.dup(1), _Patient())
+    os.dup2(2, 1)
     sys.stdout = results.text(sys.stdout)
     sys.stderr = messages(2, sys.stderr)
     return results
 
 
+_results: TextIO | None = None
+
+
+@contextlib.contextmanager
+def results_apart() -> Iterator[None]:
+    """Within the block, `sys.stdout` is for messages, and what `give` is given goes to what it was before."""
+    global _results
+    kept, _results, sys.stdout = (_results, sys.stdout), sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        _results, sys.stdout = kept
+
+
 def give(text: str) -> None:
     """Write a result to standard output."""
     # Not by click, which takes a stream in ASCII for one that is meant to be in UTF-8.
-    sys.stdout.write("\n".join(map(printable, text.split("\n"))) + "\n")
-    sys.stdout.flush()
+    results = _results or sys.stdout
+    results.write("\n".join(map(printable, text.split("\n"))) + "\n")
+    results.flush()
 
 
 def tell(text: str, *, end: str = "\n") -> None:

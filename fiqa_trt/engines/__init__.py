@@ -16,7 +16,10 @@ RELEASED = Path(__file__).parent.parent / "weights"
 CHECKPOINT = RELEASED / "ensemble.safetensors"
 BACKENDS = ("openvino", "tensorrt", "torch")
 
-__all__ = ["CHECKPOINT", "PRECISIONS", "RELEASED", "Engine", "EngineInfo", "Manifest", "choose_device", "open_engine"]
+__all__ = [
+    "CHECKPOINT", "PRECISIONS", "RELEASED", "Engine", "EngineInfo", "Manifest", "choose_device", "open_engine",
+    "open_sizes",
+]  # fmt: skip
 
 Say = Callable[[str], None]
 
@@ -57,6 +60,39 @@ def open_engine(
                 say(f"{exc}: trying batches of {batch}")
 
     return check_known(lambda: opened(batch), say)
+
+
+def open_sizes(
+    device: str = "auto",
+    precision: str = "auto",
+    engine: str = "auto",
+    batch: int | None = None,
+    say: Say = lambda message: None,
+) -> tuple[Engine, Engine]:
+    """`open_engine`, and the same engine for the fewest images that it takes: one, on most.
+
+    A batch costs the same however few of its places are filled, and shapes that change from call to call cost OpenVINO
+    40 % of its speed; so small calls have an engine of their own. The two are one where the batch is that small, or
+    where a GPU has no memory for both.
+    """
+    heard = set[str]()
+
+    def once(message: str) -> None:
+        if message not in heard:
+            heard.add(message)
+            say(message)
+
+    large = open_engine(device, precision, engine, batch, once)
+    if large.info.batch == 1:
+        return large, large
+    try:
+        small = open_engine(large.place, precision, engine, 1, once)
+    except OutOfMemory:
+        return large, large
+    except BaseException:
+        large.close()
+        raise
+    return large, small
 
 
 def check_known(opened: Callable[[], tuple[Engine, Manifest]], say: Say = lambda message: None) -> Engine:

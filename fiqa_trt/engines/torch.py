@@ -75,7 +75,8 @@ def open_torch(
         precision: fp32, fp16 (CUDA only) or auto: fp16 on CUDA, fp32 on a CPU.
         batch: images per call.
         executed: fp32, fp16 or bf16 where `precision` leaves a choice.
-        compiled: through torch.compile; on CUDA only.
+        compiled: through torch.compile; on CUDA only, and not for a batch of 1, which would take as long to compile as
+            any other and is launched as one CUDA graph either way.
 
     Raises:
         EngineError: torch or CUDA is not there, the checkpoint does not fit, a precision that is not to be had.
@@ -92,7 +93,7 @@ def open_torch(
     if kind == "cpu":
         _refuse_fork()
     precision = "fp32" if kind == "cpu" or precision == "fp32" else "fp16"
-    executed = executed or precision
+    executed, compiled = executed or precision, compiled and batch != 1
     network = load_checkpoint(checkpoint)
     if executed != "fp32":
         network.lower(torch.float16 if executed == "fp16" else torch.bfloat16)
