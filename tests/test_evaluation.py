@@ -142,8 +142,8 @@ def test_rows_are_matched_by_path_and_the_rest_is_counted(scores: Path, tmp_path
     assert rated.scores == pytest.approx([5 / 40, 3 / 40, 30 / 40])
     assert rated.ratings.tolist() == [15, 9, 90]
     assert (rated.groups, rated.failed, rated.unmatched) == (["b", "b", "a"], 1, 1)
-    with pytest.raises(InputError, match="--images"):
-        read_rated(scores, labels)
+    with pytest.raises(InputError, match="not even by the name of a file"):
+        read_rated(scores, write(tmp_path / "o.csv", "path,score", [["x.jpg", 1]]))
 
 
 def test_a_pair_is_as_good_as_its_worse_image(scores: Path, tmp_path: Path) -> None:
