@@ -119,7 +119,7 @@ def test_a_table_must_make_sense(tmp_path: Path) -> None:
     assert "--score-range WORST BEST" in complaint(header, "a.jpg,4.5,1,train")
     assert "every score is 0.5" in complaint(header, fill="{0}.jpg,0.5,1,train")
     assert "weight of 0" in complaint(header, "a.jpg,0.5,0,train")
-    assert "'test'" in complaint(header, "a.jpg,0.5,1,test")
+    assert "'other'" in complaint(header, "a.jpg,0.5,1,other")
     assert "no rows are left to validate" in complaint(header)
     assert "both splits" in complaint("path,score,group,split", "a.jpg,0.5,1,val", "b.jpg,0.5,1,train")
     (tmp_path / "l.csv").write_text("path,score\na.jpg,1\n")
