@@ -12,21 +12,27 @@ from fiqa_trt.evaluation.measures import (
     logistic,
 )
 from fiqa_trt.evaluation.plots import plot_agreement, plot_edc
+from fiqa_trt.evaluation.printing import FORMATS, OVERALL, Table, agreement_table, edc_table
 from fiqa_trt.evaluation.reading import Pairs, Rated, read_pairs, read_rated
 
 __all__ = [
     "AREAS",
     "DISCARDS",
+    "FORMATS",
     "MEASURES",
     "MIN_ROWS",
+    "OVERALL",
     "Agreement",
     "Edc",
     "Estimate",
     "Pairs",
     "Rated",
+    "Table",
     "agreement",
+    "agreement_table",
     "comparable",
     "edc",
+    "edc_table",
     "fit_logistic",
     "logistic",
     "plot_agreement",

@@ -87,19 +87,19 @@ class Scores:
         take({name: known[key] for name in wanted if (key := _normal(name, images)) in known}, WRITTEN)
         if rest():
             take(self._by_real_path(rest(), [images] if images else [Path(), table.parent]), REAL)
-        ambiguous, example = 0, None
+        ambiguous, example = set[str](), None
         for way, without in ((TAIL, False), (WITHOUT_EXTENSION, True)):
             if rest():
                 found, unclear = self._by_tail([(name, _normal(name, images)) for name in rest()], rows, without)
                 take(found, way)
-                ambiguous = unclear
+                ambiguous = (ambiguous | unclear) - rows.keys()
                 if found and not without:
                     alike = {name: len(_common(name, self.names[row])) for name, row in found.items()}
                     least = min(alike, key=lambda name: alike[name])
                     example = (least, self.names[found[least]])
         if not rows:
-            raise self._foreign(table, wanted[0], images, ambiguous)
-        return Matches(rows, dict(how), ambiguous, example)
+            raise self._foreign(table, wanted[0], images, len(ambiguous))
+        return Matches(rows, dict(how), len(ambiguous), example)
 
     def _by_real_path(self, names: Sequence[str], folders: Sequence[Path]) -> dict[str, int]:
         real = functools.lru_cache(1 << 16)(os.path.realpath)
@@ -122,13 +122,15 @@ class Scores:
 
     def _by_tail(
         self, wanted: Sequence[tuple[str, str]], taken: dict[str, int], without: bool
-    ) -> tuple[dict[str, int], int]:
-        """Names by the longest end, in whole names of folders, that they share with one image and it with them."""
+    ) -> tuple[dict[str, int], set[str]]:
+        """Names by the longest end, in whole names of folders, that they share with one image and it with them; and
+        those that fit several.
+        """
         theirs = {name: _backwards(path, cut=False) for name, path in wanted}
         ours = sorted((_backwards(name, cut=without), row) for row, name in enumerate(self.names))
         keys = [key for key, _ in ours]
         best: dict[int, tuple[int, list[str]]] = {}
-        ambiguous = 0
+        ambiguous = set[str]()
         for name, key in theirs.items():
             at = bisect.bisect_left(keys, key)
             shared = max((_shared(key, other) for other in keys[max(0, at - 1) : at + 1]), key=len, default="")
@@ -136,24 +138,24 @@ class Scores:
                 continue
             first = bisect.bisect_left(keys, shared)
             if first + 1 < len(keys) and keys[first + 1].startswith(shared):
-                ambiguous += 1
+                ambiguous.add(name)
                 continue
             row = ours[first][1]
             length, names = best.get(row, (0, []))
             if len(shared) > length:
                 best[row] = (len(shared), [name])
-                ambiguous += len(names)
+                ambiguous.update(names)
             elif len(shared) == length:
                 names.append(name)
             else:
-                ambiguous += 1
+                ambiguous.add(name)
         used = set(taken.values())
         found = {}
         for row, (_, names) in best.items():
             if len(names) == 1 and row not in used:
                 found[names[0]] = row
             else:
-                ambiguous += len(names)
+                ambiguous.update(names)
         return found, ambiguous
 
     def _foreign(self, table: Path, name: str, images: Path | None, ambiguous: int) -> InputError:

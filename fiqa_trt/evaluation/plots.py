@@ -38,8 +38,12 @@ def plot_agreement(rated: Rated, found: Agreement, path: Path) -> None:
     _save(figure, path)
 
 
-def plot_edc(curve: Edc, path: Path) -> None:
-    """FNMR over the discarded share, with the ideal. Raises OutputError if the PNG cannot be written."""
+def plot_edc(curve: Edc, path: Path, at: str = "") -> None:
+    """FNMR over the discarded share, with the ideal; `at` is the threshold in words.
+
+    Raises:
+        OutputError: the PNG cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 4), layout="constrained")
@@ -47,7 +51,7 @@ def plot_edc(curve: Edc, path: Path) -> None:
     axes.plot(curve.discard, curve.fnmr, label=f"quality (pAUC to 20 %: {curve.pauc(0.2):.4f})")
     axes.plot(curve.discard, curve.ideal, "k:", label="ideal")
     axes.set(xlabel="share of pairs discarded", ylabel="FNMR", xlim=(0, 0.95), ylim=(0, None))
-    axes.set_title(f"{curve.pairs:,} mated pairs, threshold {curve.threshold:.4g}")
+    axes.set_title(f"{curve.pairs:,} mated pairs, {at or f'threshold {curve.threshold:.4g}'}")
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)
