@@ -32,6 +32,10 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_HINTS = {
+    "invalid UTF8": "save it in UTF-8, or in UTF-16 with its byte-order mark",
+    "columns, got": "a cell that holds the separator, like a decimal comma, needs quotation marks",
+}
 _NOT_TEXT = (
     (0, b"\x1f\x8b", "compressed (gzip): unpack it first"),
     (4, b"1AY&SY", "compressed (bzip2): unpack it first"),
@@ -115,8 +119,9 @@ def translated(name: str) -> Iterator[None]:
 
 
 def _unreadable(name: str, exc: Exception) -> InputError:
-    kind = Path(name).suffix[1:] or "text"
-    return InputError(f"cannot read {name} as {kind}: {one_line(exc)}")
+    kind, said = Path(name).suffix[1:] or "text", one_line(exc)
+    hint = next((f"; {hint}" for part, hint in _HINTS.items() if part in said), "")
+    return InputError(f"cannot read {name} as {kind}: {said}{hint}")
 
 
 def read_batches(name: str, needed: Sequence[str | Column], raw: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
@@ -202,9 +207,11 @@ def _need(needed: Sequence[str | Column], columns: Sequence[str], name: str, how
         if found is None:
             only = f"only: {', '.join(columns) or 'none'}{how if len(columns) > 1 else ''}"
             option = f"; {column.option} says which" if column.option and column.given is None and columns else ""
+            if any(_is_number(cell) for cell in columns):
+                option = "; its first row must name the columns"
             raise InputError(f"{name} has no column `{column.given or column.name}`, {only}{option}")
         renamed[found] = column.name
-    repeated = sorted({column for column in columns if columns.count(column) > 1})
+    repeated = sorted({column for column in columns if column and columns.count(column) > 1})
     if repeated:
         raise InputError(f"{name} has more than one column named {', '.join(repeated)}")
     if len(renamed) < len(needed):
@@ -216,11 +223,26 @@ def _column(needed: str | Column) -> Column:
     return Column(needed) if isinstance(needed, str) else needed
 
 
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
 def _renamed(batch: pa.RecordBatch, names: dict[str, str]) -> pa.RecordBatch:
-    if not names:
+    """With our names; without several columns of no name, which spreadsheets put at the end."""
+    columns = batch.schema.names
+    blank = columns.count("") > 1
+    if not names and not blank:
         return batch
-    kept = [name for name in batch.schema.names if name in names or name not in names.values()]
-    return batch.select(kept).rename_columns([names.get(name, name) for name in kept])
+    kept = [
+        index
+        for index, name in enumerate(columns)
+        if (name in names or name not in names.values()) and not (blank and not name)
+    ]
+    return batch.select(kept).rename_columns([names.get(columns[index], columns[index]) for index in kept])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,6 +65,27 @@ def test_columns_can_be_named_and_several_are_not_guessed(tmp_path: Path) -> Non
         read_ratings(table, Form("picture", "quality"))
 
 
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("filename;mos\nä.jpg;1\n".encode("cp1252"), "save it in UTF-8"),
+        ("filename;mos\na.jpg;1\n".encode("utf-16-le"), "byte-order mark"),
+        (b"filename,mos\na.jpg,3,5\n", "a decimal comma, needs quotation marks"),
+        (b"a.jpg,3.5\nb.jpg,4\n", "its first row must name the columns"),
+    ],
+)
+def test_what_cannot_be_read_says_the_way_out(tmp_path: Path, raw: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(raw)
+    with pytest.raises(InputError, match=message):
+        read_ratings(tmp_path / "t.csv")
+
+
+def test_columns_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path;score;;\na;1,5;;\nb;2;;\n;;;\n")
+    found = read_ratings(tmp_path / "t.csv")
+    assert (found.paths, found.values.tolist(), found.others) == (["a", "b"], [1.5, 2], {})
+
+
 def test_decimals_are_of_one_kind() -> None:
     assert numbers(["1,5", "2"], "score", "t").tolist() == [1.5, 2]
     for cells in (["1,5", "2.5"], ["1.234,5"], ["1,234.5"], ["1,2,3"], ["x"], [None], [float("inf")]):
