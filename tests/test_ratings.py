@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fiqa_trt.cli import group
 from fiqa_trt.errors import InputError
 from fiqa_trt.evaluation import read_rated
 from fiqa_trt.ratings import Form, read_ratings
@@ -187,6 +190,21 @@ def test_training_takes_the_same_tables(tmp_path: Path) -> None:
         read_labels(table)
 
 
+def test_the_options_of_eval(scored: Path) -> None:
+    rows = [(f"d/p1/1{number}.jpg", f"3,{number}", "") for number in range(9)] + [("d/p2/20.jpg", "", "")]
+    table = scored.parent / "t.tsv"
+    table.write_text(text(("Bild", "Note", "camera"), rows, "\t"))
+    options = ["--path-column", "Bild", "--score-column", "Note", "--resamples", "5"]
+    call = ["eval", str(scored), "--labels", str(table), *options]
+    assert isinstance(CliRunner().invoke(group, call).exception, InputError)
+    done = CliRunner().invoke(group, [*call, "--skip-blank", "--json"])
+    result = json.loads(done.stdout)
+    assert (result["rows"], result["notes"]) == (9, ["1 rows without a rating left out"])
+    assert result["measures"]["srcc"]["value"] == 1
+    for wrong in (["--pairs", "x.csv", "--skip-blank"], ["--labels", "x.csv", "--distance"]):
+        assert CliRunner().invoke(group, ["eval", str(scored), *wrong]).exit_code == 2
+
+
 def test_ratings_of_one_image_that_disagree_about_it(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     rows = [(f"{index}.jpg", f"{index / 40}", f"g{index}") for index in range(34)]
@@ -202,8 +220,8 @@ SIDES = st.sampled_from(["train", "val", "test", "", "Validation"])
 @given(st.lists(st.tuples(st.integers(0, 5), SIDES), min_size=34, max_size=60))
 def test_no_group_is_on_two_sides_whatever_the_table_says(tmp_path: Path, rows: list[tuple[int, str]]) -> None:
     sides: dict[int, str] = {}
-    given = [(group, sides.setdefault(group, side)) for group, side in rows]
-    cells = [(f"{at}.jpg", f"{at / 100}", f"g{group}", side) for at, (group, side) in enumerate(given)]
+    given = [(person, sides.setdefault(person, side)) for person, side in rows]
+    cells = [(f"{at}.jpg", f"{at / 100}", f"g{person}", side) for at, (person, side) in enumerate(given)]
     (tmp_path / "t.csv").write_text(text(("path", "score", "group", "split"), cells, ","))
     try:
         split = read_labels(tmp_path / "t.csv").split.tolist()
@@ -211,6 +229,6 @@ def test_no_group_is_on_two_sides_whatever_the_table_says(tmp_path: Path, rows: 
         assert "no rows are left" in str(exc)  # noqa: PT017
         return
     assert {"train", "val"} <= set(split)
-    found = set(zip([group for group, _ in given], split, strict=True))
+    found = set(zip([person for person, _ in given], split, strict=True))
     assert len(found) == len(sides)
-    assert {group for group, side in found if side == "test"} == {g for g, side in sides.items() if side == "test"}
+    assert {person for person, side in found if side == "test"} == {g for g, side in sides.items() if side == "test"}

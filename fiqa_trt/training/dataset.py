@@ -122,8 +122,10 @@ def read_labels(
     weights = numbers(columns["weight"], "weight", name) if "weight" in columns else np.ones(len(files))
     if weights.min() <= 0:
         raise InputError(f"{name}: a weight of {weights.min():g}; weights must be positive (leave the row out instead)")
-    named = zip(columns.get("group", files), files, strict=True)
-    groups = [path if _is_blank(group) else str(group) for group, path in named]
+    # Sets that `synthesize` wrote have a chain of degradations; of earlier ones the photograph is no group yet.
+    single = columns["source"] if {"source", "chain"} <= columns.keys() else files
+    named = zip(columns.get("group", single), single, strict=True)
+    groups = [str(own) if _is_blank(group) else str(group) for group, own in named]
     split, notes = _split(columns.get("split", [None] * len(files)), groups, val_share, seed, name)
     scores = (ratings.values - low) / (high - low)
     return Labels(files, scores.astype(np.float32), weights.astype(np.float32), split, (*ratings.notes(), *notes))
@@ -138,14 +140,15 @@ def _files(paths: list[str], folder: str, name: str) -> list[str]:
     stems: dict[str, dict[str, list[str]]] = {}
 
     def file(written: str) -> str:
-        opened = open_path(written)
-        path = os.path.join(folder, opened)
+        path = os.path.join(folder, open_path(written))
         if is_remote(path):
             return path
         path = os.path.normpath(path)
         parent, own = os.path.split(path)
         if "::" in path or os.path.exists(path):
             return path
+        if "\\" in written and "/" not in written:  # a table made on Windows
+            return file(written.replace("\\", "/"))
         if parent not in stems:
             stems[parent] = {}
             for there in sorted(os.listdir(parent) if os.path.isdir(parent) else ()):
