@@ -34,7 +34,7 @@ def measure(members: str, precision: str, threads: int) -> float:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count + 32, 224, 224, 3), np.uint8)
     scores = rng.random(count + 32).astype(np.float32)
-    labels = Labels([""] * len(scores), scores, np.ones_like(scores), np.arange(len(scores)) < count)
+    labels = Labels([""] * len(scores), scores, np.ones_like(scores), np.repeat(["train", "val"], [count, 32]))
     dataset = Dataset(labels, images, np.arange(len(scores)), [])
     recipe = Recipe(members=tuple(members.split(",")), epochs=1, precision=precision)
     trainer = Trainer(dataset, recipe, Ensemble(), torch.device("cpu"))

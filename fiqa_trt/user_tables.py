@@ -16,12 +16,15 @@ from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.reading import REMOTE, is_remote
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
 KINDS = (".csv", ".tsv", ".parquet")
 BATCH_ROWS = 8192
 HEAD_BYTES = 1 << 16
-_SEPARATORS = (",", ";", "\t", "|")
+_SPOKEN = {",": "`,`", ";": "`;`", "\t": "tabs", "|": "`|`"}
+_BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "-")
 # UTF-32 first: its mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -29,6 +32,10 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_HINTS = {
+    "invalid UTF8": "save it in UTF-8, or in UTF-16 with its byte-order mark",
+    "columns, got": "a cell that holds the separator, like a decimal comma, needs quotation marks",
+}
 _NOT_TEXT = (
     (0, b"\x1f\x8b", "compressed (gzip): unpack it first"),
     (4, b"1AY&SY", "compressed (bzip2): unpack it first"),
@@ -39,6 +46,37 @@ _NOT_TEXT = (
     (0, b"\xd0\xcf\x11\xe0", "an Excel workbook: save it as .csv first"),
     (0, b"PAR1\x15", "a Parquet file: name it .parquet"),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column that a table must have.
+
+    Attributes:
+        name: what we call it.
+        others: what people call it as well, in small letters with underscores.
+        option: the option that names it.
+        given: what that option said: the table's own name for it.
+    """
+
+    name: str
+    others: tuple[str, ...] = ()
+    option: str = ""
+    given: str | None = None
+
+    def find(self, columns: Sequence[str], table: str) -> str | None:
+        """Its name in a table, None if it is not there. Raises InputError if several columns may be meant."""
+        if self.given is not None or self.name in columns:
+            wanted = self.name if self.given is None else self.given
+            return wanted if wanted in columns else None
+        found = [column for column in columns if _folded(column) in (self.name, *self.others)]
+        if len(found) > 1:
+            raise InputError(f"{table} has no column `{self.name}` but {' and '.join(found)}: {self.option} says which")
+        return found[0] if found else None
+
+
+def _folded(name: str) -> str:
+    return "_".join(name.strip().lower().replace("-", " ").split())
 
 
 def text_encoding(head: bytes, name: str) -> str:
@@ -81,17 +119,18 @@ def translated(name: str) -> Iterator[None]:
 
 
 def _unreadable(name: str, exc: Exception) -> InputError:
-    kind = Path(name).suffix[1:] or "text"
-    return InputError(f"cannot read {name} as {kind}: {one_line(exc)}")
+    kind, said = Path(name).suffix[1:] or "text", one_line(exc)
+    hint = next((f"; {hint}" for part, hint in _HINTS.items() if part in said), "")
+    return InputError(f"cannot read {name} as {kind}: {said}{hint}")
 
 
-def read_batches(name: str, needed: Sequence[str], raw: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+def read_batches(name: str, needed: Sequence[str | Column], raw: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
     """The rows of a table. All columns of a .csv or .tsv are text, exactly as written: an identity 007 must not
     become 7.
 
     Args:
         name: ends in one of KINDS.
-        needed: columns that it must have.
+        needed: columns that it must have; those that it calls otherwise are renamed.
         raw: of a text, columns to be had as bytes, because they need not be UTF-8.
 
     Raises:
@@ -105,20 +144,21 @@ def read_batches(name: str, needed: Sequence[str], raw: Sequence[str] = ()) -> I
         yield from read
 
 
-def read_columns(table: Path, needed: Sequence[str]) -> dict[str, list[Any]]:
-    """A whole table as lists by column; values of a .csv or .tsv are text, None where empty.
+def read_columns(table: Path, needed: Sequence[str | Column]) -> dict[str, list[Any]]:
+    """A whole table as lists by column; values of a text are text, None where empty. Excel's "Unicode text" ends in
+    .txt.
 
     Raises:
         InputError: as `read_batches`; also if it is of no such kind, or has no rows.
     """
     name = str(table)
-    if table.suffix.lower() not in KINDS:
+    if table.suffix.lower() not in (*KINDS, ".txt"):
         raise InputError(f"cannot tell what kind of table {name} is: name it {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     columns: dict[str, list[Any]] = {}
     with translated(name):
         for batch in read_batches(name, needed):
-            for column, values in batch.to_pydict().items():
-                columns.setdefault(column, []).extend(values)
+            for column, values in zip(batch.schema.names, batch.columns, strict=True):
+                columns.setdefault(column, []).extend(values.to_pylist())
     if not any(columns.values()):
         raise InputError(f"{name} has no rows")
     if table.suffix.lower() == ".parquet":
@@ -126,13 +166,83 @@ def read_columns(table: Path, needed: Sequence[str]) -> dict[str, list[Any]]:
     return {column: [value or None for value in values] for column, values in columns.items()}
 
 
-def _need(needed: Sequence[str], columns: Sequence[str], name: str) -> None:
-    for column in needed:
-        if column not in columns:
-            raise InputError(f"{name} has no column `{column}`, only: {', '.join(columns) or 'none'}")
-    repeated = sorted({column for column in columns if columns.count(column) > 1})
+def numbers(values: Sequence[object], column: str, name: str, *, skip_blank: bool = False) -> npt.NDArray[np.float64]:
+    """Numbers of a column, with a decimal point or, throughout, a decimal comma: float64 [N], finite.
+
+    Args:
+        values: as a table holds them.
+        column: its name, for messages.
+        name: of the table, for messages.
+        skip_blank: blank ones become NaN.
+
+    Raises:
+        InputError: a value that is no finite number, with its row; points and commas in one column.
+    """
+    import numpy as np
+
+    texts = ["" if value is None else str(value).strip() for value in values]
+    with_comma, with_point = (next((text for text in texts if mark in text), None) for mark in ",.")
+    if with_comma and with_point:
+        raise InputError(
+            f"{name}: the {column} {with_comma!r} has a comma, {with_point!r} a point: write all decimals alike, and "
+            "thousands without a mark"
+        )
+    found = np.full(len(texts), np.nan)
+    for row, text in enumerate(texts):
+        if skip_blank and text.lower() in _BLANK:
+            continue
+        with contextlib.suppress(ValueError):
+            found[row] = float(text.replace(",", "."))
+        if not np.isfinite(found[row]):
+            hint = "; --skip-blank leaves such rows out" if text.lower() in _BLANK and column == "score" else ""
+            raise InputError(f"{name}, row {row + 1}: the {column} {values[row]!r} is not a finite number{hint}")
+    return found
+
+
+def _need(needed: Sequence[str | Column], columns: Sequence[str], name: str, how: str = "") -> dict[str, str]:
+    """What each column is renamed to, by its name in the table."""
+    renamed = {}
+    for column in map(_column, needed):
+        found = column.find(columns, name)
+        if found is None:
+            only = f"only: {', '.join(columns) or 'none'}{how if len(columns) > 1 else ''}"
+            option = f"; {column.option} says which" if column.option and column.given is None and columns else ""
+            if any(_is_number(cell) for cell in columns):
+                option = "; its first row must name the columns"
+            raise InputError(f"{name} has no column `{column.given or column.name}`, {only}{option}")
+        renamed[found] = column.name
+    repeated = sorted({column for column in columns if column and columns.count(column) > 1})
     if repeated:
         raise InputError(f"{name} has more than one column named {', '.join(repeated)}")
+    if len(renamed) < len(needed):
+        raise InputError(f"{name}: one column cannot be both {' and '.join(_column(one).name for one in needed)}")
+    return {found: own for found, own in renamed.items() if found != own}
+
+
+def _column(needed: str | Column) -> Column:
+    return Column(needed) if isinstance(needed, str) else needed
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def _renamed(batch: pa.RecordBatch, names: dict[str, str]) -> pa.RecordBatch:
+    """With our names; without several columns of no name, which spreadsheets put at the end."""
+    columns = batch.schema.names
+    blank = columns.count("") > 1
+    if not names and not blank:
+        return batch
+    kept = [
+        index
+        for index, name in enumerate(columns)
+        if (name in names or name not in names.values()) and not (blank and not name)
+    ]
+    return batch.select(kept).rename_columns([names.get(columns[index], columns[index]) for index in kept])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,37 +255,38 @@ class _Layout:
     rows: bool
 
 
-def _layout(name: str, needed: Sequence[str]) -> _Layout:
+def _layout(name: str, needed: Sequence[str | Column]) -> _Layout:
     with open(name, "rb") as file:
         encoding = text_encoding(file.read(HEAD_BYTES), name)
     text = ("utf-8-sig", "surrogateescape") if encoding == "utf-8" else (encoding, "strict")
     layouts = []
-    for separator in _SEPARATORS:
+    for separator in _SPOKEN:
         with open(name, encoding=text[0], errors=text[1], newline="") as lines:
             columns = next(filter(None, csv.reader(lines, delimiter=separator)), [])
             layouts.append(_Layout(encoding, separator, columns, any(line.strip("\r\n") for line in lines)))
-        if set(needed) <= set(columns):
-            return layouts[-1]
+        with contextlib.suppress(InputError):  # said below, of the likeliest separator
+            if all(_column(one).find(columns, name) is not None for one in needed):
+                return layouts[-1]
     # What is missing is said of the columns as they were most likely meant.
     return max(layouts, key=lambda layout: len(layout.columns))
 
 
-def _read_csv(name: str, needed: Sequence[str], raw: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _read_csv(name: str, needed: Sequence[str | Column], raw: Sequence[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     from fiqa_trt.outputs.delimited import stream_csv
 
     layout = _layout(name, needed)
-    _need(needed, layout.columns, name)
+    names = _need(needed, layout.columns, name, f" (separated by {_SPOKEN[layout.separator]})")
     types = {column: pa.binary() if column in raw else pa.string() for column in layout.columns}
     if not layout.rows:
-        yield pa.RecordBatch.from_pylist([], pa.schema(types))
+        yield _renamed(pa.RecordBatch.from_pylist([], pa.schema(types)), names)
         return
     for batch in stream_csv(name, layout.separator, layout.encoding, column_types=types):
         for column in raw:
             if pa.types.is_binary(batch.column(column).type):
                 _refuse_nuls(batch.column(column), name)
-        yield batch
+        yield _renamed(batch, names)
         last = batch.column(batch.num_columns - 1)[-1].as_py() if batch.num_rows else ""
     _refuse_unclosed(name, last)
 
@@ -198,9 +309,10 @@ def _refuse_unclosed(name: str, last: str | bytes) -> None:
         raise InputError(f"{name} has a quotation mark that is never closed, so its last rows cannot be told apart")
 
 
-def _read_parquet(name: str, needed: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _read_parquet(name: str, needed: Sequence[str | Column]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(name) as file:
-        _need(needed, file.schema_arrow.names, name)
-        yield from file.iter_batches(batch_size=BATCH_ROWS)
+        names = _need(needed, file.schema_arrow.names, name)
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield _renamed(batch, names)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -142,8 +145,8 @@ def test_rows_are_matched_by_path_and_the_rest_is_counted(scores: Path, tmp_path
     assert rated.scores == pytest.approx([5 / 40, 3 / 40, 30 / 40])
     assert rated.ratings.tolist() == [15, 9, 90]
     assert (rated.groups, rated.failed, rated.unmatched) == (["b", "b", "a"], 1, 1)
-    with pytest.raises(InputError, match="--images"):
-        read_rated(scores, labels)
+    with pytest.raises(InputError, match="not even by the name of a file"):
+        read_rated(scores, write(tmp_path / "o.csv", "path,score", [["x.jpg", 1]]))
 
 
 def test_a_pair_is_as_good_as_its_worse_image(scores: Path, tmp_path: Path) -> None:
@@ -182,6 +185,51 @@ def test_eval_of_pairs(scores: Path, tmp_path: Path) -> None:
     assert result["pauc"]["0.2"] == pytest.approx(result["pauc_ideal"]["0.2"])
     assert (tmp_path / "edc.png").read_bytes().startswith(b"\x89PNG")
     assert "pAUC to 30%" in call(scores, "--pairs", pairs, "--fmr", 0.1)
+
+
+def test_groups_have_columns_of_their_own_and_numbers(tmp_path: Path) -> None:
+    """Long names, and groups whose bootstrap draws lie on one side of a steep logistic."""
+    rng, names = np.random.default_rng(0), ["a", "a rather long name of a camera", "x|y_&%"]
+    values = rng.random(36)
+    rated = [[f"{i}.jpg", 1 + (value > 0.9) + 1e-9 * i, names[i % 3]] for i, value in enumerate(values)]
+    scores = write(tmp_path / "s.csv", "path,score,status", [[f"{i}.jpg", v, "ok"] for i, v in enumerate(values)])
+    labels = write(tmp_path / "l.csv", "path,score,camera", rated)
+    python = [sys.executable, "-W", "error", "-m", "fiqa_trt"]
+    command = [*python, "eval", str(scores), "--labels", str(labels), "--by", "camera"]
+    for form in ("text", "markdown", "latex"):
+        done = subprocess.run([*command, "--format", form], capture_output=True, text=True, check=True)
+        assert "nan" not in done.stdout
+        lines = done.stdout.splitlines()
+        if form == "text":
+            assert done.stderr == ""
+            table = lines[lines.index("") + 1 :]
+            assert all(len(re.split(r"\s{2,}", line.strip())) == 8 - (at == 0) for at, line in enumerate(table))
+        else:
+            assert "36 images" in done.stderr
+        if form == "markdown":
+            assert {line.count("|") for line in lines} == {9}
+        if form == "latex":
+            assert {len(re.findall(r"(?<!\\)&", line)) for line in lines if line.endswith(r"\\")} == {7}
+            assert r"x\textbar{}y\_\&\%" in done.stdout
+
+
+def test_distances_are_refused_or_meant(scores: Path, tmp_path: Path) -> None:
+    values = [0.2 + 0.5 * (i % 2 == 0) + i / 1000 for i in range(39)]
+    rows = [[f"/d/{i}.jpg", f"/d/{i + 1}.jpg", i % 2, value] for i, value in enumerate(values)]
+    distances = write(tmp_path / "d.csv", "a,b,same,similarity", rows)
+    assert "give --distance" in call(scores, "--pairs", distances, code=2)
+    alike = write(
+        tmp_path / "s.csv", "a,b,same,similarity", [[*row[:3], -v] for row, v in zip(rows, values, strict=True)]
+    )
+    assert "leave out --distance" in call(scores, "--pairs", alike, "--distance", code=2)
+    named = write(tmp_path / "n.csv", "a,b,same,distance", rows)
+    assert "of distances, give --distance" in call(scores, "--pairs", named, code=2)
+    expected = json.loads(call(scores, "--pairs", alike, "--json"))
+    for table in (distances, named):
+        found = json.loads(call(scores, "--pairs", table, "--distance", "--json"))
+        assert found["fnmr"] == expected["fnmr"]
+        assert found["threshold"] == -expected["threshold"] > 0
+    assert "\\hline" in call(scores, "--pairs", alike, "--format", "latex")
 
 
 def test_mistakes_are_named(scores: Path, tmp_path: Path) -> None:

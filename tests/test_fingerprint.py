@@ -153,7 +153,15 @@ def test_every_option_of_train_has_its_place() -> None:
     from fiqa_trt.training.recipe import Recipe
 
     recipe = {"members", "epochs", "batch", "rate", "schedule", "patience", "seed", "precision"}
-    data = {"labels", "images", "score_range", "init"}  # digests of what they lead to
+    data = {
+        "labels",
+        "images",
+        "score_range",
+        "path_column",
+        "score_column",
+        "skip_blank",
+        "init",
+    }  # digests of what they lead to
     # A training may move to another device, and one with other defaults is another recipe.
     elsewhere = {"output", "config", "device", "cache", "workers", "resume", "restart", "quiet", "as_json"}
     assert {option.name for option in train_command.params} == recipe | data | elsewhere

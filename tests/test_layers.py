@@ -28,6 +28,7 @@ LAYERS = {
         "listing",
         "lists",
         "user_tables",
+        "ratings",
         "reading",
         "shards",
         "tar",

@@ -27,7 +27,7 @@ from fiqa_trt.spec import MEMBERS
 from fiqa_trt.training.dataset import Dataset, decode_images, read_labels
 from fiqa_trt.training.loop import Epoch, Trainer, agreement, augment
 from fiqa_trt.training.recipe import Recipe, read_recipe
-from fiqa_trt.training.run import TrainingFolder, best_of, start, train
+from fiqa_trt.training.run import TrainingFolder, best_of, describe_test, start, train
 
 FACE = np.asarray(portrait())
 SMALL = Recipe(epochs=3, batch=8, rate=3e-4, ema=0.9, seed=5)
@@ -119,7 +119,7 @@ def test_a_table_must_make_sense(tmp_path: Path) -> None:
     assert "--score-range WORST BEST" in complaint(header, "a.jpg,4.5,1,train")
     assert "every score is 0.5" in complaint(header, fill="{0}.jpg,0.5,1,train")
     assert "weight of 0" in complaint(header, "a.jpg,0.5,0,train")
-    assert "'test'" in complaint(header, "a.jpg,0.5,1,test")
+    assert "'other'" in complaint(header, "a.jpg,0.5,1,other")
     assert "no rows are left to validate" in complaint(header)
     assert "both splits" in complaint("path,score,group,split", "a.jpg,0.5,1,val", "b.jpg,0.5,1,train")
     (tmp_path / "l.csv").write_text("path,score\na.jpg,1\n")
@@ -259,6 +259,59 @@ def test_the_best_epoch_is_the_one_with_the_most_merit() -> None:
         Epoch(i + 1, 0, 0, {"ensemble": s}, {"ensemble": p}, {}) for i, (s, p) in enumerate([(0.8, 0.9), (0.9, 0.85)])
     ]
     assert best_of(epochs).number == 2
+
+
+def test_a_test_split_is_measured_and_chooses_nothing(data: Dataset, tmp_path: Path) -> None:
+    split = data.labels.split.copy()
+    split[np.flatnonzero(data.labels.train)[:8]] = "test"
+    labels = dataclasses.replace(data.labels, split=split)
+    # Other labels of the test rows change what is said of them, and nothing else.
+    other = dataclasses.replace(labels, scores=np.where(split == "test", 1 - labels.scores, labels.scores))
+    said = list[str]()
+    one, two = (
+        train(
+            dataclasses.replace(data, labels=each),
+            dataclasses.replace(SMALL, epochs=2, members=MEMBERS[:1]),
+            folder(tmp_path / f"{name}.safetensors"),
+            start([CHECKPOINT]),
+            say=said.append,
+        )
+        for name, each in (("a", labels), ("b", other))
+    )
+    name = MEMBERS[0]
+    assert (one.best.number, one.best.srcc, one.best.rmse) == (two.best.number, two.best.srcc, two.best.rmse)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert one.best.test_srcc[name] == pytest.approx(-two.best.test_srcc[name])  # type: ignore[operator]
+    model = load_checkpoint(tmp_path / "a.safetensors")
+    rows = np.flatnonzero(split == "test")
+    with torch.inference_mode():
+        scores = model(torch.from_numpy(data.pixels(rows))).numpy()[:, list(MEMBERS).index(name)]
+    assert agreement(scores, labels.scores[rows])[2] == pytest.approx(one.best.test_rmse[name], abs=1e-5)
+    assert all("; test SRCC/PLCC" in line for line in said)
+    log = list(csv.DictReader((tmp_path / "a.log.csv").read_text().splitlines()))
+    assert float(log[1][f"test_rmse_{name}"]) == pytest.approx(one.history[1].test_rmse[name], rel=1e-4)
+    assert "that chose nothing" in describe_test(one.best, 8)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.004])
+def test_where_labels_are_all_but_alike_rmse_chooses(data: Dataset, tmp_path: Path, spread: float) -> None:
+    scores = data.labels.scores.copy()
+    alike = np.flatnonzero(data.labels.split == "val")
+    scores[alike] = 0.4 + spread * (np.arange(len(alike)) % 2)
+    labels, said = dataclasses.replace(data.labels, scores=scores), list[str]()
+    done = train(
+        dataclasses.replace(data, labels=labels),
+        dataclasses.replace(SMALL, members=MEMBERS[:1]),
+        folder(tmp_path / "a.safetensors"),
+        start([CHECKPOINT]),
+        say=said.append,
+    )
+    assert "the epoch with the lowest RMSE is kept" in said[0]
+    assert done.best.rmse == min((epoch.rmse for epoch in done.history), key=lambda rmse: rmse[MEMBERS[0]])
+    assert done.best.srcc == done.best.plcc == {MEMBERS[0]: None}
+    assert all("RMSE" in line and "nan" not in line for line in said)
+    assert "NaN" not in json.dumps(dataclasses.asdict(done))
+    assert (tmp_path / "a.curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "step"])

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import EngineError
+from fiqa_trt.cli.streams import give, tell
+from fiqa_trt.errors import EngineError, printable
 
 if TYPE_CHECKING:
-    from fiqa_trt.evaluation import Agreement, Edc
+    from fiqa_trt.evaluation import Table
+    from fiqa_trt.ratings import Form
 
 _PATH = click.Path(path_type=Path)
 
@@ -23,24 +24,41 @@ _PATH = click.Path(path_type=Path)
 @click.option("--labels", metavar="FILE", type=_PATH, help="Ratings: .csv or .parquet with columns path and score.")
 @click.option("--pairs", metavar="FILE", type=_PATH, help="Recognition: columns a, b, same (1 or 0), similarity.")
 @click.option("--images", metavar="DIR", type=_PATH, help="Where the paths of --labels or --pairs start.")
+@click.option("--path-column", metavar="NAME", help="Of --labels.  [default: path, image, filename, ...]")
+@click.option("--score-column", metavar="NAME", help="Of --labels.  [default: score, mos, rating, ...]")
+@click.option("--skip-blank", is_flag=True, help="Leave out, and count, rows of --labels without a rating.")
 @click.option("--by", metavar="COLUMN", help="Also for each value of this column of --labels.")
 @click.option("--column", default="score", show_default=True, help="Which column of SCORES.")
 @click.option("--fnmr", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="FNMR to start from.  [0.05]")
 @click.option("--fmr", type=click.FloatRange(0, 1, max_open=True), help="Or the threshold at this false match rate.")
+@click.option("--distance", is_flag=True, help="Lower means more alike in --pairs (column distance or similarity).")
 @click.option("--resamples", type=click.IntRange(min=0), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--plot", metavar="FILE", type=_PATH, help="Scatter or EDC curve as PNG.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown", "latex"]),
+    default="text",
+    show_default=True,
+    help="Of the table.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
 def command(
     scores: Path,
     labels: Path | None,
     pairs: Path | None,
     images: Path | None,
+    path_column: str | None,
+    score_column: str | None,
+    skip_blank: bool,
     by: str | None,
     column: str,
     fnmr: float | None,
     fmr: float | None,
+    distance: bool,
     resamples: int,
     plot: Path | None,
+    form: str,
     as_json: bool,
 ) -> None:
     """How far SCORES (an output of `fiqa-trt score`) can be trusted.
@@ -48,6 +66,9 @@ def command(
     With --labels: SRCC, KRCC, PLCC and RMSE, raw and after the 4-parameter logistic, with bootstrap 95 % intervals.
     With --pairs: the error-versus-discard characteristic (EDC): the FNMR that is left when the pairs of lowest quality
     are discarded, at a threshold that is fixed before, and the area under that curve (pAUC).
+
+    Images are matched by their paths, as written or real ones, else by the longest end of a path that fits only one.
+    With --format markdown or latex, only the table goes to stdout.
 
     \b
     Examples:
@@ -58,8 +79,12 @@ def command(
         raise click.UsageError("give either --labels FILE or --pairs FILE")
     if labels is not None and (fnmr is not None or fmr is not None):
         raise click.UsageError("--fnmr and --fmr belong to --pairs")
-    if pairs is not None and by is not None:
-        raise click.UsageError("--by belongs to --labels")
+    if pairs is not None and (by or path_column or score_column or skip_blank):
+        raise click.UsageError("--by, --path-column, --score-column and --skip-blank belong to --labels")
+    if labels is not None and distance:
+        raise click.UsageError("--distance belongs to --pairs")
+    if as_json and form != "text":
+        raise click.UsageError("give either --json or --format")
     if fnmr is not None and fmr is not None:
         raise click.UsageError("give either --fnmr or --fmr")
     try:
@@ -70,57 +95,77 @@ def command(
     except ImportError as exc:
         raise EngineError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
     if labels is not None:
-        result = _labels(scores, labels, images, by, column, resamples, plot)
+        from fiqa_trt.ratings import Form
+
+        wanted = Form(path_column, score_column, skip_blank)
+        result = _labels(scores, labels, images, wanted, by, column, resamples, plot)
     else:
         assert pairs is not None
-        result = _pairs(scores, pairs, images, column, fnmr, fmr, plot)
-    give(json.dumps(result) if as_json else result["text"])
+        result = _pairs(scores, pairs, images, column, fnmr, fmr, distance, plot)
+    if as_json:
+        give(json.dumps(result.figures | {"text": result.text()}))
+    elif form == "text":
+        give(result.text())
+    else:
+        tell("\n".join(map(printable, result.notes)))
+        give(result.table(form))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """What an evaluation gave: for machines, and lines above a table for people."""
+
+    figures: dict[str, Any]
+    notes: list[str]
+    cells: Table
+
+    def table(self, form: str) -> str:
+        from fiqa_trt.evaluation import FORMATS
+
+        return FORMATS[form](self.cells)
+
+    def text(self) -> str:
+        return "\n".join([*map(printable, self.notes), "", self.table("text")])
 
 
 def _labels(
-    scores: Path, labels: Path, images: Path | None, by: str | None, column: str, resamples: int, plot: Path | None
-) -> dict[str, Any]:
+    scores: Path,
+    labels: Path,
+    images: Path | None,
+    form: Form,
+    by: str | None,
+    column: str,
+    resamples: int,
+    plot: Path | None,
+) -> _Result:
     import numpy as np
 
     from fiqa_trt import evaluation
 
-    rated = evaluation.read_rated(scores, labels, images, column, by)
+    rated = evaluation.read_rated(scores, labels, images, column, by, form)
     found = evaluation.agreement(rated.scores, rated.ratings, resamples)
     if plot is not None:
         evaluation.plot_agreement(rated, found, plot)
-    lines = [f"{found.rows:,} images, {rated.failed:,} without a score, {rated.unmatched:,} not among the scores"]
-    lines += ["", _table({"": found})]
-    groups: dict[str, Any] = {}
+    notes = [f"{found.rows:,} images, {rated.failed:,} without a score, {rated.unmatched:,} not among the scores"]
+    notes += rated.notes
+    parts = {}
     if by is not None:
-        names = np.array(rated.groups)
-        chosen = {name: names == name for name in sorted(set(rated.groups))}
-        parts = {
-            name: evaluation.agreement(rated.scores[rows], rated.ratings[rows], resamples)
-            for name, rows in chosen.items()
-            if evaluation.comparable(rated.scores[rows], rated.ratings[rows])
-        }
-        lines += ["", _table(parts)] if parts else []
-        lines += [f"{name}: too few images, or all alike" for name in chosen if name not in parts]
-        groups = {name: dataclasses.asdict(part) for name, part in parts.items()}
-    return {
+        names = np.array(rated.groups, object)
+        for name in sorted(set(rated.groups)):
+            chosen = names == name
+            if evaluation.comparable(rated.scores[chosen], rated.ratings[chosen]):
+                parts[name] = evaluation.agreement(rated.scores[chosen], rated.ratings[chosen], resamples)
+            else:
+                notes.append(f"{name}: too few images, or all alike")
+    figures = {
         **dataclasses.asdict(found),
         "failed": rated.failed,
         "unmatched": rated.unmatched,
-        "groups": groups,
-        "text": "\n".join(lines),
+        "notes": rated.notes,
+        "groups": {name: dataclasses.asdict(part) for name, part in parts.items()},
     }
-
-
-def _table(columns: dict[str, Agreement]) -> str:
-    from fiqa_trt.evaluation import MEASURES
-
-    width = max(8, *(len(name) for name in columns)) + 2
-    lines = [" " * width + "rows".rjust(8) + "".join(name.rjust(24) for name in MEASURES)]
-    for name, found in columns.items():
-        cells = (found.measures[measure] for measure in MEASURES)
-        text = "".join(f"{cell.value:.4f} [{cell.low:.4f}, {cell.high:.4f}]".rjust(24) for cell in cells)
-        lines.append(name.ljust(width) + f"{found.rows:,}".rjust(8) + text)
-    return "\n".join(lines)
+    rows = [(evaluation.OVERALL, found), *parts.items()]
+    return _Result(figures, notes, evaluation.agreement_table(rows))
 
 
 def _pairs(
@@ -130,40 +175,31 @@ def _pairs(
     column: str,
     fnmr: float | None,
     fmr: float | None,
+    distance: bool,
     plot: Path | None,
-) -> dict[str, Any]:
+) -> _Result:
     from fiqa_trt import evaluation
 
-    found = evaluation.read_pairs(scores, pairs, images, column)
+    found = evaluation.read_pairs(scores, pairs, images, column, distance=distance)
     mated = found.similarity[found.same]
     if fmr is not None:
         threshold = evaluation.threshold_at_fmr(found.similarity[~found.same], fmr)
     else:
         threshold = evaluation.threshold_at_fnmr(mated, 0.05 if fnmr is None else fnmr)
     curve = evaluation.edc(found.quality[found.same], mated, threshold)
+    given = -threshold if distance else threshold  # as the table has it
+    at = f"threshold {given:.6g}{' (distance)' if distance else ''}"
     if plot is not None:
-        evaluation.plot_edc(curve, plot)
-    return {
+        evaluation.plot_edc(curve, plot, at)
+    figures = {
         "mated": curve.pairs,
         "non_mated": int((~found.same).sum()),
         "dropped": found.dropped,
-        "threshold": threshold,
+        "threshold": given,
+        "notes": found.notes,
         "fnmr": {f"{share:g}": curve.at(share) for share in evaluation.DISCARDS},
         "pauc": {f"{share:g}": curve.pauc(share) for share in evaluation.AREAS},
         "pauc_ideal": {f"{share:g}": curve.pauc(share, ideal=True) for share in evaluation.AREAS},
-        "text": _edc_text(curve, found.dropped),
     }
-
-
-def _edc_text(curve: Edc, dropped: int) -> str:
-    from fiqa_trt.evaluation import AREAS, DISCARDS
-
-    lines = [
-        f"{curve.pairs:,} mated pairs, {dropped:,} pairs dropped for want of a score, threshold {curve.threshold:g}"
-    ]
-    lines += [f"  FNMR with {share:4.0%} discarded: {curve.at(share):.4f}" for share in DISCARDS]
-    lines += [
-        f"  pAUC to {share:.0%}: {curve.pauc(share):.5f} (best possible {curve.pauc(share, ideal=True):.5f})"
-        for share in AREAS
-    ]
-    return "\n".join(lines)
+    counts = f"{curve.pairs:,} mated pairs, {found.dropped:,} pairs dropped for want of a score, {at}"
+    return _Result(figures, [counts, *found.notes], evaluation.edc_table(curve))

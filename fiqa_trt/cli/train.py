@@ -27,6 +27,9 @@ _NONE = "none"
 @click.option(
     "--score-range", metavar="WORST BEST", nargs=2, type=float, default=(0, 1), show_default=True, help="Scale's ends."
 )
+@click.option("--path-column", metavar="NAME", help="LABELS' column of paths.  [default: path, image, filename, ...]")
+@click.option("--score-column", metavar="NAME", help="LABELS' column of ratings.  [default: score, mos, rating, ...]")
+@click.option("--skip-blank", is_flag=True, help="Leave out, and count, rows of LABELS without a rating.")
 @click.option(
     "--init",
     metavar="FILE",
@@ -54,6 +57,9 @@ def command(
     output: Path,
     images: Path | None,
     score_range: tuple[float, float],
+    path_column: str | None,
+    score_column: str | None,
+    skip_blank: bool,
     init: tuple[str, ...],
     config: Path | None,
     device: str,
@@ -68,7 +74,8 @@ def command(
     """Train the ensemble on LABELS (.csv or .parquet: columns path and score; optional weight, group, split).
 
     Beside FILE appear a log (.log.csv) and the curves (.curves.png). Where LABELS has no split, a tenth of the groups
-    (of the images, without that column) validates; the epoch with the best SRCC + PLCC on them is kept.
+    (of the images, without that column) validates; the epoch with the best SRCC + PLCC on them is kept (the lowest
+    RMSE, if their ratings are all but alike). Rows of the split `test` are measured, and choose nothing.
 
     \b
     Examples:
@@ -83,11 +90,15 @@ def command(
     except ImportError as exc:
         raise EngineError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
     from fiqa_trt.engines import CHECKPOINT, choose_device
+    from fiqa_trt.ratings import Form
 
     say = speaker(quiet)
     changes["members"] = changes["members"] or None
     chosen = recipe.read_recipe(config, changes)
-    rows = dataset.read_labels(labels, images, score_range, chosen.val_share, chosen.seed)
+    form = Form(path_column, score_column, skip_blank)
+    rows = dataset.read_labels(labels, images, score_range, chosen.val_share, chosen.seed, form)
+    for line in rows.notes:
+        say(line)
     place = choose_device(device, say)
     threads = workers or len(os.sched_getaffinity(0))
     begun = run.start([Path(path) for path in init if path != _NONE] if init else [CHECKPOINT], chosen.seed)
@@ -106,13 +117,16 @@ def command(
         data = dataset.decode_images(rows, cache or folder.path / "images", threads, report=bar)
     for line in data.skipped[:10]:
         say(f"left out: {line}")
-    count = data.labels.train.sum()
-    say(f"training on {place} with {count:,} images, validating with {len(data.labels.train) - count:,}; "
+    counts = {side: data.labels.count(side) for side in (dataset.TRAIN, dataset.VAL, dataset.TEST)}
+    tests = f", testing with {counts[dataset.TEST]:,}" if counts[dataset.TEST] else ""
+    say(f"training on {place} with {counts[dataset.TRAIN]:,} images, validating with {counts[dataset.VAL]:,}{tests}; "
         f"{len(data.skipped):,} could not be read")  # fmt: skip
     bar = ProgressLine("images", quiet=quiet)
     with interruptible(bar, hint):
         done = run.train(data, chosen, folder, begun, place, resume, bar, note)
     say(f"best: {run.describe(done.best)}")
+    if counts[dataset.TEST]:
+        say(run.describe_test(done.best, counts[dataset.TEST]))
     say(f"written to {done.output}")
     if as_json:
         give(json.dumps(dataclasses.asdict(done)))

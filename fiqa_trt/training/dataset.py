@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -19,13 +19,21 @@ import numpy.typing as npt
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.errors import InputError, storage_error
 from fiqa_trt.progress import Progress
+from fiqa_trt.ratings import Form, read_ratings
+from fiqa_trt.reading import is_remote
 from fiqa_trt.records import Outcome, Status, open_path
 from fiqa_trt.shards import ShardReader, locate, read_recorded
 from fiqa_trt.spec import PreprocessSpec, digest
 from fiqa_trt.storage import atomic
-from fiqa_trt.user_tables import read_columns
+from fiqa_trt.user_tables import numbers
 
+TRAIN, VAL, TEST = "train", "val", "test"
 MIN_ROWS = 32
+_SIDES = {
+    **dict.fromkeys((TRAIN, "training"), TRAIN),
+    **dict.fromkeys((VAL, "valid", "validation", "dev"), VAL),
+    **dict.fromkeys((TEST, "testing"), TEST),
+}
 _CHUNK = 256
 
 
@@ -37,23 +45,34 @@ class Labels:
         paths: N recorded paths, joined with the folder of images.
         scores: float32 [N] in [0, 1].
         weights: float32 [N], positive.
-        train: bool [N]; the other rows are for validation. No group stands on both sides.
+        split: text [N], each TRAIN, VAL or TEST. No group stands on two sides.
+        notes: lines for the user: what was left out, averaged or drawn.
     """
 
     paths: list[str]
     scores: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
-    train: npt.NDArray[np.bool_]
+    split: npt.NDArray[np.str_]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def train(self) -> npt.NDArray[np.bool_]:
+        """Which rows to train on, bool [N]."""
+        return np.asarray(self.split == TRAIN)
+
+    def count(self, side: str) -> int:
+        """Rows of a side."""
+        return int((self.split == side).sum())
 
     def digest(self) -> str:
         """Of everything that it holds."""
-        arrays = [array.tolist() for array in (self.scores, self.weights, self.train)]
+        arrays = [array.tolist() for array in (self.scores, self.weights, self.split)]
         return digest([self.paths, *arrays])
 
     def select(self, rows: npt.NDArray[np.bool_]) -> Labels:
         """The rows where `rows`, bool [N], is true."""
         paths = [path for path, kept in zip(self.paths, rows, strict=True) if kept]
-        return Labels(paths, self.scores[rows], self.weights[rows], self.train[rows])
+        return Labels(paths, self.scores[rows], self.weights[rows], self.split[rows], self.notes)
 
 
 def read_labels(
@@ -62,30 +81,32 @@ def read_labels(
     score_range: tuple[float, float] = (0.0, 1.0),
     val_share: float = 0.1,
     seed: int = 0,
+    form: Form | None = None,
 ) -> Labels:
-    """A .csv or .parquet with the columns `path` and `score`, and maybe `weight`, `group` and `split`.
+    """A table of ratings, maybe with the columns `weight`, `group` and `split`; one row an image.
 
     Args:
-        table: the file.
-        images: folder that relative paths start from; default: the table's own.
+        table: as `read_ratings` reads it.
+        images: folder that relative paths start from; default: the table's own. A name that is no file but that of one
+            without its extension is that file.
         score_range: worst and best possible score, mapped to 0 and 1.
-        val_share: of the groups (of the images, without that column) that validate, where there is no column `split`;
-            chosen by a hash of their names and `seed`, so that adding rows moves no group.
+        val_share: of the groups (of the images, without that column) that validate, where the column `split` says
+            nothing, or names `test` but no `val`; chosen by a hash of their names and `seed`, so that adding rows moves
+            no group.
         seed: of that choice.
+        form: what the user says of the table.
 
     Raises:
-        InputError: a missing column, a score that is no number or out of range, constant scores, a weight that is not
-            positive, a split other than `train` and `val` or with a group on both sides, too few rows.
+        InputError: as `read_ratings`; a score out of range, constant scores, a weight that is not positive, a split of
+            another name or with a group on two sides, too few rows, an image rated twice of which the rows disagree.
     """
-    columns = read_columns(table, ("path", "score"))
-    name = str(table)
-    count = len(columns["path"])
-    if count < MIN_ROWS:
-        raise InputError(f"{name} has {count} rows; training needs at least {MIN_ROWS}")
-    low, high = score_range
+    name, (low, high) = str(table), score_range
+    ratings = read_ratings(table, form)
+    if len(ratings.paths) < MIN_ROWS:
+        raise InputError(f"{name} has {len(ratings.paths)} rows; training needs at least {MIN_ROWS}")
     if not low < high:
         raise InputError(f"the score range {low:g} {high:g} must rise: worst first, then best")
-    raw = _numbers(columns["score"], "score", name)
+    raw = ratings.values
     if raw.min() < low or raw.max() > high:
         raise InputError(
             f"{name}: scores run from {raw.min():g} to {raw.max():g}, outside {low:g} to {high:g}; give the scale's "
@@ -93,52 +114,97 @@ def read_labels(
         )
     if np.ptp(raw) == 0:
         raise InputError(f"{name}: every score is {raw[0]:g}; there is nothing to learn")
-    weights = _numbers(columns["weight"], "weight", name) if "weight" in columns else np.ones(count)
+    files = _files(ratings.paths, os.fspath(images or table.parent), name)
+    ratings = ratings.merged(files, [column for column in ("weight", "group", "split") if column in ratings.others])
+    files, columns = list(dict.fromkeys(files)), ratings.others
+    if len(files) < MIN_ROWS:
+        raise InputError(f"{name} rates {len(files)} images; training needs at least {MIN_ROWS}")
+    weights = numbers(columns["weight"], "weight", name) if "weight" in columns else np.ones(len(files))
     if weights.min() <= 0:
         raise InputError(f"{name}: a weight of {weights.min():g}; weights must be positive (leave the row out instead)")
-    if None in columns["path"] or "" in columns["path"]:
-        raise InputError(f"{name}: a row has no path")
-    files = [str(path) for path in columns["path"]]
-    named = zip(columns.get("group", files), files, strict=True)
-    groups = [path if group in (None, "") else str(group) for group, path in named]
-    train = _given_split(columns["split"], groups, name) if "split" in columns else _draw_split(groups, val_share, seed)
-    if train.all() or not train.any():
-        raise InputError(f"{name}: no rows are left to {'validate' if train.all() else 'train'} with")
-    folder = os.fspath(images or table.parent)
-    paths = [os.path.join(folder, open_path(path)) for path in files]
-    scores = (raw - low) / (high - low)
-    return Labels(paths, scores.astype(np.float32), weights.astype(np.float32), train)
+    # Sets that `synthesize` wrote have a chain of degradations; of earlier ones the photograph is no group yet.
+    single = columns["source"] if {"source", "chain"} <= columns.keys() else files
+    named = zip(columns.get("group", single), single, strict=True)
+    groups = [str(own) if _is_blank(group) else str(group) for group, own in named]
+    split, notes = _split(columns.get("split", [None] * len(files)), groups, val_share, seed, name)
+    scores = (ratings.values - low) / (high - low)
+    return Labels(files, scores.astype(np.float32), weights.astype(np.float32), split, (*ratings.notes(), *notes))
 
 
-def _numbers(values: list[str | None], column: str, name: str) -> npt.NDArray[np.float64]:
-    numbers = np.full(len(values), np.nan)
-    for row, value in enumerate(values):
-        with contextlib.suppress(TypeError, ValueError):
-            numbers[row] = float(value)  # type: ignore[arg-type]
-        if not np.isfinite(numbers[row]):
-            raise InputError(f"{name}, row {row + 1}: the {column} {value!r} is not a finite number")
-    return numbers
+def _is_blank(cell: object) -> bool:
+    return cell in (None, "") or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _given_split(values: list[str | None], groups: list[str], name: str) -> npt.NDArray[np.bool_]:
-    others = {value for value in values if value not in ("train", "val")}
-    if others:
-        raise InputError(f"{name}: a split must be `train` or `val`, not {sorted(map(repr, others))[0]}")
-    sides: dict[str, str | None] = {}
-    for group, split in zip(groups, values, strict=True):
-        if sides.setdefault(group, split) != split:
+def _files(paths: list[str], folder: str, name: str) -> list[str]:
+    """The files that the paths of a table mean, in one spelling each; those without extension are looked for."""
+    stems: dict[str, dict[str, list[str]]] = {}
+
+    def file(written: str) -> str:
+        path = os.path.join(folder, open_path(written))
+        if is_remote(path):
+            return path
+        path = os.path.normpath(path)
+        parent, own = os.path.split(path)
+        if "::" in path or os.path.exists(path):
+            return path
+        if "\\" in written and "/" not in written:  # a table made on Windows
+            return file(written.replace("\\", "/"))
+        if parent not in stems:
+            stems[parent] = {}
+            for there in sorted(os.listdir(parent) if os.path.isdir(parent) else ()):
+                stems[parent].setdefault(os.path.splitext(there)[0], []).append(there)
+        meant = stems[parent].get(own, [])
+        if len(meant) > 1:
+            raise InputError(f"{name}: {written} may be {' or '.join(meant)}; write the extension")
+        return os.path.join(parent, meant[0]) if meant else path
+
+    return [file(path) for path in paths]
+
+
+def _split(
+    given: list[object], groups: list[str], share: float, seed: int, name: str
+) -> tuple[npt.NDArray[np.str_], list[str]]:
+    """The side of every row, and what to say about it."""
+    sides: dict[str, str] = {}
+    for group, cell in zip(groups, given, strict=True):
+        if _is_blank(cell):
+            continue
+        side = _SIDES.get(str(cell).strip().lower())
+        if side is None:
+            raise InputError(f"{name}: a split must be `{TRAIN}`, `{VAL}` or `{TEST}`, not {cell!r}")
+        if sides.setdefault(group, side) != side:
             raise InputError(f"{name}: the group {group!r} is in both splits; no person may be on both sides")
-    return np.array([value == "train" for value in values])
+    notes, free = [], {group for group in groups if group not in sides}
+    if sides and free:
+        rows = sum(group in free for group in groups)
+        notes.append(f"{rows:,} rows without a split: drawn, {share:.0%} of their groups to validate")
+    if TEST in sides.values() and VAL not in sides.values():
+        held = {group for group, side in sides.items() if side == TRAIN}
+        notes.append(f"no rows to validate besides those of `{TEST}`: {share:.0%} of the `{TRAIN}` groups do")
+        free |= held
+    if free:
+        sides |= _draw(free, share, seed, needed=VAL not in sides.values())
+    split = np.array([sides[group] for group in groups])
+    for side, purpose in ((VAL, "validate"), (TRAIN, "train")):
+        if side not in sides.values():
+            one = "; all are of one group (person or photograph), and no group may be on both sides"
+            raise InputError(f"{name}: no rows are left to {purpose} with{one if len(set(groups)) == 1 else ''}")
+    return split, notes
 
 
-def _draw_split(groups: list[str], share: float, seed: int) -> npt.NDArray[np.bool_]:
+def _draw(groups: set[str], share: float, seed: int, *, needed: bool) -> dict[str, str]:
+    """Sides of groups; if `needed`, at least one validates and, of several, at least one trains."""
+
     def place(group: str) -> float:
         return int(hashlib.sha256(f"{seed} {group}".encode()).hexdigest()[:12], 16) / 16**12
 
     places = {group: place(group) for group in groups}
-    # At least one group validates, however few there are.
-    limit = max(share, min(places.values()))
-    return np.array([places[group] > limit for group in groups])
+    limit, ordered = share, sorted(places.values())
+    if needed:
+        limit = max(limit, ordered[0])
+    if len(ordered) > 1:
+        limit = min(limit, ordered[-2])
+    return {group: TRAIN if places[group] > limit else VAL for group in groups}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +276,7 @@ def decode_images(
             f"{len(skipped)} of {len(readable)} images cannot be read; the first: {skipped[0]} (is --images right?)"
         )
     kept = labels.select(readable)
-    if len(kept.paths) < MIN_ROWS or kept.train.all() or not kept.train.any():
+    if len(kept.paths) < MIN_ROWS or not kept.count(TRAIN) or not kept.count(VAL):
         raise InputError(f"{len(skipped)} images cannot be read and the rest is not enough; the first: {skipped[0]}")
     return Dataset(kept, np.load(array, mmap_mode="r"), np.flatnonzero(readable), skipped, whole)
 

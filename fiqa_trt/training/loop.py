@@ -16,11 +16,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from fiqa_trt.errors import RunError
 from fiqa_trt.networks import Ensemble
-from fiqa_trt.training.dataset import Dataset
+from fiqa_trt.training.dataset import TEST, TRAIN, VAL, Dataset
 from fiqa_trt.training.losses import MSECorrLoss
 from fiqa_trt.training.recipe import Recipe
 
+Measures = dict[str, float | None]
+Agreement = tuple[float | None, float | None, float]
+
 ENSEMBLE = "ensemble"
+_NARROW = 0.01  # standard deviation of labels, of their whole scale: below it their order is chance
+_FEW = 3
 _CLIP = 5.0
 _VALIDATION_BATCH = 64
 
@@ -33,23 +38,31 @@ class Epoch:
         number: from 1.
         rate: learning rate at its end.
         loss: mean over its steps.
-        srcc: of each member that is trained, and of their mean if there are several, on the `val` rows.
+        srcc: of each member that is trained, and of their mean if there are several, on the `val` rows; None where
+            their labels are all but alike.
         plcc: likewise, raw.
-        rmse: likewise.
+        rmse: likewise, never None.
+        test_srcc: as `srcc`, on the `test` rows, which decide nothing; empty if there are none.
+        test_plcc: likewise.
+        test_rmse: likewise.
     """
 
     number: int
     rate: float
     loss: float
-    srcc: dict[str, float]
-    plcc: dict[str, float]
+    srcc: Measures
+    plcc: Measures
     rmse: dict[str, float]
+    test_srcc: Measures = dataclasses.field(default_factory=dict)
+    test_plcc: Measures = dataclasses.field(default_factory=dict)
+    test_rmse: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def merit(self) -> float:
-        """SRCC + PLCC of what is trained: what decides which epoch is kept."""
+        """What decides which epoch is kept: SRCC + PLCC of what is trained, or RMSE, negated, where these are None."""
         last = list(self.srcc)[-1]
-        return self.srcc[last] + self.plcc[last]
+        srcc, plcc = self.srcc[last], self.plcc[last]
+        return -self.rmse[last] if srcc is None or plcc is None else srcc + plcc
 
 
 def augment(images: Tensor, shift: float, rng: np.random.Generator) -> Tensor:
@@ -66,9 +79,19 @@ def augment(images: Tensor, shift: float, rng: np.random.Generator) -> Tensor:
     return images[each[:, None, None], index[0][:, :, None], index[1][:, None, :]]
 
 
-def agreement(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> tuple[float, float, float]:
-    """SRCC, PLCC and RMSE of scores [N] with labels [N]; both correlations 0 for constant scores, as at the start."""
+def rankable(labels: npt.NDArray[np.float32]) -> bool:
+    """Whether labels [N] in [0, 1] differ enough for correlations with them to mean something."""
+    return len(labels) >= _FEW and float(labels.std()) >= _NARROW
+
+
+def agreement(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> Agreement:
+    """SRCC, PLCC and RMSE of scores [N] with labels [N].
+
+    Both correlations are None for labels that are not `rankable`, and 0 for constant scores, as at the start.
+    """
     rmse = float(np.sqrt(np.mean((scores - labels) ** 2)))
+    if not rankable(labels):
+        return None, None, rmse
     if np.ptp(scores) < 1e-5:
         return 0.0, 0.0, rmse
     return float(stats.spearmanr(scores, labels).statistic), float(stats.pearsonr(scores, labels).statistic), rmse
@@ -98,8 +121,8 @@ class Trainer:
         self.averaged = AveragedModel(self.trained, avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(self.trained.parameters(), recipe.rate, weight_decay=recipe.decay)
         self.criterion = MSECorrLoss(recipe.correlation, recipe.mse)
-        self.rows = {side: np.flatnonzero(dataset.labels.train == (side == "train")) for side in ("train", "val")}
-        self.steps = max(1, len(self.rows["train"]) // recipe.batch)
+        self.rows = {side: np.flatnonzero(dataset.labels.split == side) for side in (TRAIN, VAL, TEST)}
+        self.steps = max(1, len(self.rows[TRAIN]) // recipe.batch)
         auto = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._autocast = recipe.precision == "bf16" or (recipe.precision == "auto" and auto)
 
@@ -130,7 +153,7 @@ class Trainer:
             targets, weights = (torch.from_numpy(v[rows]).to(self.device) for v in (labels.scores, labels.weights))
             return images, targets, weights
 
-        chosen = np.array_split(rng.permutation(self.rows["train"]), self.steps)
+        chosen = np.array_split(rng.permutation(self.rows[TRAIN]), self.steps)
         seeds = rng.integers(0, 2**63, self.steps)
         with ThreadPoolExecutor(1, "read") as reader:
             ahead: Future[tuple[Tensor, Tensor, Tensor]] = reader.submit(read, np.sort(chosen[0]), int(seeds[0]))
@@ -141,7 +164,7 @@ class Trainer:
                 yield batch
 
     def epoch(self, number: int, report: Callable[[int], None] = lambda done: None) -> Epoch:
-        """Train for an epoch and validate. The result depends on the state and on `number` alone.
+        """Train for an epoch, validate and test. The result depends on the state and on `number` alone.
 
         Args:
             number: from 1.
@@ -152,7 +175,7 @@ class Trainer:
         """
         torch.manual_seed(self.recipe.seed * 100_003 + number)
         self.trained.train()
-        total, rate, done = 0.0, 0.0, (number - 1) * len(self.rows["train"])
+        total, rate, done = 0.0, 0.0, (number - 1) * len(self.rows[TRAIN])
         for step, (images, labels, weights) in enumerate(self._batches(number)):
             rate = self.rate((number - 1) * self.steps + step)
             for group in self.optimizer.param_groups:
@@ -189,14 +212,23 @@ class Trainer:
         return np.concatenate(parts).astype(np.float32)
 
     def _validate(self, number: int, rate: float, loss: float) -> Epoch:
-        rows = self.rows["val"]
+        measures = self._measure(VAL)
+        tested = self._measure(TEST) if len(self.rows[TEST]) else ({}, {}, {})
+        return Epoch(number, rate, loss, *measures, *tested)
+
+    def _measure(self, side: str) -> tuple[Measures, Measures, dict[str, float]]:
+        """SRCC, PLCC and RMSE by member, and of their mean, on the rows of a side."""
+        rows = self.rows[side]
         scores, labels = self.predict(rows), self.dataset.labels.scores[rows]
         columns = dict(zip(self.recipe.members, scores.T, strict=True))
         if len(columns) > 1:
             columns[ENSEMBLE] = scores.mean(axis=1)
-        srcc, plcc, rmse = zip(*(agreement(values, labels) for values in columns.values()), strict=True)
-        measures = [dict(zip(columns, map(float, values), strict=True)) for values in (srcc, plcc, rmse)]
-        return Epoch(number, rate, loss, *measures)
+        found = {name: agreement(values, labels) for name, values in columns.items()}
+        return (
+            {name: values[0] for name, values in found.items()},
+            {name: values[1] for name, values in found.items()},
+            {name: values[2] for name, values in found.items()},
+        )
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights of the trained members, under the names that they have in the ensemble."""

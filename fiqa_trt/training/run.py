@@ -30,8 +30,8 @@ from fiqa_trt.networks import Ensemble
 from fiqa_trt.progress import Progress
 from fiqa_trt.spec import MEMBERS
 from fiqa_trt.storage import atomic, beside, check_output, target_of
-from fiqa_trt.training.dataset import Dataset
-from fiqa_trt.training.loop import Epoch, Trainer
+from fiqa_trt.training.dataset import TRAIN, VAL, Dataset
+from fiqa_trt.training.loop import Epoch, Measures, Trainer, rankable
 from fiqa_trt.training.recipe import Recipe
 
 _FINGERPRINT = "fingerprint"
@@ -224,8 +224,14 @@ def train(
     else:
         history = []
         folder.write(fingerprint, trainer, history)  # so that a kill during the first epoch can be resumed as well
-    total = len(trainer.rows["train"]) * recipe.epochs
-    before = len(trainer.rows["train"]) * len(history)
+    judges = dataset.labels.scores[trainer.rows[VAL]]
+    if not rankable(judges):
+        say(
+            f"the {len(judges):,} labels to validate with are too few or all but alike (deviation {judges.std():.4f} "
+            "of the scale): SRCC and PLCC mean nothing there, so the epoch with the lowest RMSE is kept"
+        )
+    total = len(trainer.rows[TRAIN]) * recipe.epochs
+    before = len(trainer.rows[TRAIN]) * len(history)
     for number in range(len(history) + 1, recipe.epochs + 1):
         if _stale(history, recipe):
             say(f"no better epoch in {recipe.patience}: stopped early")
@@ -249,7 +255,7 @@ def train(
 
 
 def best_of(history: Sequence[Epoch]) -> Epoch:
-    """The epoch with the highest SRCC + PLCC; of equals the first."""
+    """The epoch with the highest SRCC + PLCC (lowest RMSE where labels are all but alike); of equals the first."""
     return max(history, key=lambda epoch: epoch.merit)
 
 
@@ -259,35 +265,66 @@ def _stale(history: list[Epoch], recipe: Recipe) -> bool:
 
 def describe(epoch: Epoch) -> str:
     """An epoch in a line."""
-    figures = "  ".join(f"{name} {epoch.srcc[name]:.4f}/{epoch.plcc[name]:.4f}" for name in epoch.srcc)
-    return f"epoch {epoch.number}: loss {epoch.loss:.4f}, SRCC/PLCC {figures}"
+    validated = _figures(epoch.srcc, epoch.plcc, epoch.rmse)
+    tested = f"; test {_figures(epoch.test_srcc, epoch.test_plcc, epoch.test_rmse)}" if epoch.test_srcc else ""
+    return f"epoch {epoch.number}: loss {epoch.loss:.4f}, {validated}{tested}"
+
+
+def describe_test(epoch: Epoch, count: int) -> str:
+    """The agreement on the `test` rows in a line."""
+    last = list(epoch.test_srcc)[-1]
+    srcc, plcc, rmse = epoch.test_srcc[last], epoch.test_plcc[last], epoch.test_rmse[last]
+    values = [("SRCC", srcc), ("PLCC", plcc), ("RMSE", rmse)]
+    text = ", ".join(f"{name} {value:.4f}" for name, value in values if value is not None)
+    return f"test ({count:,} images that chose nothing): {text}"
+
+
+def _figures(srcc: Measures, plcc: Measures, rmse: dict[str, float]) -> str:
+    cells, kind = {}, "SRCC/PLCC"
+    for name in srcc:
+        one, other = srcc[name], plcc[name]
+        if one is None or other is None:
+            kind, cells[name] = "RMSE", f"{rmse[name]:.4f}"
+        else:
+            cells[name] = f"{one:.4f}/{other:.4f}"
+    return f"{kind} " + "  ".join(f"{name} {cell}" for name, cell in cells.items())
 
 
 def _write_log(path: Path, history: Sequence[Epoch]) -> None:
     with atomic(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        measures = ("srcc", "plcc", "rmse")
+        measures = [f"{side}{measure}" for side in _sides(history) for measure in ("srcc", "plcc", "rmse")]
         names = list(history[0].srcc)
         writer.writerow(["epoch", "rate", "loss", *(f"{measure}_{name}" for measure in measures for name in names)])
         for epoch in history:
             values = [getattr(epoch, measure)[name] for measure in measures for name in names]
-            writer.writerow([epoch.number, *(f"{value:.6g}" for value in (epoch.rate, epoch.loss, *values))])
+            cells = ("" if value is None else f"{value:.6g}" for value in (epoch.rate, epoch.loss, *values))
+            writer.writerow([epoch.number, *cells])
+
+
+def _sides(history: Sequence[Epoch]) -> list[str]:
+    return ["", "test_"] if history[0].test_srcc else [""]
 
 
 def _draw(path: Path, history: Sequence[Epoch]) -> None:
-    """Loss, and SRCC of each member, over the epochs."""
+    """Loss, and SRCC (RMSE where labels are all but alike) of each member, over the epochs; of tests dashed."""
     from matplotlib.figure import Figure
 
     numbers = [epoch.number for epoch in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    loss, srcc = figure.subplots(1, 2)
+    loss, merit = figure.subplots(1, 2)
     loss.plot(numbers, [epoch.loss for epoch in history], "o-", ms=3)
     loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    for name in history[0].srcc:
-        srcc.plot(numbers, [epoch.srcc[name] for epoch in history], "o-", ms=3, label=name)
-    srcc.set(xlabel="epoch", ylabel="SRCC, validation")
-    srcc.legend()
-    for axes in (loss, srcc):
+    measure = "rmse" if None in history[0].srcc.values() else "srcc"
+    for side, line in zip(_sides(history), ("o-", "x--"), strict=False):
+        for index, name in enumerate(history[0].srcc):
+            values = [getattr(epoch, side + measure)[name] for epoch in history]
+            if None not in values:
+                label = f"{name}, test" if side else name
+                merit.plot(numbers, values, line, color=f"C{index}", ms=3, label=label)
+    merit.set(xlabel="epoch", ylabel=f"{measure.upper()}, validation")
+    merit.legend()
+    for axes in (loss, merit):
         axes.grid(alpha=0.3)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

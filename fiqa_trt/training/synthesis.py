@@ -56,8 +56,9 @@ class Face:
 
     Attributes:
         path: as the input listed it.
-        group: person or photographer; no group stands on both sides of a split.
-        split: `train` or `val`, or empty where the table does not say.
+        group: person or photographer; no group stands on both sides of a split. Where none is given, it is the
+            photograph itself.
+        split: `train`, `val` or `test`, or empty where the table does not say: `train` draws it.
         quality: of the undamaged photograph in (0, 1], as far as something outside the pixels' fidelity tells (pose).
         box: left, top, width, height of the face in pixels; None if the photograph is itself a crop.
     """
@@ -89,7 +90,8 @@ def read_faces(source: Source) -> list[Face]:
                 raise InputError(f"{row['path']}: its face box or quality is not a number ({exc})") from exc
             if not 0 < quality <= 1 or (box and min(box[2:]) <= 0):
                 raise InputError(f"{row['path']}: quality must be in (0, 1] and a face box have a size")
-            faces.append(Face(row["path"], row.get("group") or "", row.get("split") or "", quality, box))  # type: ignore[arg-type]
+            group, split = ("" if row.get(name) is None else str(row[name]) for name in ("group", "split"))
+            faces.append(Face(row["path"], group or row["path"], split, quality, box))  # type: ignore[arg-type]
     return faces
 
 
@@ -351,13 +353,13 @@ def _begin(out: Path, fingerprint: Fingerprint, restart: bool) -> None:
 
 
 def _score(rows: list[dict[str, object]]) -> None:
-    """Add the `score` of every row; the `val` rows are ranked among the others."""
+    """Add the `score` of every row; those to validate and to test with are ranked among the others."""
 
     def column(name: str) -> npt.NDArray[np.float64]:
         return np.array([row[name] for row in rows], np.float64)
 
     metrics = np.stack([column(name) for name in METRICS], axis=1)
-    pool = np.array([row["split"] != "val" for row in rows])
+    pool = np.array([row["split"] in ("", "train") for row in rows])
     pool = pool if pool.any() else ~pool
     opinions = column("reference")
     clean = np.minimum(opinions / np.quantile(opinions[pool], 0.95), 1) * column("quality")

@@ -1,0 +1,134 @@
+"""How scores agree with ratings."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fiqa_trt.errors import InputError
+
+Values = npt.NDArray[np.float64]
+
+MEASURES = ("srcc", "krcc", "plcc", "plcc_logistic", "rmse", "rmse_logistic")
+_NARROWEST = 1e-6  # width of a logistic
+_FLAT = 1e-9  # of the ratings' span: what is left of it is rounding
+MIN_ROWS = 8  # a 4-parameter fit of fewer points says nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A figure with its bootstrap 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How scores agree with ratings.
+
+    Attributes:
+        rows: pairs of score and rating.
+        measures: each of MEASURES. SRCC and KRCC (tau-b) compare orders; PLCC is Pearson's r, raw and after the
+            logistic; RMSE is in units of the rating, raw and after the logistic.
+        logistic: its four parameters, see `logistic`.
+    """
+
+    rows: int
+    measures: dict[str, Estimate]
+    logistic: tuple[float, float, float, float]
+
+
+def logistic(scores: Values, high: float, low: float, middle: float, width: float) -> Values:
+    """The 4-parameter logistic of VQEG (2000) and Sheikh et al. (2006): monotonic from `low` to `high`."""
+    from scipy.special import expit
+
+    return np.asarray(low + (high - low) * expit((scores - middle) / max(abs(width), _NARROWEST)))
+
+
+def fit_logistic(
+    scores: Values, ratings: Values, start: Sequence[float] | None = None
+) -> tuple[float, float, float, float]:
+    """Least-squares parameters of `logistic` that maps scores to ratings.
+
+    Where the least squares do not converge, or end in one value for all scores, it is the logistic that they begin
+    with, which is monotonic.
+    """
+    from scipy.optimize import curve_fit
+
+    rising = np.corrcoef(scores, ratings)[0, 1] >= 0
+    ends = (ratings.max(), ratings.min()) if rising else (ratings.min(), ratings.max())
+    plain = (*ends, float(scores.mean()), max(float(scores.std()), _NARROWEST))
+    try:
+        # Steps into the void and a covariance that nobody asked for are no one's concern.
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            found, _ = curve_fit(logistic, scores, ratings, plain if start is None else start, maxfev=4000)
+    except RuntimeError:
+        found = plain if start is None else start
+    mapped = logistic(scores, *found)
+    if not (np.isfinite(mapped).all() and np.ptp(mapped) > _FLAT * np.ptp(ratings)):
+        found = plain
+    high, low, middle, width = (float(value) for value in found)
+    return high, low, middle, abs(width)
+
+
+def _plcc(x: Values, y: Values) -> float:
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _measure(scores: Values, ratings: Values, start: Sequence[float]) -> dict[str, float]:
+    from scipy import stats
+
+    mapped = logistic(scores, *fit_logistic(scores, ratings, start))
+    return {
+        "srcc": float(stats.spearmanr(scores, ratings).statistic),
+        "krcc": float(stats.kendalltau(scores, ratings).statistic),
+        "plcc": _plcc(scores, ratings),
+        "plcc_logistic": _plcc(mapped, ratings),
+        "rmse": float(np.sqrt(np.mean((scores - ratings) ** 2))),
+        "rmse_logistic": float(np.sqrt(np.mean((mapped - ratings) ** 2))),
+    }
+
+
+def comparable(scores: Values, ratings: Values) -> bool:
+    """Whether there are enough rows, and not all alike, for `agreement`."""
+    return bool(len(scores) >= MIN_ROWS and np.ptp(scores) > 0 and np.ptp(ratings) > 0)
+
+
+def agreement(scores: Values, ratings: Values, resamples: int = 1000, seed: int = 0) -> Agreement:
+    """SRCC, KRCC, PLCC and RMSE of scores [N] with ratings [N], with percentile bootstrap 95 % intervals over rows.
+
+    Args:
+        scores: float64 [N], any monotonic scale.
+        ratings: float64 [N], any scale.
+        resamples: bootstrap draws; 0 gives intervals of no width.
+        seed: of the draws.
+
+    Raises:
+        InputError: fewer than MIN_ROWS rows, a value that is not finite, all scores or all ratings alike.
+    """
+    if len(scores) < MIN_ROWS:
+        raise InputError(f"{len(scores)} rows with score and rating; at least {MIN_ROWS} are needed")
+    for name, column in (("score", scores), ("rating", ratings)):
+        if not np.isfinite(column).all():
+            raise InputError(f"a {name} is not a finite number")
+        if np.ptp(column) == 0:
+            raise InputError(f"every {name} is {column[0]:g}; there is nothing to correlate")
+    parameters = fit_logistic(scores, ratings)
+    values = _measure(scores, ratings, parameters)
+    rng, draws = np.random.default_rng(seed), list[dict[str, float]]()
+    while len(draws) < resamples:
+        chosen = rng.integers(0, len(scores), len(scores))
+        if np.ptp(scores[chosen]) > 0 and np.ptp(ratings[chosen]) > 0:
+            draws.append(_measure(scores[chosen], ratings[chosen], parameters))
+    measures = {}
+    for name, value in values.items():
+        low, high = np.percentile([draw[name] for draw in draws] or [value], [2.5, 97.5])
+        measures[name] = Estimate(value, float(low), float(high))
+    return Agreement(len(scores), measures, parameters)

@@ -1,0 +1,234 @@
+"""Tables of ratings as people have them, given to `eval` and `train`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fiqa_trt.cli import group
+from fiqa_trt.errors import InputError
+from fiqa_trt.evaluation import read_rated
+from fiqa_trt.ratings import Form, read_ratings
+from fiqa_trt.training.dataset import read_labels
+from fiqa_trt.user_tables import numbers
+
+HEADERS = [("path", "score"), ("image", "mos"), ("Filename", "MOS"), ("File Name", "Mean Opinion Score")]
+
+
+def rounded(values: npt.NDArray[np.float64]) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]  # scores are of single precision
+
+
+def text(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], separator: str) -> str:
+    file = io.StringIO()
+    csv.writer(file, delimiter=separator).writerows([header, *rows])
+    return file.getvalue()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(HEADERS),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.booleans(),
+    st.lists(st.floats(-1e6, 1e6).map(lambda value: round(value, 3)), min_size=1, max_size=20),
+)
+def test_a_table_is_read_however_it_is_written(
+    tmp_path: Path, header: tuple[str, str], separator: str, encoding: str, comma: bool, values: list[float]
+) -> None:
+    written = [f"{value:.3f}".replace(".", "," if comma else ".") for value in values]
+    rows = [(f"ä {index}.jpg", value) for index, value in enumerate(written)]
+    (tmp_path / "t.csv").write_bytes(text(header, rows, separator).encode(encoding))
+    found = read_ratings(tmp_path / "t.csv")
+    assert found.values == pytest.approx(values)
+    assert found.paths == [path for path, _ in rows]
+
+
+def test_columns_can_be_named_and_several_are_not_guessed(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("picture;MOS;rating;score2\na;1,5;2;3\n")
+    with pytest.raises(InputError, match=r"no column `path`, only: picture, .*separated by `;`.*--path-column"):
+        read_ratings(table)
+    with pytest.raises(InputError, match="MOS and rating: --score-column says which"):
+        read_ratings(table, Form(path="picture"))
+    assert read_ratings(table, Form("picture", "MOS")).values == [1.5]
+    assert read_ratings(table, Form("picture", "score2")).values == [3]
+    with pytest.raises(InputError, match="no column `quality`"):
+        read_ratings(table, Form("picture", "quality"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("filename;mos\nä.jpg;1\n".encode("cp1252"), "save it in UTF-8"),
+        ("filename;mos\na.jpg;1\n".encode("utf-16-le"), "byte-order mark"),
+        (b"filename,mos\na.jpg,3,5\n", "a decimal comma, needs quotation marks"),
+        (b"a.jpg,3.5\nb.jpg,4\n", "its first row must name the columns"),
+    ],
+)
+def test_what_cannot_be_read_says_the_way_out(tmp_path: Path, raw: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(raw)
+    with pytest.raises(InputError, match=message):
+        read_ratings(tmp_path / "t.csv")
+
+
+def test_columns_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path;score;;\na;1,5;;\nb;2;;\n;;;\n")
+    found = read_ratings(tmp_path / "t.csv")
+    assert (found.paths, found.values.tolist(), found.others) == (["a", "b"], [1.5, 2], {})
+
+
+def test_decimals_are_of_one_kind() -> None:
+    assert numbers(["1,5", "2"], "score", "t").tolist() == [1.5, 2]
+    for cells in (["1,5", "2.5"], ["1.234,5"], ["1,234.5"], ["1,2,3"], ["x"], [None], [float("inf")]):
+        with pytest.raises(InputError, match="t"):
+            numbers(cells, "score", "t")
+
+
+def test_blank_ratings_are_skipped_on_request_and_rows_of_nothing_always(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path,score\na.jpg,1\nb.jpg,\nc.jpg,NA\n,\n,\nd.jpg,2\n")
+    with pytest.raises(InputError, match=r"row 2: .*--skip-blank"):
+        read_ratings(table)
+    found = read_ratings(table, Form(skip_blank=True))
+    assert (found.paths, found.blank, found.rows) == (["a.jpg", "d.jpg"], 2, [1, 6])
+    assert "2 rows without a rating" in found.notes()[0]
+    table.write_text("path,score\na.jpg,1\n,2\n")
+    with pytest.raises(InputError, match="row 2: a row has no path"):
+        read_ratings(table)
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """Scores of `d/p0/0.jpg` to `d/p3/9.jpg`, relative to the folder of the test."""
+    rows = [f"d/p{person}/{person}{number}.jpg,0.{person}{number},ok" for person in range(4) for number in range(10)]
+    (tmp_path / "s.csv").write_text("\n".join(["path,score,status", *rows]))
+    return tmp_path / "s.csv"
+
+
+def rate(scored: Path, *paths: str) -> Path:
+    table = scored.parent / "l.csv"
+    table.write_text("\n".join(["path,score", *(f"{path},{index}" for index, path in enumerate(paths))]))
+    return table
+
+
+@pytest.mark.parametrize(
+    ("form", "how"),
+    [
+        ("d/p{0}/{0}{1}.jpg", ""),
+        ("./d/p{0}/../p{0}/{0}{1}.jpg", ""),
+        ("/elsewhere/d/p{0}/{0}{1}.jpg", "by the end"),
+        ("p{0}/{0}{1}.jpg", "by the end"),
+        ("/other/q/{0}{1}.jpg", "by the end"),
+        ("x\\p{0}\\{0}{1}.jpg", "by the end"),
+        ("{0}{1}", "without extension"),
+        ("/elsewhere/p{0}/{0}{1}", "without extension"),
+    ],
+)
+def test_images_are_matched_however_their_paths_are_written(scored: Path, form: str, how: str) -> None:
+    paths = [form.format(person, number) for person in range(4) for number in range(10)]
+    found = read_rated(scored, rate(scored, *paths))
+    assert found.scores == pytest.approx(np.arange(40) / 100)
+    assert found.ratings.tolist() == list(range(40))
+    assert how in " ".join(found.notes)
+    assert bool(how) == bool(found.notes)
+
+
+def test_real_paths(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = scored.parent / "d" / "p1"
+    folder.mkdir(parents=True)
+    (folder / "11.jpg").touch()
+    (scored.parent / "link").symlink_to("d")
+    monkeypatch.chdir(scored.parent)
+    for path in (folder / "11.jpg", Path("link/p1/11.jpg"), scored.parent / "link" / "p1" / "11.jpg"):
+        found = read_rated(scored, rate(scored, os.fspath(path)))
+        assert (rounded(found.scores), found.notes) == ([0.11], ["paths matched: 1 by real path"])
+
+
+def test_ends_that_fit_several_images_match_none(tmp_path: Path) -> None:
+    scores = tmp_path / "s.csv"
+    scores.write_text("path,score,status\na/0.jpg,0.1,ok\nb/0.jpg,0.2,ok\nc/1.jpg,0.3,ok\n")
+    found = read_rated(scores, rate(scores, "x/0.jpg", "z/b/0.jpg", "1.jpg"))
+    assert (rounded(found.scores), found.ratings.tolist(), found.unmatched) == ([0.2, 0.3], [1, 2], 1)
+    found = read_rated(scores, rate(scores, "x/1.jpg", "y/1.jpg", "a/0.jpg"))  # which of the two is it?
+    assert (rounded(found.scores), found.unmatched) == ([0.1], 2)
+    with pytest.raises(InputError, match="--images"):
+        read_rated(scores, rate(scores, "x/0.jpg"))
+
+
+def test_an_image_that_is_rated_twice_counts_once(scored: Path) -> None:
+    found = read_rated(scored, rate(scored, "d/p1/11.jpg", "d/p1/12.jpg", "./d/p1/11.jpg", "/q/p1/13.jpg"))
+    assert rounded(found.scores) == [0.11, 0.12, 0.13]
+    assert found.ratings.tolist() == [1, 1, 3]
+    assert "1 images are rated more than once" in found.notes[0]
+
+
+def test_training_takes_the_same_tables(tmp_path: Path) -> None:
+    for index in range(34):
+        (tmp_path / f"{index}.jpg").touch()
+    (tmp_path / "7.png").touch()
+    rows = [(str(index) if index != 7 else "7.jpg", f"{index / 40:.3f}".replace(".", ",")) for index in range(34)]
+    table = tmp_path / "t.csv"
+    table.write_bytes(text(("Filename", "MOS"), [*rows, ("./3.jpg", "0,5"), ("", "")], ";").encode("utf-16"))
+    labels = read_labels(table)
+    assert labels.paths == [str(tmp_path / f"{index}.jpg") for index in range(34)]
+    assert labels.scores[3] == pytest.approx((3 / 40 + 0.5) / 2)
+    assert labels.notes == ("1 images are rated more than once: the mean counts",)
+    table.write_bytes(text(("Filename", "MOS"), [*rows, ("7", "0,5")], ";").encode("utf-16"))
+    with pytest.raises(InputError, match=r"7 may be 7\.jpg or 7\.png"):
+        read_labels(table)
+
+
+def test_the_options_of_eval(scored: Path) -> None:
+    rows = [(f"d/p1/1{number}.jpg", f"3,{number}", "") for number in range(9)] + [("d/p2/20.jpg", "", "")]
+    table = scored.parent / "t.tsv"
+    table.write_text(text(("Bild", "Note", "camera"), rows, "\t"))
+    options = ["--path-column", "Bild", "--score-column", "Note", "--resamples", "5"]
+    call = ["eval", str(scored), "--labels", str(table), *options]
+    assert isinstance(CliRunner().invoke(group, call).exception, InputError)
+    done = CliRunner().invoke(group, [*call, "--skip-blank", "--json"])
+    result = json.loads(done.stdout)
+    assert (result["rows"], result["notes"]) == (9, ["1 rows without a rating left out"])
+    assert result["measures"]["srcc"]["value"] == 1
+    for wrong in (["--pairs", "x.csv", "--skip-blank"], ["--labels", "x.csv", "--distance"]):
+        assert CliRunner().invoke(group, ["eval", str(scored), *wrong]).exit_code == 2
+
+
+def test_ratings_of_one_image_that_disagree_about_it(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    rows = [(f"{index}.jpg", f"{index / 40}", f"g{index}") for index in range(34)]
+    table.write_text(text(("path", "score", "group"), [*rows, ("3.jpg", "1", "g4")], ","))
+    with pytest.raises(InputError, match=r"rows 4 and 35: the same image, but `group` is 'g3' and 'g4'"):
+        read_labels(table)
+
+
+SIDES = st.sampled_from(["train", "val", "test", "", "Validation"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 5), SIDES), min_size=34, max_size=60))
+def test_no_group_is_on_two_sides_whatever_the_table_says(tmp_path: Path, rows: list[tuple[int, str]]) -> None:
+    sides: dict[int, str] = {}
+    given = [(person, sides.setdefault(person, side)) for person, side in rows]
+    cells = [(f"{at}.jpg", f"{at / 100}", f"g{person}", side) for at, (person, side) in enumerate(given)]
+    (tmp_path / "t.csv").write_text(text(("path", "score", "group", "split"), cells, ","))
+    try:
+        split = read_labels(tmp_path / "t.csv").split.tolist()
+    except InputError as exc:
+        assert "no rows are left" in str(exc)  # noqa: PT017
+        return
+    assert {"train", "val"} <= set(split)
+    found = set(zip([person for person, _ in given], split, strict=True))
+    assert len(found) == len(sides)
+    assert {person for person, side in found if side == "test"} == {g for g, side in sides.items() if side == "test"}
