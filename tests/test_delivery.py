@@ -19,7 +19,7 @@ from PIL import Image
 
 from fiqa_trt import delivery
 from fiqa_trt.delivery import WAYS, fill_folder, measure, write_rows, write_shards
-from fiqa_trt.delivery.folder import common_root
+from fiqa_trt.delivery.plan import common_root
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
 from fiqa_trt.outputs import output_metadata
 from fiqa_trt.progress import Progress

@@ -1,0 +1,122 @@
+"""What goes where below a folder that is filled: the kept images and their companions, each with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fiqa_trt.delivery.common import LeftBehind, Skips
+from fiqa_trt.delivery.companions import Companions, Wish
+from fiqa_trt.errors import InputError
+from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.records import record_path
+from fiqa_trt.shards import SEPARATOR, ShardReader, locate
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """An image to deliver, or a companion of one.
+
+    Attributes:
+        path: as recorded.
+        file: that it is, or that it is in.
+        key: of it within a shard.
+        target: where it goes below the output.
+        companion: goes along with an image.
+    """
+
+    path: str
+    file: str
+    key: str | None
+    target: str
+    companion: bool = False
+
+
+class Places:
+    """Places of the output that an image has been given."""
+
+    def __init__(self) -> None:
+        self._taken = set[bytes]()
+
+    def take(self, target: str) -> bool:
+        """Give a place to an image, unless another has it."""
+        name, before = hashlib.blake2b(os.fsencode(target), digest_size=12).digest(), len(self._taken)
+        self._taken.add(name)
+        return len(self._taken) > before
+
+
+OCCUPIED = "another image has its place in the output"
+
+
+class Plan:
+    """What is to be delivered below the folder `base`, and the account of what is not."""
+
+    def __init__(
+        self, scores: Path, mask: Mask, base: str, reader: ShardReader, wish: Wish | None, samples: bool = False
+    ) -> None:
+        self.skips, self.places, self.left_behind = Skips(), Places(), LeftBehind()
+        self._scores, self._mask, self._base = scores, mask, base
+        self._companions, self._wish = Companions(reader), wish
+        self._wish_in_tars = Wish() if samples and wish is None else wish
+
+    def __iter__(self) -> Iterator[Image]:
+        """The kept images, each followed by its companions; those outside the base are skipped."""
+        for table in kept_rows(self._scores, self._mask):
+            for path in table["path"].to_pylist():
+                file, key = locate(path)
+                target = _target(file, key, self._base)
+                if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
+                    self.skips.add(path, f"not below --root {self._base}")
+                    continue
+                companions = list(self._companions.of(file, key, self._wish or Wish()))
+                if self.places.take(target):
+                    yield Image(path, file, key, target)
+                else:
+                    self.skips.add(path, OCCUPIED)
+                    continue
+                if (self._wish if key is None else self._wish_in_tars) is None:
+                    self.left_behind.add(companions)
+                    continue
+                for each in companions:
+                    beside = _target(each.file, each.key, self._base)
+                    # It may be a kept image itself, or go along with two of them.
+                    if self.places.take(beside):
+                        recorded = record_path(each.file + ("" if each.key is None else SEPARATOR + each.key))
+                        yield Image(recorded, each.file, each.key, beside, companion=True)
+
+
+def _target(file: str, key: str | None, base: str) -> str:
+    """Where a file, or a member of a shard, goes; relative to the output."""
+    whole = os.path.normpath(os.path.abspath(file))
+    return os.path.relpath(whole if key is None else os.path.join(whole, *_parts(key)), base)
+
+
+def _parts(key: str) -> list[str]:
+    """A member's name as a relative path that leads nowhere else; `a.jpg::2` becomes `a::2.jpg`."""
+    name, separator, number = key.rpartition(SEPARATOR)
+    if separator and number.isdigit():
+        stem, suffix = os.path.splitext(name)
+        key = stem + separator + number + suffix
+    parts = [part for part in key.split("/") if part not in ("", ".", "..")]
+    return parts or ["_"]
+
+
+def base_of(scores: Path, mask: Mask, root: str | None) -> str:
+    """Where the tree that is kept starts, absolute. Raises InputError."""
+    if root is None:
+        return common_root(scores, mask)
+    if not os.path.isdir(root):
+        raise InputError(f"--root {root}: no such folder")
+    return os.path.abspath(root)
+
+
+def common_root(scores: Path, mask: Mask) -> str:
+    """The deepest folder that holds every kept image, absolute."""
+    found: str | None = None
+    for table in kept_rows(scores, mask):
+        folders = {os.path.dirname(os.path.abspath(locate(path)[0])) for path in table["path"].to_pylist()}
+        found = os.path.commonpath([*folders, found] if found else list(folders))
+    return found or os.getcwd()
