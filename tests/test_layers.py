@@ -15,6 +15,8 @@ LAYERS = {
         "formats",
         "foreign",
         "fingerprint",
+        "shell",
+        "marks",
         "storage",
         "pillow",
         "tiff",

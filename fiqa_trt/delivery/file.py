@@ -7,9 +7,10 @@ import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
-from fiqa_trt.delivery.plan import Image
+from fiqa_trt.delivery.plan import Image, Unplaced
 from fiqa_trt.records import ImageError, Status
 from fiqa_trt.shards import ShardReader
 from fiqa_trt.storage import sync_file
@@ -41,9 +42,19 @@ def data_of(image: Image, reader: ShardReader) -> bytes:
         raise
 
 
-def deliver_file(image: Image, target: Path, way: str, reader: ShardReader, device: int) -> int:
-    """Deliver one image onto `device`; returns its bytes. The name appears when the file is complete."""
-    temporary = target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.tmp")
+def temporary_of(target: Path) -> Path:
+    """The name that a file has until it is complete."""
+    return target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.tmp")
+
+
+def deliver_file(
+    image: Image, target: Path, way: str, reader: ShardReader, device: int, moving: Callable[[], None]
+) -> int:
+    """Deliver one image onto `device`; returns its bytes. The name appears when the file is complete.
+
+    `moving` is called before a file is moved.
+    """
+    temporary = temporary_of(target)
     if image.key is not None:
         if way != "copy":
             raise Unlinkable(INSIDE.format(way))
@@ -71,6 +82,7 @@ def deliver_file(image: Image, target: Path, way: str, reader: ShardReader, devi
         shutil.copy2(image.file, temporary)
         temporary.rename(target)
     else:
+        moving()
         move(image.file, temporary, target)
     return info.st_size
 
@@ -104,15 +116,17 @@ def end_move(source: str, target: Path) -> None:
         os.unlink(source)
 
 
-def content(path: Path) -> bytes:
+def content(path: str | Path) -> bytes:
     """A digest of what a file holds."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         found = hashlib.sha256()
         while block := file.read(_BLOCK):
             found.update(block)
     return found.digest()
 
 
-def reason(error: OSError | ImageError) -> str:
+def reason(error: OSError | ImageError | Unplaced) -> str:
     """Why an image was not delivered, in a few words."""
+    if isinstance(error, Unplaced):
+        return str(error)
     return error.outcome.status.value if isinstance(error, ImageError) else (error.strerror or str(error)).lower()

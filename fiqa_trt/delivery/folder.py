@@ -9,24 +9,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
-from fiqa_trt.delivery.common import Delivered, Report, image_suffix
+from fiqa_trt.delivery.common import Delivered, Report
 from fiqa_trt.delivery.companions import Wish
 from fiqa_trt.delivery.file import INSIDE, Unlinkable, data_of, deliver_file, end_move, of_source, reason
-from fiqa_trt.delivery.plan import OCCUPIED, Image, Plan, base_of
+from fiqa_trt.delivery.plan import OCCUPIED, Image, Plan, Unplaced, base_of
+from fiqa_trt.delivery.table import Places, check_table, write_table
+from fiqa_trt.delivery.undo import Journal
 from fiqa_trt.errors import OutputError, storage_error
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.fingerprint import counted
-from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
+from fiqa_trt.marks import MOVE, NOTE, Mark, read_mark
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError
 from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
 from fiqa_trt.spec import digest
 from fiqa_trt.storage import atomic
 
-WAYS = ("copy", "hardlink", "symlink", "move")
-_NOTE = ".fiqa_trt_filter.json"  # in a folder that is being filled: what with
+WAYS = ("copy", "hardlink", "symlink", MOVE)
 
 
 def measure(
@@ -37,20 +39,25 @@ def measure(
     image_column: str | None = None,
     companions: Wish | None = None,
     samples: bool = False,
+    output: Path | None = None,
 ) -> Delivered:
     """What a delivery would write: counts and bytes, nothing touched. Arguments and errors as of `fill_folder`.
 
-    `samples`: images out of tars take their samples along in any case, as `write_shards` has it.
+    `samples`: images out of tars take their samples along in any case, as `write_shards` has it. `output`: what is in
+    that folder already is not written.
     """
     reader, account = ShardReader(image_column or DEFAULT_COLUMN), _Account()
-    plan = Plan(scores, mask, base_of(scores, mask, root), reader, companions, samples)
+    plan = Plan(scores, mask, base_of(scores, root), reader, companions, samples)
     for image in plan:
         try:
             if image.key is not None and way not in (None, "copy"):
                 plan.skips.add(image.path, INSIDE.format(way))
                 continue
+            if output is not None and os.path.lexists(output / plan.place(image, reader)):
+                account.already += not image.companion
+                continue
             account.add(image, os.stat(image.file).st_size if image.key is None else len(data_of(image, reader)))
-        except (OSError, ImageError) as exc:
+        except (OSError, ImageError, Unplaced) as exc:
             plan.skips.add(image.path, reason(exc))
     reader.close()
     return account.of("", plan)
@@ -90,10 +97,10 @@ def fill_folder(
     Args:
         scores: a scores file.
         mask: its kept rows.
-        output: a folder that does not exist, or is empty, or was being filled by the same call.
+        output: a folder that does not exist, or is empty, or was filled by the same call, to its end or not.
         way: one of WAYS. A move across devices copies, compares and only then removes; of a link, what it leads to is
             copied and the link removed.
-        root: where the tree starts; by default the deepest folder that holds all.
+        root: where the tree starts; by default the deepest folder that holds all images of the file, kept or not.
         image_column: of tables among the inputs.
         report: receives the images done.
         companions: which of the files that go with the images are delivered as well; None for none.
@@ -103,12 +110,12 @@ def fill_folder(
         OutputError: the folder is not empty, cannot be written, or lies where the images come from.
         RunError: the disk is full or fails; the same call goes on.
     """
-    base, account, done, count = base_of(scores, mask, root), _Account(), 0, int(mask.sum())
-    note = check_folder(scores, mask, output, way, root, image_column, companions)
+    base, account, done, count = base_of(scores, root), _Account(), 0, int(mask.sum())
+    call = check_folder(scores, mask, output, way, root, image_column, companions)
+    mark, places, journal = Mark(call, way, base), Places(count), Journal(output)
     try:
         output.mkdir(exist_ok=True)
-        with atomic(output / _NOTE) as temporary:
-            temporary.write_text(note)
+        _write_mark(output, mark)
     except OSError as exc:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
     reader, device = ShardReader(image_column or DEFAULT_COLUMN), output.stat().st_dev
@@ -117,23 +124,22 @@ def fill_folder(
         for image in plan:
             target = output / image.target
             try:
-                if image.key is not None and not image.companion and not image.target.lower().endswith(IMAGE_SUFFIXES):
-                    suffix = image_suffix(reader.read(image.file, image.key))
-                    target = target.with_name(target.name + suffix)
-                    if not plan.places.take(image.target + suffix):
-                        plan.skips.add(image.path, OCCUPIED)
-                        continue
+                place = plan.place(image, reader)
+                target = output / place
                 if os.path.lexists(target):
                     account.already += not image.companion
-                    if way == "move" and image.key is None:
+                    if way == MOVE and image.key is None:
                         end_move(image.file, target)
-                    continue
-                account.add(image, deliver_file(image, target, way, reader, device))
+                else:
+                    note = partial(journal.add, place, image.file)
+                    account.add(image, deliver_file(image, target, way, reader, device, note))
+                if not image.companion:
+                    places.add(image.row, image.target, place)
             except ImageError as exc:
                 plan.skips.add(image.path, exc.outcome.status.value)
             except FileNotFoundError:
                 plan.skips.add(image.path, "missing")
-            except Unlinkable as exc:
+            except (Unlinkable, Unplaced) as exc:
                 plan.skips.add(image.path, str(exc))
             except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
                 plan.skips.add(image.path, OCCUPIED)
@@ -146,8 +152,18 @@ def fill_folder(
                 report(Progress(done, count, sum(plan.skips.reasons.values())))
     finally:
         reader.close()
-    (output / _NOTE).unlink()
+        journal.close()
+    if places.there.any():
+        write_table(scores, mask, output, base, places)
+        _write_mark(output, dataclasses.replace(mark, finished=True))
+    else:
+        (output / NOTE).unlink()
     return account.of(str(output), plan)
+
+
+def _write_mark(output: Path, mark: Mark) -> None:
+    with atomic(output / NOTE) as temporary:
+        temporary.write_text(mark.text())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +200,7 @@ def check_folder(
 ) -> str:
     """A digest of all that `fill_folder` is to do. Raises what it raises before it begins."""
     info, kept = scores.stat(), hashlib.sha256(mask.tobytes()).hexdigest()
-    base, column = base_of(scores, mask, root), image_column or DEFAULT_COLUMN
+    base, column = base_of(scores, root), image_column or DEFAULT_COLUMN
     along = "" if companions is None else str(companions)
     plan = digest(counted(_Call(way, base, column, along, kept, info.st_size, info.st_mtime_ns)))
     inside = os.path.realpath(output)
@@ -192,11 +208,13 @@ def check_folder(
         for path in table["path"].to_pylist():
             if os.path.realpath(locate(path)[0]).startswith(inside + os.sep):
                 raise OutputError(f"{output} holds images that are to be delivered ({path}); choose another OUT")
-    note = output / _NOTE
+    check_table(scores, output)
     try:
-        if note.exists() and note.read_text() != plan:
-            raise OutputError(f"{output} was being filled by another call; empty it or choose another OUT")
-        if output.exists() and not note.exists() and any(output.iterdir()):
+        mark = read_mark(output)
+        if mark is not None and mark.call != plan:
+            what = "was filled by another call; " if mark.finished else "was being filled by another call; empty it or "
+            raise OutputError(f"{output} {what}choose another OUT")
+        if output.exists() and mark is None and any(output.iterdir()):
             raise OutputError(f"{output} is not empty, and nothing is ever overwritten; choose another OUT")
     except OSError as exc:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc

@@ -8,10 +8,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fiqa_trt.delivery.common import LeftBehind, Skips
+from fiqa_trt.delivery.common import LeftBehind, Skips, image_suffix
 from fiqa_trt.delivery.companions import Companions, Wish
 from fiqa_trt.errors import InputError
 from fiqa_trt.filtering import Mask, kept_rows
+from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
+from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.records import record_path
 from fiqa_trt.shards import SEPARATOR, ShardReader, locate
 
@@ -25,6 +27,7 @@ class Image:
         file: that it is, or that it is in.
         key: of it within a shard.
         target: where it goes below the output.
+        row: number among the kept rows, of itself or the image that it goes along with.
         companion: goes along with an image.
     """
 
@@ -32,6 +35,7 @@ class Image:
     file: str
     key: str | None
     target: str
+    row: int
     companion: bool = False
 
 
@@ -48,6 +52,7 @@ class Places:
         return len(self._taken) > before
 
 
+ROOT = "root"  # what the metadata of kept rows call it
 OCCUPIED = "another image has its place in the output"
 
 
@@ -64,16 +69,18 @@ class Plan:
 
     def __iter__(self) -> Iterator[Image]:
         """The kept images, each followed by its companions; those outside the base are skipped."""
+        row = -1
         for table in kept_rows(self._scores, self._mask):
             for path in table["path"].to_pylist():
+                row += 1
                 file, key = locate(path)
-                target = _target(file, key, self._base)
+                target = target_of(file, key, self._base)
                 if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
                     self.skips.add(path, f"not below --root {self._base}")
                     continue
                 companions = list(self._companions.of(file, key, self._wish or Wish()))
                 if self.places.take(target):
-                    yield Image(path, file, key, target)
+                    yield Image(path, file, key, target, row)
                 else:
                     self.skips.add(path, OCCUPIED)
                     continue
@@ -81,14 +88,32 @@ class Plan:
                     self.left_behind.add(companions)
                     continue
                 for each in companions:
-                    beside = _target(each.file, each.key, self._base)
+                    beside = target_of(each.file, each.key, self._base)
                     # It may be a kept image itself, or go along with two of them.
                     if self.places.take(beside):
                         recorded = record_path(each.file + ("" if each.key is None else SEPARATOR + each.key))
-                        yield Image(recorded, each.file, each.key, beside, companion=True)
+                        yield Image(recorded, each.file, each.key, beside, row, companion=True)
+
+    def place(self, image: Image, reader: ShardReader) -> str:
+        """Where an image goes: its target, with a suffix where its bytes alone tell of which kind it is.
+
+        Raises:
+            ImageError: it has to be read for that, and cannot be.
+            Unplaced: another image has that place.
+        """
+        if image.key is None or image.companion or image.target.lower().endswith(IMAGE_SUFFIXES):
+            return image.target
+        target = image.target + image_suffix(reader.read(image.file, image.key))
+        if not self.places.take(target):
+            raise Unplaced(OCCUPIED)
+        return target
 
 
-def _target(file: str, key: str | None, base: str) -> str:
+class Unplaced(Exception):
+    """An image that has no place in the output."""
+
+
+def target_of(file: str, key: str | None, base: str) -> str:
     """Where a file, or a member of a shard, goes; relative to the output."""
     whole = os.path.normpath(os.path.abspath(file))
     return os.path.relpath(whole if key is None else os.path.join(whole, *_parts(key)), base)
@@ -104,19 +129,34 @@ def _parts(key: str) -> list[str]:
     return parts or ["_"]
 
 
-def base_of(scores: Path, mask: Mask, root: str | None) -> str:
+def base_of(scores: Path, root: str | None) -> str:
     """Where the tree that is kept starts, absolute. Raises InputError."""
     if root is None:
-        return common_root(scores, mask)
+        return common_root(scores)
     if not os.path.isdir(root):
         raise InputError(f"--root {root}: no such folder")
     return os.path.abspath(root)
 
 
-def common_root(scores: Path, mask: Mask) -> str:
-    """The deepest folder that holds every kept image, absolute."""
+def common_root(scores: Path) -> str:
+    """The deepest folder that holds every image of the file, kept or not, absolute.
+
+    So an image has the same place in every output, whatever is kept beside it. A file that `filter` made of another one
+    says where the images of that began.
+    """
+    import pyarrow.compute as pc
+
     found: str | None = None
-    for table in kept_rows(scores, mask):
-        folders = {os.path.dirname(os.path.abspath(locate(path)[0])) for path in table["path"].to_pylist()}
-        found = os.path.commonpath([*folders, found] if found else list(folders))
-    return found or os.getcwd()
+    for table in read_output(scores, ["path"]):
+        paths = table["path"]
+        special = pc.or_(pc.match_substring(paths, SEPARATOR), pc.starts_with(paths, "file:"))
+        plain = pc.replace_substring_regex(paths.filter(pc.invert(special)), "[^/]*$", "").unique().to_pylist()
+        known = dict[str, bool]()
+        files = {locate(path, known)[0] for path in paths.filter(special).to_pylist()}
+        folders = {os.path.normpath(os.path.abspath(folder)) for folder in {*plain, *map(os.path.dirname, files)}}
+        if folders:
+            found = os.path.commonpath([*folders, found] if found else list(folders))
+    found = found or os.getcwd()
+    recorded = (output_metadata(scores) or {}).get(ROOT)
+    above = isinstance(recorded, str) and os.path.isabs(recorded) and os.path.commonpath([recorded, found]) == recorded
+    return str(recorded) if above else found
