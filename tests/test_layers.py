@@ -56,6 +56,7 @@ LAYERS = {
         "updating",
         "delivery",
         "reporting",
+        "groups",
         "benchmark",
         "evaluation",
         "building",

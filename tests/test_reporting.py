@@ -20,7 +20,8 @@ from click.testing import CliRunner
 from fiqa_trt.cli import group
 from fiqa_trt.errors import DifferentRun, InputError, OutputError
 from fiqa_trt.filtering import Rules, select
-from fiqa_trt.reporting import BARS, STEPS, survey, write_report
+from fiqa_trt.groups import STEPS
+from fiqa_trt.reporting import BARS, survey, write_report
 from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source
 from tests.conftest import mean_workers
