@@ -336,7 +336,7 @@ def _columns(found: Survey) -> dict[str, object]:
 
     def figures(name: str) -> list[float | None]:
         values = (getattr(group, name) for group in groups)
-        return [None if value is None else round(value, 4) for value in values]
+        return [None if value is None else round(value, 6) for value in values]
 
     return {
         "prefix": printable(prefix),
