@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from fiqa_trt.errors import printable
 from fiqa_trt.foreign import container_with, is_image, is_system_folder, noted_as
 from fiqa_trt.formats import SUFFIXES, find_format
+from fiqa_trt.marks import NOTE, OURS, holds_copies
 
 _FORK = b"\x00\x05\x16\x07"  # AppleDouble: what a Mac keeps of a.jpg in ._a.jpg where a disk has no place for it
 _HEAD = 32
@@ -41,7 +42,7 @@ class LeftOut:
     def __init__(self) -> None:
         self._suffixes = Counter[str]()
         self._tables, self._unfit, self._forks, self._folders, self._alike = (_Group() for _ in range(5))
-        self._shards = _Group()
+        self._shards, self._copies = _Group(), _Group()
         self._opened = 0
 
     def table(self, path: str, why_not: str | None = None) -> None:
@@ -58,6 +59,10 @@ class LeftOut:
         if system:
             self._folders.add(name)
         return system
+
+    def copies(self, path: str) -> None:
+        """Count a folder that `filter` has filled."""
+        self._copies.add(path)
 
     def fork(self, entry: os.DirEntry[str]) -> bool:
         """Whether a file with an image's suffix is but the resource fork of one; then it is counted."""
@@ -98,6 +103,11 @@ class LeftOut:
             parts.append(f"{_counted(self._forks, 'resource fork')} ({self._forks})")
         if self._folders.count:
             parts.append(f"{_counted(self._folders, 'system folder')} ({self._folders})")
+        if self._copies.count:
+            parts.append(
+                f"{_counted(self._copies, 'folder')} of copies that filter made of these images ({self._copies}; "
+                "given as INPUT, such a folder is scored)"
+            )
         if self._alike.count:
             least = "at least " if self._opened == _OPENED else ""
             parts.append(
@@ -141,7 +151,7 @@ def walk(
 
     Args:
         folder: where to begin.
-        all_files: everything; nothing is left out then but `exclude`.
+        all_files: everything; nothing is left out then but `exclude`, and what `filter` makes (see `marks.py`).
         exclude: paths that are passed over without a word.
         suffixes: of the files that are taken, in lower case.
         left_out: counts what is not taken.
@@ -165,9 +175,12 @@ def walk(
         except OSError:
             yield path
             continue
+        if path != folder and any(entry.name == NOTE for entry in entries) and holds_copies(path, folder):
+            left_out.copies(path)
+            continue
         inside: list[tuple[str, tuple[tuple[int, int], ...] | None]] = []
         for entry in entries:
-            if excluded and os.path.abspath(entry.path) in excluded:
+            if entry.name in OURS or (excluded and os.path.abspath(entry.path) in excluded):
                 continue
             if _is_folder(entry):
                 if all_files or not left_out.folder(entry.name):

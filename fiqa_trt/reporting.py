@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-from collections import Counter
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,39 +21,27 @@ from fiqa_trt import __version__
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import InputError, printable
 from fiqa_trt.filtering import PARENT, grouping
+from fiqa_trt.groups import STEPS, Group, Ledger, Runs, steps_of
 from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError, Status
-from fiqa_trt.scoring import QUANTILES, Tally
+from fiqa_trt.scoring import Tally
 from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, read_recorded
+from fiqa_trt.shell import path_word, printed
 from fiqa_trt.spec import MEMBERS
 from fiqa_trt.storage import atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-STEPS = 1000  # of the threshold's slider
 BARS = 50
 SIDES = (0, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1 << 31)  # short edges in pixels, for the table
 THUMBNAIL = 112
-MOST_GROUPS = 300
 MOST_FAILURES = 100
 DEFAULT_SHARE = 0.2  # the threshold at first: what `filter --keep 80%` would drop
 
 Counts = npt.NDArray[np.int64]
 Report = Callable[[Progress], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Scores of a group; the mean is None if none of its images has one."""
-
-    name: str
-    images: int
-    failed: int
-    mean: float | None
-    lowest: float | None
-    highest: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +86,8 @@ class Survey:
         threshold: score that the slider begins with.
         agreement: of the members: mean and 95 % quantile of the absolute difference, and their correlation; empty for a
             file without their columns.
-        groups: the worst first.
-        group_count: how many there are.
+        groups: all of them, the worst first.
+        runs: what each threshold leaves of them.
         group_by: what they are.
         resolutions: from small to large.
         failures: the first of them.
@@ -115,7 +103,7 @@ class Survey:
     threshold: float
     agreement: dict[str, float]
     groups: list[Group]
-    group_count: int
+    runs: Runs
     group_by: str
     resolutions: list[Resolution]
     failures: list[Failure]
@@ -126,6 +114,16 @@ class Survey:
     def scored(self) -> int:
         """Rows with a score."""
         return self.statuses.get(Status.OK.value, 0)
+
+    @property
+    def group_count(self) -> int:
+        """How many there are."""
+        return len(self.groups)
+
+    def lost(self, step: int) -> list[str]:
+        """Groups that have scores and keep none of them at a step of the threshold."""
+        pairs = zip(self.groups, self.runs.left(step), strict=True)
+        return [group.name for group, kept in pairs if group.mean is not None and not kept]
 
 
 class _Extremes:
@@ -175,23 +173,21 @@ def survey(
     Raises:
         InputError: the file cannot be read, has no rows, or the groups cannot be told.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     tally, below = Tally(), np.zeros(STEPS + 1, np.int64)
     differences, moments = np.zeros(STEPS + 1, np.int64), np.zeros(6)
     by_side = np.zeros((len(SIDES) - 1, STEPS + 1), np.int64)
-    partial, failures = list[pa.Table](), list[Failure]()
+    ledger, failures = Ledger(), list[Failure]()
     worst, best = _Extremes(sheet), _Extremes(sheet)
     group_of = grouping(group_by, scores)
     names = [f"score_{name}" for name in MEMBERS]
     members = True
-    thresholds = (np.arange(STEPS + 1) / STEPS).astype(np.float32)  # as `filter --min-score` compares
     for table in tally.count(read_output(scores, ["path", "score", "status"])):
         members = members and all(name in table.column_names for name in names)
         good = table.filter(pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["score"])))
         values = good["score"].to_numpy().astype(np.float32)
-        steps = np.searchsorted(thresholds, values, "right") - 1
+        steps = steps_of(values)
         below += np.bincount(steps, minlength=STEPS + 1)
         paths = good["path"].combine_chunks()
         worst.add(values.astype(np.float64), paths, values)
@@ -212,8 +208,7 @@ def survey(
         if wanted > 0 and failed.num_rows:
             known = [name for name in ("path", "status", "error") if name in table.column_names]
             failures += [_failure(row) for row in failed.select(known).slice(0, wanted).to_pylist()]
-        rows = pa.table({"group": group_of(table), "score": table["score"], "failed": pc.is_null(table["score"])})
-        partial.append(_by_group(rows, first=True))
+        ledger.add(group_of(table), np.asarray(table["score"].to_numpy(), np.float32))
     images = sum(tally.statuses.values())
     if not images:
         raise InputError(f"{scores} has no rows")
@@ -221,7 +216,7 @@ def survey(
     if threshold is None:
         threshold = _quantile(below, DEFAULT_SHARE) if quantiles else 0.5
     bars = np.add.reduceat(below, np.arange(0, STEPS, STEPS // BARS))
-    groups = _groups(_by_group(pa.concat_tables(partial), first=False))
+    groups, runs = ledger.groups()
     around = _around(scores, threshold, sheet)
     sheets = {"The lowest scores": worst.rows(), f"Around {threshold:.3f}": around, "The highest scores": best.rows()}
     return Survey(
@@ -232,8 +227,8 @@ def survey(
         quantiles=quantiles,
         threshold=round(threshold, 3),
         agreement=_agreement(differences, moments) if members and moments[0] else {},
-        groups=groups[:MOST_GROUPS],
-        group_count=len(groups),
+        groups=groups,
+        runs=runs,
         group_by=group_by,
         resolutions=_resolutions(by_side),
         failures=failures,
@@ -249,37 +244,6 @@ def _failure(row: dict[str, Any]) -> Failure:
 def _quantile(counts: Counts, share: float) -> float:
     """Of scores that are counted by steps."""
     return float(np.searchsorted(np.cumsum(counts), share * counts.sum())) / STEPS
-
-
-def _by_group(rows: pa.Table, *, first: bool) -> pa.Table:
-    """One row for each group: of single rows, or of such tables put together."""
-    import pyarrow.compute as pc
-
-    if first:
-        scored = pc.is_valid(rows["score"]).cast("int64")
-        rows = rows.append_column("scored", scored).append_column("low", rows["score"])
-        rows = rows.append_column("high", rows["score"]).rename_columns(
-            ["group", "sum", "failed", "scored", "low", "high"]
-        )
-        index = rows.schema.get_field_index("failed")
-        rows = rows.set_column(index, "failed", rows["failed"].cast("int64"))
-        rows = rows.set_column(rows.schema.get_field_index("sum"), "sum", rows["sum"].cast("float64"))
-    steps = [("sum", "sum"), ("failed", "sum"), ("scored", "sum"), ("low", "min"), ("high", "max")]
-    merged = rows.group_by("group").aggregate(steps)
-    return merged.select(["group", "sum_sum", "failed_sum", "scored_sum", "low_min", "high_max"]).rename_columns(
-        ["group", "sum", "failed", "scored", "low", "high"]
-    )
-
-
-def _groups(table: pa.Table) -> list[Group]:
-    """The lowest means first, then groups without any score, by name where they are equal."""
-    found = []
-    for row in table.to_pylist():
-        mean = row["sum"] / row["scored"] if row["scored"] else None
-        found.append(
-            Group(row["group"] or "", row["scored"] + row["failed"], row["failed"], mean, row["low"], row["high"])
-        )
-    return sorted(found, key=lambda group: (group.mean is None, group.mean or 0, group.name))
 
 
 def _agreement(differences: Counts, moments: npt.NDArray[np.float64]) -> dict[str, float]:
@@ -349,7 +313,7 @@ def _provenance(scores: Path) -> dict[str, str]:
     if metadata is not None:
         engine = metadata.get("engine", {})
         found |= {
-            "command": str(metadata.get("command") or "not recorded"),
+            "command": printed(str(metadata.get("command") or "not recorded")),
             "fiqa-trt": str(metadata.get("version")),
             "engine": f"{engine.get('backend')} on {engine.get('device')}",
             "precision": f"{engine.get('precision')} (run as {engine.get('executed')}), batch {engine.get('batch')}",
@@ -364,13 +328,38 @@ def _plain(value: object) -> object:
     return printable(value) if type(value) is str else value
 
 
+def _columns(found: Survey) -> dict[str, object]:
+    """What the page's script makes the table of groups of; names without what all of them begin with."""
+    groups = found.groups
+    prefix = os.path.commonprefix([group.name for group in groups]) if len(groups) > 1 else ""  # noqa: RUF071 - cut next
+    prefix = prefix[: prefix.rfind("/") + 1]
+
+    def figures(name: str) -> list[float | None]:
+        values = (getattr(group, name) for group in groups)
+        return [None if value is None else round(value, 6) for value in values]
+
+    return {
+        "prefix": printable(prefix),
+        "names": [printable(group.name[len(prefix) :]) for group in groups],
+        "images": [group.images for group in groups],
+        "failed": [group.failed for group in groups],
+        "mean": figures("mean"),
+        "lowest": figures("lowest"),
+        "highest": figures("highest"),
+        "unit": found.runs.unit,
+        "sizes": found.runs.sizes,
+        "runs": base64.b64encode(found.runs.steps).decode(),
+        "counts": base64.b64encode(found.runs.counts).decode(),
+    }
+
+
 def write_report(output: Path, found: Survey) -> None:
     """Write the page; it appears complete or not at all. Raises RunError if the disk does not take it."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("fiqa_trt"), autoescape=True, finalize=_plain)
     page = environment.get_template("report.html").render(
-        survey=found, quantiles=QUANTILES, steps=STEPS, errors=Counter(f.status for f in found.failures)
+        survey=found, steps=STEPS, groups=_columns(found), scores=path_word(found.provenance["file"])
     )
     with atomic(output) as temporary:
         temporary.write_text(page, encoding="utf-8")

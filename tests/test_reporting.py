@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fiqa_trt.cli import group
 from fiqa_trt.errors import DifferentRun, InputError, OutputError
-from fiqa_trt.filtering import Rules, select
-from fiqa_trt.reporting import BARS, STEPS, survey, write_report
+from fiqa_trt.filtering import Amount, Rules, select
+from fiqa_trt.groups import STEPS, Ledger
+from fiqa_trt.reporting import BARS, survey, write_report
 from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source
 from tests.conftest import mean_workers
@@ -205,6 +209,127 @@ def test_in_a_browser(browser: Any, scored: Path, tmp_path: Path, width: int, sc
     assert page.title() != "owned"
     assert not problems
     page.close()
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[float]]]:
+    """2,000 groups of 0 to 12 images with scores, of which the best means have not the best images."""
+    rng, rows, by_group = np.random.default_rng(1), list[Row](), dict[str, list[float]]()
+    for number in range(2000):
+        name = f"/data/{number}"
+        by_group[name] = [float(np.float32(rng.beta(2, 2))) for _ in range(int(rng.integers(13)))]
+        rows += [row(f"{name}/{index}.jpg", score) for index, score in enumerate(by_group[name])]
+        rows += [row(f"{name}/bad.jpg", None)] * (not by_group[name] or number % 9 == 0)
+    return write(tmp_path_factory.mktemp("crowd") / "my scores.parquet", rows), by_group
+
+
+@pytest.mark.parametrize("step", [0, 1, 333, 700, 999, STEPS])
+def test_what_is_left_of_groups_is_what_filter_leaves(crowd: tuple[Path, dict[str, list[float]]], step: int) -> None:
+    path, by_group = crowd
+    found = survey(path, sheet=0)
+    assert [group.name for group in found.groups if group.mean is None] == sorted(
+        n for n, s in by_group.items() if not s
+    )
+    left = dict(zip([group.name for group in found.groups], found.runs.left(step), strict=True))
+    assert left == {name: sum(np.float32(s) >= np.float32(step / STEPS) for s in by_group[name]) for name in by_group}
+    chosen = select(path, Rules(min_score=step / STEPS, per_group=Amount(100)))
+    assert sorted(found.lost(step)) == chosen.lost
+    assert sum(left.values()) == chosen.kept
+
+
+def test_many_images_are_told_in_coarser_steps(
+    crowd: tuple[Path, dict[str, list[float]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = survey(crowd[0], sheet=0)
+    for most in (10_000, 3000):
+        monkeypatch.setattr("fiqa_trt.groups.MOST_RUNS", most)
+        found = survey(crowd[0], sheet=0)
+        unit = found.runs.unit
+        assert unit > 1
+        assert (len(found.runs.counts) <= most) or unit == STEPS
+        assert found.groups == exact.groups
+        for step in (0, 340, 347):
+            assert list(found.runs.left(step)) == list(exact.runs.left(step // unit * unit))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, STEPS) | st.none()), max_size=60), st.integers(1, 600))
+def test_a_ledger_is_a_plain_count(rows: list[tuple[int, int | None]], times: int) -> None:
+    ledger = Ledger()
+    for number, step in rows:
+        score = np.float32(np.nan if step is None else np.float32(step / STEPS))
+        ledger.add(pa.array([f"g{number}"] * times), np.full(times, score))
+    groups, runs = ledger.groups()
+    assert sorted(g.name for g in groups) == sorted({f"g{number}" for number, _ in rows})
+    for step in (0, 1, 500, STEPS):
+        plain = {g.name: times * sum(s is not None and s >= step for n, s in rows if f"g{n}" == g.name) for g in groups}
+        assert dict(zip(plain, runs.left(step), strict=True)) == plain
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_all_groups_in_a_browser(
+    browser: Any, crowd: tuple[Path, dict[str, list[float]]], tmp_path: Path, width: int
+) -> None:
+    path, by_group = crowd
+    report(path, "-o", tmp_path / "r.html", "--threshold", 0.7)
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    problems = list[str]()
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto((tmp_path / "r.html").as_uri())
+    kept = {n: sum(np.float32(s) >= np.float32(0.7) for s in scores) for n, scores in by_group.items()}
+    lost = [name for name, scores in by_group.items() if scores and not kept[name]]
+
+    def cells(column: int) -> list[str]:
+        found = page.locator(f"#groups tbody tr td:nth-child({column + 1})").all_inner_texts()
+        return [text.strip() for text in found]
+
+    def press(column: int) -> str:
+        page.locator("#groups th button").nth(column).click()
+        sorts = [head.get_attribute("aria-sort") for head in page.locator("#groups th").all()]
+        assert sum(sort != "none" for sort in sorts) == 1
+        return str(sorts[column])
+
+    assert page.locator("#lost-at").inner_text() == f"groups that lose everything: {len(lost)} of 2,000"
+    assert press(5) == "ascending"
+    assert press(5) == "descending"
+    highest = sorted((max(scores) for scores in by_group.values() if scores), reverse=True)
+    assert cells(5) == [f"{value:.3f}" for value in highest[:100]]
+    press(6), press(6)
+    assert cells(6) == [str(value) for value in sorted(kept.values(), reverse=True)[:100]]
+    assert page.locator("#more").inner_text() == "Show 100 more"
+    page.locator("#more").click()
+    assert len(cells(0)) == 200
+    page.locator("#only-lost").check()
+    assert page.locator("#shown").inner_text() == f"100 of {len(lost)} shown, out of 2,000"
+    assert set(cells(7)) == {"lost"}
+    page.locator("#search").fill("/DATA/19")
+    assert press(0) == "ascending"
+    wanted = [int(name.removeprefix("/data/")) for name in lost if name.startswith("/data/19")]
+    assert list(map(int, cells(0))) == sorted(wanted)[:100]
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.locator("#search").fill("nobody")
+    assert (cells(0), page.locator("#more").is_visible()) == ([], False)
+    titles = page.locator("h2").all_inner_texts()
+    assert titles.index("Groups") > titles.index("The highest scores")
+    assert not problems
+    page.close()
+
+
+def test_the_command_can_be_copied_and_pasted(
+    browser: Any, crowd: tuple[Path, dict[str, list[float]]], tmp_path: Path
+) -> None:
+    report(crowd[0], "-o", tmp_path / "r.html", "--threshold", 0.25, "--no-images")
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto((tmp_path / "r.html").as_uri())
+    page.locator("#copy").click()
+    page.get_by_text("Copied").wait_for()
+    line = page.evaluate("navigator.clipboard.readText()")
+    assert shlex.split(line) == ["fiqa-trt", "filter", str(crowd[0]), "-o", "keep.txt", "--min-score", "0.250"]
+    page.locator("#search").fill("/data/1999")
+    page.locator("#copy-names").click()
+    page.get_by_text("Copied").nth(1).wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "/data/1999\n"
+    context.close()
 
 
 def test_a_large_file_makes_a_small_page(many: tuple[Path, list[Row]], tmp_path: Path) -> None:

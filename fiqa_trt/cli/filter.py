@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ NOTHING_DELIVERED = 3
 
 
 @click.command(short_help="Choose the images to keep, and list, copy, link, move or pack them.")
-@click.argument("scores", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("scores", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help="A file by its suffix, or a folder."
 )
@@ -48,11 +49,17 @@ NOTHING_DELIVERED = 3
 @click.option("--shard-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Samples of a .tar.")
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option("--dry-run", is_flag=True, help="Only say what would be kept, and how many bytes.")
+@click.option(
+    "--undo",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Take back what --move has moved into FOLDER; no other option is needed.",
+)
 @click.option("--restart", is_flag=True, help="Replace a file OUT that is there.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no summary; errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
 def command(
-    scores: Path,
+    scores: Path | None,
     output: Path | None,
     min_score: float | None,
     max_disagreement: float | None,
@@ -70,6 +77,7 @@ def command(
     shard_size: int,
     image_column: str | None,
     dry_run: bool,
+    undo: Path | None,
     restart: bool,
     quiet: bool,
     as_json: bool,
@@ -80,9 +88,10 @@ def command(
     --per-group; --keep or --top; --keep-at-least brings back the best of groups that would have fewer. Among equal
     scores the path decides; shares are rounded up.
 
-    OUT is a list of paths (.txt), rows (.parquet, .csv, .jsonl), WebDataset shards (.tar), or with --copy, --hardlink,
-    --symlink or --move a new folder. A folder that was not finished is continued by the same call. Images out of tars
-    take their whole WebDataset sample into new tars; otherwise --companions takes along what has an image's name.
+    OUT is a list of paths (.txt), rows (.parquet, .csv, .jsonl), WebDataset shards (k.tar: k-000000.tar and so on), or
+    with --copy, --hardlink, --symlink or --move a new folder, which also gets a table of its scores. A folder that was
+    not finished is continued by the same call; --undo takes a move back. Images out of tars take their whole WebDataset
+    sample into new tars; otherwise --companions takes along what has an image's name.
 
     \b
     Examples:
@@ -91,10 +100,21 @@ def command(
       fiqa-trt filter scores.parquet -o /clean --hardlink --min-score 0.5 --dry-run
       fiqa-trt filter scores.parquet -o /clean --copy --keep 80% --companions .txt,.json
       fiqa-trt filter scores.parquet -o clean.tar --top 1000000
+      fiqa-trt filter --undo /clean
     """
     from fiqa_trt import delivery
     from fiqa_trt.filtering import Amount, Rules, select
 
+    if undo is not None:
+        context = click.get_current_context()
+        given = (name for name, value in context.params.items() if name not in ("undo", "quiet", "as_json") and value)
+        others = [n for n in given if context.get_parameter_source(n) is not click.core.ParameterSource.DEFAULT]
+        if others:
+            raise click.UsageError(f"--undo goes alone, not with {', '.join(others)}")
+        _undo(undo, quiet=quiet, as_json=as_json)
+        return
+    if scores is None:
+        raise click.UsageError("give SCORES, a file that score wrote, or --undo FOLDER")
     if output is None and not dry_run:
         raise click.UsageError("give -o OUT, or --dry-run")
     ways = [n for n, on in (("copy", copy), ("hardlink", hardlink), ("symlink", symlink), ("move", move)) if on]
@@ -123,6 +143,11 @@ def command(
         hint = "nothing was written"
     else:
         hint = "run the same command again to resume" if way else "the same command with --restart begins anew"
+    if shards and output is not None:
+        names = f"{delivery.shard_of(output, 0)}, {delivery.shard_of(output, 1).name} and so on"
+        say(f"shards are numbered: {names}, each of up to {shard_size:,} samples")
+        if Path(os.path.abspath(output)).is_relative_to(delivery.common_root(scores)):
+            say(f"{output} is among the images that were scored: a run over all of them takes these shards as well")
     with interruptible(bar, hint):
         if output is not None:
             options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
@@ -134,7 +159,7 @@ def command(
             size = f", {delivered.bytes:,} bytes" if way or shards else ""
             say(f"would write {delivered.written:,} {'images' if way or shards else 'rows'}{size}")
     if delivered is not None:
-        say(tell(delivered))
+        say(tell(delivered, way))
     if as_json:
         facts = {"kept": selection.kept, "dropped": selection.dropped, "groups": selection.groups}
         facts |= {"lost_groups": selection.lost, "delivered": delivered and dataclasses.asdict(delivered)}
@@ -156,9 +181,48 @@ def describe(selection: Selection) -> str:
     return "\n".join(lines)
 
 
-def tell(delivered: Delivered) -> str:
+def _undo(folder: Path, *, quiet: bool, as_json: bool) -> None:
+    from fiqa_trt.delivery import undo_move
+    from fiqa_trt.shell import path_word
+
+    bar = ProgressLine("files", quiet=quiet)
+    with interruptible(bar, "run the same command again to go on"):
+        undone = undo_move(folder, bar)
+    lines = [f"{undone.returned:,} files taken back out of {folder}"]
+    if undone.already:
+        lines.append(f"{undone.already:,} were where they had been")
+    lines += skipped_lines(undone.skipped, undone.examples)
+    if undone.skipped:
+        lines.append(f"once that is mended, the rest: fiqa-trt filter --undo {path_word(folder)}")
+    elif not undone.removed:
+        lines.append(f"{folder} stays: it holds files that filter did not move there")
+    speaker(quiet)("\n".join(lines))
+    if as_json:
+        give(json.dumps(dataclasses.asdict(undone)))
+    if undone.skipped:
+        complain("not everything could be taken back")
+        sys.exit(NOTHING_DELIVERED)
+
+
+def tell(delivered: Delivered, way: str | None = None) -> str:
     """What was written, for a person."""
-    lines = [f"{delivered.written:,} written to {delivered.output}"] if delivered.output else []
+    from fiqa_trt.delivery import shard_of
+    from fiqa_trt.marks import TABLE
+    from fiqa_trt.shell import path_word
+
+    lines = list[str]()
+    if delivered.already and not (delivered.written or delivered.skipped) and delivered.output:
+        return f"{delivered.output} is already complete: {delivered.already:,} images"
+    if delivered.shards:
+        stem = Path(delivered.output.removesuffix("-*.tar") + ".tar")
+        to = f" to {shard_of(stem, delivered.shards - 1).name}" if delivered.shards > 1 else ""
+        lines = [f"{delivered.written:,} written to {shard_of(stem, 0)}{to}"]
+    elif delivered.output:
+        lines = [f"{delivered.written:,} written to {delivered.output}"]
+    if way is not None and delivered.written and delivered.output:
+        lines.append(f"their scores: {Path(delivered.output) / TABLE}")
+        if way == "move":
+            lines.append(f"to take the move back: fiqa-trt filter --undo {path_word(delivered.output)}")
     if delivered.companions:
         lines.append(f"{delivered.companions:,} companions (captions, labels and the like) went along")
     if delivered.left_behind:
@@ -171,8 +235,13 @@ def tell(delivered: Delivered) -> str:
         )
     if delivered.already:
         lines.append(f"{delivered.already:,} were there already")
-    lines += [f"  {count:,} skipped: {reason}" for reason, count in delivered.skipped.items()]
-    lines += [f"    {printable(example)}" for example in delivered.examples]
-    if (more := sum(delivered.skipped.values()) - len(delivered.examples)) > 0:
+    return "\n".join([*lines, *skipped_lines(delivered.skipped, delivered.examples)])
+
+
+def skipped_lines(skipped: dict[str, int], examples: list[str]) -> list[str]:
+    """What could not be done, and the first files of it."""
+    lines = [f"  {count:,} skipped: {reason}" for reason, count in skipped.items()]
+    lines += [f"    {printable(example)}" for example in examples]
+    if (more := sum(skipped.values()) - len(examples)) > 0:
         lines.append(f"    and {more:,} more")
-    return "\n".join(lines)
+    return lines

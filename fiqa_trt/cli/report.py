@@ -34,14 +34,15 @@ def command(
 ) -> None:
     """Write one self-contained page about SCORES, a file that score wrote.
 
-    It shows the counts by status, the distribution with a threshold to move, quantiles, groups from the worst on,
-    scores by resolution, failures with their errors, and contact sheets of the lowest scores, those around the
-    threshold, and the highest.
+    It shows the counts by status, the distribution with a threshold to move, quantiles, contact sheets of the lowest
+    scores, those around the threshold, and the highest, scores by resolution, all groups with what the threshold
+    leaves of each, and failures with their errors.
 
     \b
     Example:
       fiqa-trt report scores.parquet -o report.html
     """
+    from fiqa_trt.groups import STEPS
     from fiqa_trt.reporting import survey, write_report
     from fiqa_trt.storage import check_output
 
@@ -60,4 +61,8 @@ def command(
             report=bar,
         )
         write_report(output, found)
-    speaker(quiet)(f"{found.images:,} images, {found.images - found.scored:,} failed; written to {output}")
+    say = speaker(quiet)
+    if found.scored:
+        step = round(found.threshold * STEPS)
+        say(f"at {found.threshold:.3f} {len(found.lost(step)):,} of {found.group_count:,} groups lose everything")
+    say(f"{found.images:,} images, {found.images - found.scored:,} failed; written to {output}")

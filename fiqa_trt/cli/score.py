@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -157,6 +156,7 @@ def command(
 
     from fiqa_trt import scoring
     from fiqa_trt.retrying import retry_failed as retry
+    from fiqa_trt.shell import command_line
     from fiqa_trt.sources import Source
     from fiqa_trt.updating import update_dataset
     from fiqa_trt.workers import InProcess, Processes, Setup, parse_devices
@@ -180,7 +180,7 @@ def command(
 
     # Pillow warns of many a damaged file; its row says what matters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    options = scoring.Options(unit_size, restart, shlex.join(["fiqa-trt", *sys.argv[1:]]))
+    options = scoring.Options(unit_size, restart, command_line("fiqa-trt", *sys.argv[1:]))
     bar = ProgressLine("images", quiet=quiet)
     with without_complaints(), interruptible(bar, "run the same command again to resume"):
         if retry_failed is not None:

@@ -7,13 +7,28 @@ from pathlib import Path
 from fiqa_trt.delivery.common import Delivered, Report
 from fiqa_trt.delivery.companions import Wish
 from fiqa_trt.delivery.folder import WAYS, check_folder, fill_folder, measure
+from fiqa_trt.delivery.plan import common_root
 from fiqa_trt.delivery.rows import check_rows, write_rows
-from fiqa_trt.delivery.shards import SHARD_SIZE, check_shards, write_shards
+from fiqa_trt.delivery.shards import SHARD_SIZE, check_shards, shard_of, write_shards
+from fiqa_trt.delivery.undo import Undone, undo_move
 from fiqa_trt.errors import OutputError
 from fiqa_trt.filtering import Mask
 from fiqa_trt.outputs import SUFFIXES
 
-__all__ = ["SHARD_SIZE", "WAYS", "Delivered", "deliver", "fill_folder", "measure", "write_rows", "write_shards"]
+__all__ = [
+    "SHARD_SIZE",
+    "WAYS",
+    "Delivered",
+    "Undone",
+    "common_root",
+    "deliver",
+    "fill_folder",
+    "measure",
+    "shard_of",
+    "undo_move",
+    "write_rows",
+    "write_shards",
+]
 
 
 def deliver(
@@ -59,7 +74,7 @@ def deliver(
     if way is not None:
         if dry_run:
             check_folder(scores, mask, output, way, root, image_column, wish)
-            return measure(scores, mask, way, root, image_column, wish)
+            return measure(scores, mask, way, root, image_column, wish, output=output)
         return fill_folder(scores, mask, output, way, root, image_column, report, wish)
     if root is not None:
         raise OutputError(f"--root {root}: it goes with --copy, --hardlink, --symlink or --move")

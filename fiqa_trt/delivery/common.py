@@ -29,6 +29,7 @@ class Delivered:
         companions: files that went along with the images.
         left_behind: kept images whose companions stayed where they are.
         left_kinds: extensions of those companions, most frequent first.
+        shards: files that the images are in, of a delivery into tars.
     """
 
     output: str
@@ -40,6 +41,7 @@ class Delivered:
     companions: int = 0
     left_behind: int = 0
     left_kinds: tuple[str, ...] = ()
+    shards: int = 0
 
 
 class Skips:

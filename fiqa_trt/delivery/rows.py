@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fiqa_trt.delivery.common import Delivered
+from fiqa_trt.delivery.plan import ROOT, common_root
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.lists import as_line
@@ -43,6 +44,6 @@ def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False)
     schema = check_columns(read_schema(scores, ["path", "score", "status"]), output)
     metadata = output_metadata(scores)
     if metadata is not None:
-        schema = with_metadata(schema, {**metadata, "filtered_from": str(scores)})
+        schema = with_metadata(schema, {**metadata, "filtered_from": str(scores), ROOT: common_root(scores)})
     write_output(output, schema, kept_rows(scores, mask), count)
     return Delivered(str(output), count)

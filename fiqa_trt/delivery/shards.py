@@ -73,7 +73,7 @@ def write_shards(
     samples, made, number = _Samples(reader, companions), set[Path](), 0
     try:
         for index, part in enumerate(_split(samples.of(scores, mask), shard_size)):
-            path = output.with_name(f"{output.stem}-{index:06}.tar")
+            path = shard_of(output, index)
             made.add(path)
             with atomic(path) as temporary, tarfile.open(temporary, "w") as archive:
                 for members in part:
@@ -86,7 +86,12 @@ def write_shards(
     for path in present:
         if path not in made:
             path.unlink()
-    return samples.account(str(output.with_name(f"{output.stem}-*.tar")))
+    return dataclasses.replace(samples.account(str(output.with_name(f"{output.stem}-*.tar"))), shards=len(made))
+
+
+def shard_of(output: Path, index: int) -> Path:
+    """The name of a shard: they are numbered, a single one as well, so that a name does not depend on what is kept."""
+    return output.with_name(f"{output.stem}-{index:06}.tar")
 
 
 def check_shards(scores: Path, mask: Mask, output: Path, *, restart: bool) -> list[Path]:
