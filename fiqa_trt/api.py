@@ -192,9 +192,7 @@ class Scorer:
             raise UsageError("this Scorer is closed: open another")
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a Scorer cannot be pickled: open one in each process (a pool has an `initializer`)"
-        )
+        raise TypeError("a Scorer cannot be pickled: open one in each process (a pool has an `initializer`)")
 
     def _score(self, path: str | None, outcome: Outcome, values: npt.NDArray[np.float32]) -> Score:
         good = outcome.status is Status.OK

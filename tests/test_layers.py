@@ -48,7 +48,7 @@ LAYERS = {
         "samples",
         "verification",
     },
-    2: {"engines", "items", "training", "export", "pipeline"},
+    2: {"engines", "items", "training", "export", "pipeline", "triton"},
     3: {
         "scoring",
         "workers",
@@ -64,7 +64,7 @@ LAYERS = {
         "doctor",
     },
     4: {"api"},
-    5: {"cli", "explaining", "__init__", "__main__"},
+    5: {"cli", "explaining", "latency", "__init__", "__main__"},
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 HEAVY = {
