@@ -242,7 +242,7 @@ def _read(scores: Path, rules: Rules) -> _Columns:
     group_of = grouping(rules.group_by, scores) if rules.grouped else None
     for part in read_output(scores, own):
         table = part.combine_chunks()
-        paths.append(_flat(table["path"]))
+        paths.append(_flat(table["path"].cast(pa.large_string())))  # those of ten million rows take gigabytes
         failed = pc.not_equal(table["status"], Status.OK.value)
         values.append(_flat(pc.if_else(failed, None, table["score"])))
         if rules.max_disagreement is not None:

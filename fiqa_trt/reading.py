@@ -45,6 +45,7 @@ class FileChanged(ImageError):
 
 
 REMOTE = "a web address or an object store, which is not read: mount it, or copy it here"
+_YEAR_1, _YEAR_10000 = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9  # in nanoseconds since 1970
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 # A single slash is what pathlib leaves of two; below a folder, what a table's own path became.
 _URL = re.compile(
@@ -65,9 +66,9 @@ class Read(NamedTuple):
     origin: Origin = Origin()
 
 
-def microseconds(modified_ns: int) -> int:
-    """A file's time as `Origin` has it."""
-    return modified_ns // 1000
+def microseconds(modified_ns: int) -> int | None:
+    """A file's time as `Origin` has it; None for one that not every format can hold, as a broken clock sets."""
+    return modified_ns // 1000 if _YEAR_1 <= modified_ns < _YEAR_10000 else None
 
 
 def read_plain(path: str, max_bytes: int = MAX_BYTES) -> Read:

@@ -86,7 +86,8 @@ class Origin(NamedTuple):
 
     Attributes:
         bytes: its size; None if it could not be read.
-        modified: when its file, or the shard that it is in, was last written to, in microseconds since 1970 (UTC).
+        modified: when its file, or the shard that it is in, was last written to, in microseconds since 1970 (UTC);
+            None if it could not be read, or lies outside the years 1 to 9999.
     """
 
     bytes: int | None = None

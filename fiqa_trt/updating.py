@@ -77,7 +77,7 @@ def compare(inputs: pa.Table, output: pa.Table) -> Changes:
     Null, for what could not be read, equals null. Where the size of an input is not known, its time decides. Of several
     rows of one path the first counts.
     """
-    paths, listed = output["path"].combine_chunks(), inputs["path"].combine_chunks()
+    paths, listed = (table["path"].cast(pa.large_string()).combine_chunks() for table in (output, inputs))
     found = pc.index_in(listed, value_set=paths)
     there = pc.is_valid(found)
     size, modified = (
@@ -127,26 +127,33 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     output, folder, say = run.output, run.folder, run.say
     batches = list_inputs(source, say)
     first = next(batches)
-    schema = check_columns(output_schema(run.members, first.schema), output)
+    ours = output_schema(run.members, first.schema)
+    schema = check_columns(ours, output)
     listed = folder.freeze(map(holder(output), itertools.chain([first], batches)))
     whole = run.fingerprint("score", source, *listed)
     refuse_incomparable(output, "--update", whole, say)
     if "filtered_from" in (output_metadata(output) or {}):
         raise DifferentRun(f"{output} holds what filter kept, not a data set; --update the file that it was kept from")
-    old = _read_own(output, own_columns(run.members))
+    own = own_columns(run.members)
+    old = _read_own(output, own)
     changes = compare(_with_origins(folder.listed()), old)
     say(f"{output}: {changes}")
-    gone = _gone(output, changes.gone, schema) if keep_gone else schema.empty_table()
+    # Our own columns in their types, and not as text: what the format makes of them is its writer's matter.
+    rows = pa.schema([*list(ours)[: len(own)], *list(schema)[len(own) :]])
+    gone = _gone(output, changes.gone, rows) if keep_gone else rows.empty_table()
     folder.set_aside()
     run_of = run.fingerprint("update", source, *folder.freeze(_pending(folder.aside(["path"]), changes.source)))
     begin_in_place(run, run_of)
     run.work(source.image_column)
-    tables = itertools.chain(_merged(folder.aside(), changes.source, old, Fresh(folder.parts()), schema), [gone])
+    tables = itertools.chain(_merged(folder.aside(), changes.source, old, Fresh(folder.parts()), rows), [gone])
     return run.finish(with_metadata(schema, run.metadata(whole)), tables, len(changes.source) + gone.num_rows)
 
 
 def _read_own(output: Path, own: list[str]) -> pa.Table:
-    """Our columns of an output, whole. Raises InputError if one is missing or not what it was."""
+    """Our columns of an output, whole; text as large_string, since that of some ten million rows takes gigabytes.
+
+    Raises InputError if one is missing or not what it was.
+    """
     parts = list[pa.Table]()
     types = own_types([name.removeprefix("score_") for name in own if name.startswith("score_")])
     for table in read_output(output, [name for name in own if name not in _ORIGIN]):
@@ -156,7 +163,9 @@ def _read_own(output: Path, own: list[str]) -> pa.Table:
                 f"--update {output}: it does not record the sizes and times of its files (column {lacking[0]}), as an "
                 "earlier version or another program wrote it; --restart scores everything anew"
             )
-        parts.append(table.select(own))
+        ours = table.select(own)
+        large = [field.with_type(pa.large_string()) if field.type == pa.string() else field for field in ours.schema]
+        parts.append(ours.cast(pa.schema(large)))
     return pa.concat_tables(parts).combine_chunks()
 
 
@@ -204,8 +213,7 @@ def _merged(
         place = np.empty(len(rows), np.int64)
         place[kept], place[~kept] = np.arange(kept.sum()), np.arange(kept.sum(), len(rows))
         own = both.take(pa.array(place))
-        carried = [table.column(number) for number in range(1, table.num_columns)]
-        yield pa.table([*own.columns, *carried], schema=schema)
+        yield pa.table([*own.columns, *table.columns[1:]], schema=schema)
 
 
 def _gone(output: Path, rows: Rows, schema: pa.Schema) -> pa.Table:

@@ -21,6 +21,7 @@ from fiqa_trt.cli import group
 from fiqa_trt.decode import CpuDecoder, Decoded
 from fiqa_trt.errors import DifferentRun, InputError
 from fiqa_trt.outputs import read_output
+from fiqa_trt.reading import microseconds
 from fiqa_trt.retrying import retry_failed
 from fiqa_trt.scoring import Options, Summary, score_dataset
 from fiqa_trt.sources import Source
@@ -244,6 +245,29 @@ def test_outputs_that_cannot_be_updated(folder: Path, tmp_path: Path) -> None:
 def test_usage(folder: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     done = CliRunner().invoke(group, ["score", str(folder), "-o", str(tmp_path / "s.parquet"), *arguments])
     assert (done.exit_code, message in done.output) == (2, True)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("moment", [-1_000_000_000_000_000_000, 0, 9_000_000_000_123_456_789, None])
+def test_times_that_broken_clocks_set(tmp_path: Path, suffix: str, moment: int | None) -> None:
+    """None: not one image can be read, so the columns are null throughout."""
+    path, output = tmp_path / "d" / "0.jpg", tmp_path / f"s{suffix}"
+    put(path, 5, 1)
+    if moment is None:
+        path.write_bytes(b"")
+    else:
+        os.utime(path, ns=(moment, moment))
+    update(path.parent, output)
+    assert update(path.parent, output)[1] == 0
+    assert len(rows(output)) == 1
+
+
+@given(st.integers())
+def test_a_recorded_time_fits_every_format(modified_ns: int) -> None:
+    found = microseconds(modified_ns)
+    if found is not None:
+        assert found == modified_ns // 1000
+        assert 1 <= pa.scalar(found, pa.timestamp("us")).as_py().year <= 9999
 
 
 origins = st.lists(

@@ -119,8 +119,10 @@ def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         return column
     if pa.types.is_dictionary(column.type):
         column = pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
+    if pa.types.is_null(column.type):
+        return column.cast(kind)
     if pa.types.is_string(kind):
-        if pa.types.is_null(column.type) or _is_text(column.type):
+        if _is_text(column.type):
             return column.cast(kind)
         raise ValueError("not text")
     if _is_text(column.type):
