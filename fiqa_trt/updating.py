@@ -112,7 +112,8 @@ def update_dataset(
     on when it is made again. Other arguments as of `score_dataset`.
 
     Raises:
-        InputError: the output is not one of ours, or was written by a version that recorded no sizes and times.
+        InputError: the output is not one of ours, was written by a version that recorded no sizes and times, or has
+            not one path in common with the inputs.
         DifferentRun: its scores come from another model or precision, so new ones could not stand beside them.
         FiqaError: as in `score_dataset`.
     """
@@ -137,6 +138,12 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     own = own_columns(run.members)
     old = _read_own(output, own)
     changes = compare(_with_origins(folder.listed()), old)
+    if len(old) and changes.new == len(changes.source):
+        then, now = old["path"][0].as_py(), next(folder.listed())[0].as_py()
+        raise InputError(
+            f"--update {output}: not one of the inputs is among its rows ({then} there, {now} now); give them as they "
+            "were given before, from the same folder, or --restart"
+        )
     say(f"{output}: {changes}")
     # Our own columns in their types, and not as text: what the format makes of them is its writer's matter.
     rows = pa.schema([*list(ours)[: len(own)], *list(schema)[len(own) :]])

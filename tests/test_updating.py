@@ -138,6 +138,11 @@ def test_any_changes_give_what_scoring_anew_gives(tmp_path: Path, data: st.DataO
             "path,turn\n" + "".join(f"{tmp_path}/d/{name}.jpg,{turn}{index}\n" for index, name in enumerate(listed))
         )
         source = Source(list_file=str(tmp_path / "l.csv"))
+        known = {Path(row["path"]).stem for row in rows(output)} if output.exists() else set(listed)
+        if not known & set(listed):
+            with pytest.raises(InputError, match="not one of the inputs"):
+                update(source, output)
+            continue
         update(source, output)
         score_dataset(source, anew, workers(Counting()), Options(restart=True))
         assert rows(output) == rows(anew)
@@ -201,6 +206,19 @@ def test_what_could_not_be_read_is_tried_again_when_it_can_be(folder: Path, tmp_
     assert update(source, output)[0].statuses == {"ok": 2}
     (folder / "later.jpg").unlink()
     assert update(source, output)[0].statuses == {"ok": 1, "missing": 1}
+
+
+def test_the_same_folder_by_another_name_is_no_other_data_set(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "s.parquet"
+    update(folder, output)
+    before = output.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"not one of the inputs .* there, \./d/0\.jpg now"):
+        update(Source(("./d",)), output)
+    assert output.read_bytes() == before
+    assert not (tmp_path / "s.parquet.partial").exists()
 
 
 def test_scores_of_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
