@@ -96,6 +96,16 @@ QUALITY = np.arange(10) / 10
 SIMILARITY = np.array([0.1, 0.9, 0.2, 0.8, 0.7, 0.9, 0.4, 0.8, 0.9, 0.6])
 
 
+def test_ratings_on_a_line_are_fitted_as_well() -> None:
+    """Two models, or two precisions of one: no logistic is best, and one that runs on must not count as none."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.2, 0.9, 300)
+    for slope in (0.3, 1.0, -0.7):
+        found = agreement(scores, 0.4 + slope * scores + rng.normal(0, 0.005, 300), resamples=0).measures
+        assert found["rmse_logistic"].value < 0.007
+        assert found["plcc_logistic"].value > abs(found["plcc"].value) - 1e-4
+
+
 def test_edc_worked_out_by_hand() -> None:
     curve = edc(QUALITY, SIMILARITY, 0.5)
     # Three errors in ten; then 2 of 9, 2 of 8, 1 of 7, 1 of 6, 1 of 5, 1 of 4, 0 of 3, 0 of 2, 0 of 1.
@@ -241,6 +251,7 @@ def test_mistakes_are_named(scores: Path, tmp_path: Path) -> None:
         ("--labels", labels): "row 1: the score 'good'",
         ("--labels", labels, "--by", "camera"): "no column `camera`",
         ("--labels", labels, "--column", "sharpness"): "no column sharpness",
+        ("--labels", labels, "--column", "status"): "--column status: in",
         ("--labels", tmp_path / "gone.csv"): "gone.csv",
         ("--labels", write(tmp_path / "e.csv", "path,score", [])): "no rows",
         (

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from fiqa_trt.errors import InputError
 from fiqa_trt.outputs import SUFFIXES, read_output
 from fiqa_trt.records import open_path
@@ -48,12 +50,15 @@ class Scores:
     """An output of `fiqa-trt score`, by path."""
 
     def __init__(self, path: Path, column: str) -> None:
-        """Raises InputError if it cannot be read or has no rows."""
+        """Raises InputError if it cannot be read, has no rows, or no numbers in that column."""
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"cannot tell the format of {path}: name it {', '.join(SUFFIXES)}")
         self.path = path
         by_name: dict[str, float | None] = {}
         for table in read_output(path, ("path", column)):
+            kind = table.schema.field(column).type
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+                raise InputError(f"--column {column}: in {path} it holds {kind}, not numbers")
             for name, value in zip(table["path"].to_pylist(), table[column].to_pylist(), strict=True):
                 by_name[_normal(name)] = value
         if not by_name:

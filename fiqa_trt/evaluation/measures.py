@@ -59,18 +59,20 @@ def fit_logistic(
     Where the least squares do not converge, or end in one value for all scores, it is the logistic that they begin
     with, which is monotonic.
     """
-    from scipy.optimize import curve_fit
+    from scipy.optimize import least_squares
 
     rising = np.corrcoef(scores, ratings)[0, 1] >= 0
     ends = (ratings.max(), ratings.min()) if rising else (ratings.min(), ratings.max())
     plain = (*ends, float(scores.mean()), max(float(scores.std()), _NARROWEST))
     try:
-        # Steps into the void and a covariance that nobody asked for are no one's concern.
+        # Steps into the void are no one's concern.
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            found, _ = curve_fit(logistic, scores, ratings, plain if start is None else start, maxfev=4000)
-    except RuntimeError:
-        found = plain if start is None else start
+            # Near a straight line the parameters run on for ever; what was found by then is as good.
+            begin = plain if start is None else start
+            found = least_squares(lambda p: logistic(scores, *p) - ratings, begin, method="lm", max_nfev=4000).x
+    except (RuntimeError, ValueError):
+        found = begin
     mapped = logistic(scores, *found)
     if not (np.isfinite(mapped).all() and np.ptp(mapped) > _FLAT * np.ptp(ratings)):
         found = plain
