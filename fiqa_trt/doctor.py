@@ -15,6 +15,7 @@ from fiqa_trt import __version__
 from fiqa_trt.engines.cache import cache_folder
 from fiqa_trt.engines.manifest import this_processor
 from fiqa_trt.errors import FiqaError, one_line
+from fiqa_trt.shell import command_line
 
 PACKAGES = (
     "openvino", "torch", "torchvision", "torch-tensorrt", "tensorrt", "nvidia-dali-cuda130", "nvidia-ml-py",
@@ -91,7 +92,7 @@ def examine() -> Report:
             _importable("calibrating INT8 on a CPU (NNCF)", "nncf", "pip install 'fiqa-trt[build]'"),
             _importable("building INT8 on a CPU (onnx)", "onnx", "pip install 'fiqa-trt[build]'"),
             *(
-                _importable(f"{what} ({module})", module, f"pip install 'fiqa-trt[{extra}]'")
+                _importable(f"{what} ({module})", module, _install(extra))
                 for what, module, extra in (
                     ("export", "onnxruntime", "build"),
                     ("export", "onnxscript", "build"),
@@ -198,7 +199,7 @@ def _torch(has_gpu: bool) -> Check:
         load_checkpoint(CHECKPOINT)
         return f"torch {torch.__version__}"
 
-    return _seen("PyTorch engine", try_it, f"pip install 'fiqa-trt[{'gpu' if has_gpu else 'build'}]'")
+    return _seen("PyTorch engine", try_it, _install("gpu" if has_gpu else "build"))
 
 
 def _cache() -> Check:
@@ -266,6 +267,10 @@ def _dali(has_gpu: bool) -> Check:
         return f"DALI {nvidia.dali.__version__}, sample decoded on the {'GPU' if has_gpu else 'CPU'}"
 
     return _seen(name, try_it, "pip install --force-reinstall nvidia-dali-cuda130")
+
+
+def _install(extra: str) -> str:
+    return command_line("pip", "install", f"fiqa-trt[{extra}]")
 
 
 def _importable(name: str, module: str, remedy: str) -> Check:

@@ -128,6 +128,7 @@ def test_progress_counts_every_row_once(mixed: dict[str, int], tmp_path: Path) -
 
 
 def test_a_shard_is_indexed_once_for_many_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_KEPT", shards._Kept())  # other tests may have readers of their own
     names = [f"{number}.jpg" for number in range(300)]
     path = str(tar(tmp_path / "t.tar", [(name, name.encode()) for name in names]))
     opened = list[str]()
