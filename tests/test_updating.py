@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -278,6 +279,30 @@ def test_times_that_broken_clocks_set(tmp_path: Path, suffix: str, moment: int |
     update(path.parent, output)
     assert update(path.parent, output)[1] == 0
     assert len(rows(output)) == 1
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_times_name_their_zone_and_those_of_earlier_versions_are_read(
+    folder: Path, tmp_path: Path, suffix: str
+) -> None:
+    output = tmp_path / f"s{suffix}"
+    update(folder, output)
+    if suffix == ".parquet":
+        table = pq.read_table(output)
+        assert table.schema.field("modified").type == pa.timestamp("us", "UTC")
+        place = table.column_names.index("modified")
+        pq.write_table(table.set_column(place, "modified", table["modified"].cast(pa.timestamp("us"))), output)
+    else:
+        written = output.read_text()
+        zoned = re.compile(r"(\d\d:\d\d:\d\d\.\d{6})Z")
+        assert len(zoned.findall(written)) == len(rows(output))
+        output.write_text(zoned.sub(r"\1", written))
+    before = rows(output)
+    retry_failed(output, mean_workers)
+    assert rows(output) == before
+    assert update(folder, output)[1] == 0
+    assert rows(output) == before
+    assert suffix == ".parquet" or len(zoned.findall(output.read_text())) == len(before)
 
 
 @given(st.integers())
