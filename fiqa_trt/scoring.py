@@ -32,7 +32,6 @@ from fiqa_trt.outputs import (
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import UNFORESEEN, Status, needed_columns, output_schema, own_columns
 from fiqa_trt.runs import RunFolder
-from fiqa_trt.shards import DEFAULT_COLUMN
 from fiqa_trt.sources import Source, check_source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.storage import check_output, target_of
@@ -154,7 +153,7 @@ class Run:
             "preprocess": PreprocessSpec().digest(),
             **counted(self.workers.setup),
             "libraries": decoding_libraries(self.workers.decoder),
-            **counted(dataclasses.replace(source, image_column=source.image_column or DEFAULT_COLUMN)),
+            **counted(source.resolved()),
             **counted(self.options),
             "count": count,
             "inputs": inputs,

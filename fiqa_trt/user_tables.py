@@ -8,11 +8,12 @@ import csv
 import dataclasses
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.errors import InputError, one_line
+from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.reading import REMOTE, is_remote
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Column:
     Attributes:
         name: what we call it.
         others: what people call it as well, in small letters with underscores.
-        option: the option that names it.
+        option: the option that names it, where there is one.
         given: what that option said: the table's own name for it.
     """
 
@@ -75,14 +76,15 @@ class Column:
         if self.given is not None or self.name in columns:
             wanted = self.name if self.given is None else self.given
             return wanted if wanted in columns else None
-        found = [column for column in columns if _folded(column) in (self.name, *self.others)]
+        found = [column for column in columns if self.is_meant(column)]
         if len(found) > 1:
-            raise InputError(f"{table} has no column `{self.name}` but {' and '.join(found)}: {self.option} says which")
+            way_out = f"{self.option} says which" if self.option else f"name the one that is meant `{self.name}`"
+            raise InputError(f"{table} has no column `{self.name}` but {' and '.join(found)}: {way_out}")
         return found[0] if found else None
 
-
-def _folded(name: str) -> str:
-    return "_".join(name.strip().lower().replace("-", " ").split())
+    def is_meant(self, name: str) -> bool:
+        """Whether a column of that name is probably this one."""
+        return "_".join(name.strip().lower().replace("-", " ").split()) in (self.name, *self.others)
 
 
 def text_encoding(head: bytes, name: str) -> str:
@@ -136,18 +138,44 @@ def read_batches(name: str, needed: Sequence[str | Column], raw: Sequence[str] =
 
     Args:
         name: ends in one of KINDS.
-        needed: columns that it must have; those that it calls otherwise are renamed.
-        raw: of a text, columns to be had as bytes, because they need not be UTF-8.
+        needed: columns that it must have; those that it calls otherwise are renamed. One that has such a name and is
+            another makes way: it is called `input_<name>`.
+        raw: of a text, columns of `needed` to be had as bytes, because they need not be UTF-8.
 
     Raises:
         InputError: it cannot be read, lacks a column of `needed`, or has two of one name.
     """
-    with translated(name):
-        if not stat.S_ISREG(os.stat(name).st_mode):
-            raise InputError(f"cannot read {name}: a table must be a file, not a folder, a device or a pipe")
+    _check_file(name)
     read = _read_parquet(name, needed) if name.lower().endswith(".parquet") else _read_csv(name, needed, raw)
     with translated(name):
         yield from read
+
+
+def name_in(name: str, column: Column) -> str:
+    """What a table calls a column. Raises InputError as `read_batches`."""
+    import pyarrow.parquet as pq
+
+    _check_file(name)
+    with translated(name):
+        names = (
+            _need((column,), pq.read_schema(name).names, name)
+            if name.lower().endswith(".parquet")
+            else _layout(name, (column,)).renamed((column,), name)
+        )
+    return next((theirs for theirs, ours in names.items() if ours == column.name), column.name)
+
+
+def _check_file(name: str) -> None:
+    with translated(name):
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            raise InputError(f"cannot read {name}: a table must be a file, not a folder, a device or a pipe")
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """A name for a carried column that nothing else has: `input_` before it as often as it takes."""
+    while name in taken:
+        name = f"input_{name}"
+    return name
 
 
 def read_columns(table: Path, needed: Sequence[str | Column]) -> dict[str, list[Any]]:
@@ -206,14 +234,14 @@ def numbers(values: Sequence[object], column: str, name: str, *, skip_blank: boo
 
 
 def _need(needed: Sequence[str | Column], columns: Sequence[str], name: str, how: str = "") -> dict[str, str]:
-    """What each column is renamed to, by its name in the table."""
-    renamed = {}
+    """What columns are renamed to, by their names in the table."""
+    renamed = dict[str, str]()
     for column in map(_column, needed):
         found = column.find(columns, name)
         if found is None:
             only = f"only: {', '.join(columns) or 'none'}{how if len(columns) > 1 else ''}"
             option = f"; {column.option} says which" if column.option and column.given is None and columns else ""
-            if any(_is_number(cell) for cell in columns):
+            if any(_is_value(cell) for cell in columns):
                 option = "; its first row must name the columns"
             raise InputError(f"{name} has no column `{column.given or column.name}`, {only}{option}")
         renamed[found] = column.name
@@ -222,6 +250,8 @@ def _need(needed: Sequence[str | Column], columns: Sequence[str], name: str, how
         raise InputError(f"{name} has more than one column named {', '.join(repeated)}")
     if len(renamed) < len(needed):
         raise InputError(f"{name}: one column cannot be both {' and '.join(_column(one).name for one in needed)}")
+    displaced = [column for column in columns if column in renamed.values() and column not in renamed]
+    renamed |= {column: unused(column, columns) for column in displaced}
     return {found: own for found, own in renamed.items() if found != own}
 
 
@@ -229,7 +259,10 @@ def _column(needed: str | Column) -> Column:
     return Column(needed) if isinstance(needed, str) else needed
 
 
-def _is_number(cell: str) -> bool:
+def _is_value(cell: str) -> bool:
+    """Whether it is no column's name, but a number or the path of an image."""
+    if "/" in cell or cell.lower().endswith(SUFFIXES):
+        return True
     try:
         float(cell.replace(",", "."))
     except ValueError:
@@ -243,11 +276,7 @@ def _renamed(batch: pa.RecordBatch, names: dict[str, str]) -> pa.RecordBatch:
     blank = columns.count("") > 1
     if not names and not blank:
         return batch
-    kept = [
-        index
-        for index, name in enumerate(columns)
-        if (name in names or name not in names.values()) and not (blank and not name)
-    ]
+    kept = [index for index, name in enumerate(columns) if name or not blank]
     return batch.select(kept).rename_columns([names.get(columns[index], columns[index]) for index in kept])
 
 
@@ -259,6 +288,10 @@ class _Layout:
     separator: str
     columns: list[str]
     rows: bool
+
+    def renamed(self, needed: Sequence[str | Column], name: str) -> dict[str, str]:
+        """See `_need`; `name` is the table's."""
+        return _need(needed, self.columns, name, f" (separated by {_SPOKEN[self.separator]})")
 
 
 def _layout(name: str, needed: Sequence[str | Column]) -> _Layout:
@@ -283,25 +316,26 @@ def _read_csv(name: str, needed: Sequence[str | Column], raw: Sequence[str]) -> 
     from fiqa_trt.outputs.delimited import stream_csv
 
     layout = _layout(name, needed)
-    names = _need(needed, layout.columns, name, f" (separated by {_SPOKEN[layout.separator]})")
-    types = {column: pa.binary() if column in raw else pa.string() for column in layout.columns}
+    names = layout.renamed(needed, name)
+    types = {each: pa.binary() if names.get(each, each) in raw else pa.string() for each in layout.columns}
     if not layout.rows:
         yield _renamed(pa.RecordBatch.from_pylist([], pa.schema(types)), names)
         return
-    for batch in stream_csv(name, layout.separator, layout.encoding, column_types=types):
+    for found in stream_csv(name, layout.separator, layout.encoding, column_types=types):
+        batch = _renamed(found, names)
         for column in raw:
-            if pa.types.is_binary(batch.column(column).type):
-                _refuse_nuls(batch.column(column), name)
-        yield _renamed(batch, names)
+            if holds_nul(batch.column(column)):
+                refuse_nul(b"\0", name)
+        yield batch
         last = batch.column(batch.num_columns - 1)[-1].as_py() if batch.num_rows else ""
     _refuse_unclosed(name, last)
 
 
-def _refuse_nuls(values: pa.Array, name: str) -> None:
+def holds_nul(values: pa.Array) -> bool:
+    """Whether one of some texts or bytes holds what no path does."""
     import pyarrow.compute as pc
 
-    if pc.any(pc.match_substring(values, "\0")).as_py():
-        refuse_nul(b"\0", name)
+    return bool(pc.any(pc.match_substring(values, "\0")).as_py())
 
 
 def _refuse_unclosed(name: str, last: str | bytes) -> None:

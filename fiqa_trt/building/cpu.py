@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from fiqa_trt.building.calibration import Pixels, Trial, prefers_shipped, read_crops, read_ranges, shipped_for
+from fiqa_trt.building.calibration import (
+    Pixels,
+    Trial,
+    are_crops,
+    prefers_shipped,
+    read_crops,
+    read_ranges,
+    shipped_for,
+)
 from fiqa_trt.building.measuring import Measured, Say, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines import RELEASED
@@ -42,8 +50,8 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
     versions = {"openvino": openvino.__version__}
     if request.precision != "int8":
         network = read_network(core, onnx, "onnx")
-    elif request.calibration is not None and request.calibration.is_dir():
-        crops = read_crops(request.calibration)
+    elif request.calibration is not None and are_crops(request.calibration):
+        crops = read_crops(request.calibration, say)
         network = _calibrated(read_network(core, onnx, "onnx"), crops, versions)
         shipped = shipped_for(exported.model)
         if shipped is not None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Measure each stage of scoring, and all of it, on this machine.")
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1, type=click.Path())
+@click.option("--list", "list_file", metavar="FILE", type=click.Path(), help="A list of images, as of score.")
+@click.option("--path-column", metavar="NAME", help="The list's column of paths.  [default: path, image, ...]")
 @click.option(
     "--size", default=224, show_default=True, type=click.IntRange(16, 4096), help="Of generated crops, in px."
 )
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
 def command(
     inputs: tuple[str, ...],
+    list_file: str | None,
+    path_column: str | None,
     size: int,
     images: int,
     device: str,
@@ -65,9 +69,9 @@ def command(
 ) -> None:
     """Measure how fast listing, reading, decoding and the engine are by themselves, and a whole run.
 
-    Without INPUT, on crops that are generated for it. The bound is what the stages allow together: the slowest one
-    where they overlap on different hardware, the harmonic sum where they share the processor's cores. Medians of three
-    rounds; files come from the system's cache where it holds them.
+    Without INPUT or --list, on crops that are generated for it. The bound is what the stages allow together: the
+    slowest one where they overlap on different hardware, the harmonic sum where they share the processor's cores.
+    Medians of three rounds; files come from the system's cache where it holds them.
 
     \b
     Examples:
@@ -91,12 +95,13 @@ def command(
     setup = Setup(device, precision, engine, batch_size, decoder, threads)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     with tempfile.TemporaryDirectory() as scratch:
-        if inputs:
-            what = " ".join(inputs)
-        else:
-            what = f"generated JPEGs of {size} px"
+        given = inputs or list_file
+        source = Source(
+            inputs if given else (scratch,), list_file, limit=images, image_column=image_column, path_column=path_column
+        )
+        what = source.describe() if given else f"generated JPEGs of {size} px"
+        if not given:
             generate(Path(scratch), images, size)
-        source = Source(inputs or (scratch,), limit=images, image_column=image_column)
         if latency:
             facts = _latency(source, setup, what, say)
             text = describe_latency(facts)

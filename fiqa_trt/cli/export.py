@@ -30,7 +30,7 @@ _PATH = click.Path(path_type=Path)
     "--calibration",
     metavar="DIR|FILE",
     type=_PATH,
-    help="For int8: a folder of crops like yours, or a file of ranges.  [default: the shipped ranges]",
+    help="For int8: crops like yours (a folder, a shard, a list), or a file of ranges.  [default: the shipped ranges]",
 )
 def command(
     checkpoint: Path | None,
