@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from fiqa_trt.errors import printable
-from fiqa_trt.foreign import container_with, is_image, is_system_folder, noted_as
+from fiqa_trt.foreign import INSIDE, container_with, is_system_folder, noted_as, noted_inside
 from fiqa_trt.formats import SUFFIXES, find_format
 from fiqa_trt.marks import NOTE, OURS, holds_copies
 
@@ -17,6 +18,9 @@ _HEAD = 32
 _OPENED = 256  # files of unknown names that are looked into, of one input: a look takes a network's disk a millisecond
 _NAMED = 3
 _KINDS = 8
+
+
+Head = Callable[[], bytes]  # the first bytes of a file; none of one that cannot be read
 
 
 class _Group:
@@ -64,27 +68,28 @@ class LeftOut:
         """Count a folder that `filter` has filled."""
         self._copies.add(path)
 
-    def fork(self, entry: os.DirEntry[str]) -> bool:
+    def fork(self, name: str, head: Head) -> bool:
         """Whether a file with an image's suffix is but the resource fork of one; then it is counted."""
-        fork = entry.name.startswith("._") and _head(entry).startswith(_FORK)
+        fork = name.startswith("._") and head().startswith(_FORK)
         if fork:
-            self._forks.add(entry.name)
+            self._forks.add(name)
         return fork
 
-    def file(self, entry: os.DirEntry[str]) -> None:
+    def file(self, name: str, head: Head) -> None:
         """Count a file, if it may be or hold images."""
-        noted = noted_as(entry.name)
+        self._see(name, noted_as(name), head)
+
+    def member(self, name: str, head: Head) -> None:
+        """The same of a member of a tar."""
+        self._see(name, noted_inside(name), head)
+
+    def _see(self, name: str, noted: str | None, head: Head) -> None:
         if noted:
             self._suffixes[noted] += 1
         elif noted is None and self._opened < _OPENED:
             self._opened += 1
-            if find_format(_head(entry)) is not None:
-                self._alike.add(entry.name)
-
-    def member(self, name: str) -> None:
-        """Count a member of an archive, if it is an image of another format."""
-        if is_image(name):
-            self._suffixes[noted_as(name) or ""] += 1
+            if find_format(head()) is not None:
+                self._alike.add(name)
 
     def __bool__(self) -> bool:
         return bool(str(self))
@@ -120,6 +125,8 @@ class LeftOut:
         """What to do with the most frequent of the containers; empty if there are none."""
         for suffix, _ in self._suffixes.most_common():
             container = container_with(suffix)
+            if suffix in INSIDE:
+                return f"a {suffix} within a .tar is not read: unpack it first"
             if container is not None:
                 return f"{suffix} is {container.what}: {container.way_out}"
         return ""
@@ -188,8 +195,8 @@ def walk(
             elif all_files:
                 inside.append((entry.path, None))
             elif entry.name[entry.name.rfind(".") :].lower() not in taken:
-                left_out.file(entry)
-            elif not left_out.fork(entry):
+                left_out.file(entry.name, functools.partial(_head, entry))
+            elif not left_out.fork(entry.name, functools.partial(_head, entry)):
                 inside.append((entry.path, None))
         pending.extend(reversed(inside))
 

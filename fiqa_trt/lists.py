@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError
 from fiqa_trt.foreign import container_with, suffix_of
+from fiqa_trt.formats import find_format
 from fiqa_trt.records import as_uri, record_path
 from fiqa_trt.user_tables import (
     BATCH_ROWS,
@@ -18,7 +19,6 @@ from fiqa_trt.user_tables import (
     KINDS,
     PATH_NAMES,
     Column,
-    holds_nul,
     name_in,
     read_batches,
     refuse_nul,
@@ -206,8 +206,9 @@ def _paths(values: pa.Array, what: str) -> pa.Array:
         raw = values.cast(pa.binary())
     except pa.ArrowNotImplementedError:  # of views, in older versions
         raw = pa.array([v.encode() if isinstance(v, str) else v for v in values.to_pylist()], pa.binary())
-    if values.type not in kinds[:3] and holds_nul(raw):
-        raise InputError(f"{what} holds bytes that are no paths; {_AS_INPUT}")
+    first = raw.drop_null()[:1].to_pylist()
+    if values.type not in kinds[:3] and first and find_format(first[0]) is not None:
+        raise InputError(f"{what} holds images, not paths; {_AS_INPUT}")
     try:
         return raw.cast(pa.string()).fill_null("")
     except pa.ArrowInvalid:

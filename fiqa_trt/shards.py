@@ -87,8 +87,10 @@ class Shard(Protocol):
     error: ImageError | None
     stamp: Stamp | None
 
-    def keys(self, suffixes: tuple[str, ...] = ()) -> Iterator[str]:
-        """What distinguishes its images, in their order in the file. `suffixes`: only those, where they have any."""
+    def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
+        """What distinguishes its images, in their order in the file. `suffixes`: only those, where they have any;
+        `others`: all but those.
+        """
         ...
 
     def position(self, key: str) -> int:

@@ -5,6 +5,7 @@ paths.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import stat
 import sys
@@ -14,19 +15,20 @@ from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, OutputError, printable
 from fiqa_trt.fingerprint import FREE
-from fiqa_trt.foreign import container_with, suffix_of
+from fiqa_trt.foreign import container_with, is_system_folder, suffix_of
 from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.listing import LeftOut, walk
 from fiqa_trt.lists import PATHS, column_of_paths, path_batches, read_list, read_paths
 from fiqa_trt.reading import REMOTE, is_remote
-from fiqa_trt.records import open_path, record_path
-from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, is_shard, is_table, open_shard
+from fiqa_trt.records import ImageError, open_path, record_path
+from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, Shard, is_shard, is_table, open_shard
 from fiqa_trt.user_tables import KINDS, Column, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _STDIN = "-"
+_LOOKED = 4 << 20  # bytes of the largest member that is looked into
 _LISTS = (".txt", ".csv", ".tsv", ".xlsx", ".xls", ".ods")
 
 
@@ -224,12 +226,43 @@ def _images(path: str, source: Source, left_out: LeftOut) -> Iterator[str]:
         return
     shard = open_shard(path, source.image_column or DEFAULT_COLUMN)
     try:
-        for key in shard.keys(() if source.all_files else SUFFIXES):
+        for key in shard.keys() if source.all_files or is_table(path) else _members(shard, left_out):
             yield record_path(path + SEPARATOR + key)
         if shard.error is not None:
             yield record_path(path)
-        if not source.all_files and path.lower().endswith(TAR):
-            for key in shard.keys(()):
-                left_out.member(key)
     finally:
         shard.close()
+
+
+def _members(shard: Shard, left_out: LeftOut) -> Iterator[str]:
+    """The members of a tar that are taken, by the rules for a folder."""
+    systems = set[str]()
+
+    def in_system(folder: str) -> bool:
+        names = folder.split("/")
+        depth = next((depth for depth, name in enumerate(names) if is_system_folder(name)), None)
+        if depth is None:
+            return False
+        top = "/".join(names[: depth + 1])
+        if top not in systems:
+            systems.add(top)
+            left_out.folder(names[depth])
+        return True
+
+    for others in (False, True):
+        for key in shard.keys(SUFFIXES, others=others):
+            folder, _, name = key.rstrip("/").rpartition("/")
+            head = functools.partial(_head, shard, key)
+            if in_system(folder):
+                continue
+            if others:
+                left_out.member(name, head)
+            elif not left_out.fork(name, head):
+                yield key
+
+
+def _head(shard: Shard, key: str) -> bytes:
+    try:
+        return shard.read(key, _LOOKED)
+    except ImageError:
+        return b""

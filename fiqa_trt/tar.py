@@ -63,12 +63,12 @@ class TarShard:
         self._entries, self._index = entries, Index(entries)
         self.weight = entries.weight + self._index.weight
 
-    def keys(self, suffixes: tuple[str, ...] = ()) -> Iterator[str]:
+    def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
         """See `Shard.keys`; of several members of one name the second is `name::2`, and so on."""
         for member in range(len(self._entries)):
             if self._entries.kinds[member] != FOLDER:
                 name = self._entries.name(member).decode("utf-8", "surrogateescape")
-                if not suffixes or name.rstrip("/").lower().endswith(suffixes):
+                if not suffixes or name.rstrip("/").lower().endswith(suffixes) != others:
                     yield self._index.numbered.get(member, name)
 
     def position(self, key: str) -> int:

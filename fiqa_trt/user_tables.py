@@ -260,8 +260,8 @@ def _column(needed: str | Column) -> Column:
 
 
 def _is_value(cell: str) -> bool:
-    """Whether it is no column's name, but a number or the path of an image."""
-    if "/" in cell or cell.lower().endswith(SUFFIXES):
+    """Whether it is no column's name, but a number, the path of an image, or what spreadsheets put before the names."""
+    if "/" in cell or cell.lower().endswith(SUFFIXES) or cell.startswith(("sep=", "#")):
         return True
     try:
         float(cell.replace(",", "."))
@@ -312,30 +312,35 @@ def _layout(name: str, needed: Sequence[str | Column]) -> _Layout:
 
 def _read_csv(name: str, needed: Sequence[str | Column], raw: Sequence[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from fiqa_trt.outputs.delimited import stream_csv
 
     layout = _layout(name, needed)
     names = layout.renamed(needed, name)
+    # A blank before such a name is one of those behind every separator (`a, b`), and none of the cells'.
+    indented = [(at, column) for at, column in enumerate(layout.columns) if column in names and column.startswith(" ")]
     types = {each: pa.binary() if names.get(each, each) in raw else pa.string() for each in layout.columns}
     if not layout.rows:
         yield _renamed(pa.RecordBatch.from_pylist([], pa.schema(types)), names)
         return
-    for found in stream_csv(name, layout.separator, layout.encoding, column_types=types):
+    for read in stream_csv(name, layout.separator, layout.encoding, column_types=types):
+        found = read
+        for at, column in indented:
+            found = found.set_column(at, column, pc.replace_substring_regex(found.column(at), "^ ", ""))
         batch = _renamed(found, names)
         for column in raw:
-            if holds_nul(batch.column(column)):
-                refuse_nul(b"\0", name)
+            _refuse_nuls(batch.column(column), name)
         yield batch
-        last = batch.column(batch.num_columns - 1)[-1].as_py() if batch.num_rows else ""
+        last = found.column(found.num_columns - 1)[-1].as_py() if found.num_rows else ""
     _refuse_unclosed(name, last)
 
 
-def holds_nul(values: pa.Array) -> bool:
-    """Whether one of some texts or bytes holds what no path does."""
+def _refuse_nuls(values: pa.Array, name: str) -> None:
     import pyarrow.compute as pc
 
-    return bool(pc.any(pc.match_substring(values, "\0")).as_py())
+    if pc.any(pc.match_substring(values, "\0")).as_py():
+        refuse_nul(b"\0", name)
 
 
 def _refuse_unclosed(name: str, last: str | bytes) -> None:

@@ -196,6 +196,29 @@ def test_images_of_other_formats_in_a_tar_are_counted(tmp_path: Path) -> None:
     assert said == [f"left out in {tmp_path}/s.tar: 2 .heic"]
 
 
+def test_a_tar_is_searched_by_the_rules_for_a_folder(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "p/noext", "p/c.img", "__MACOSX/p/a.jpg", "__MACOSX/b.jpg", "p/@eaDir/t.jpg", "._image.jpg")
+    put(tmp_path, "._a.jpg", "p/._a.jpg", data=FORK)
+    put(tmp_path, "in.tar", "in.tar.gz", "t.parquet", "a.zip", "a.npy", "a.txt", "unheardof", data=b"x")
+    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name in (*names, "a.jpg"):
+            archive.add(tmp_path / name, name)
+    said, shard = list[str](), f"{tmp_path}/s.tar"
+    found = list(list_inputs(Source((shard,)), said.append))
+    assert found[0].column(0).to_pylist() == [f"{shard}::{name}" for name in ("._image.jpg", "a.jpg", "a.jpg::2")]
+    assert said == [
+        f"left out in {shard}: 1 .zip, 1 .tar, 1 .tar.gz, 1 .parquet, 2 resource forks (._a.jpg, …), 2 system folders "
+        "(__MACOSX, @eaDir), 2 other files that may be images (c.img, noext; --all-files tries every file)"
+    ]
+    every = list(list_inputs(Source((shard,), all_files=True), said.append))
+    assert (sum(batch.num_rows for batch in every), len(said)) == (len(names) + 1, 1)
+    with tarfile.open(tmp_path / "outer.tar", "w") as archive:
+        archive.add(tmp_path / "in.tar", "in.tar")
+    with pytest.raises(InputError, match=r"left out: 1 \.tar; a \.tar within a \.tar is not read: unpack it first"):
+        list(list_inputs(Source((f"{tmp_path}/outer.tar",))))
+
+
 @pytest.mark.parametrize("suffix", CONTAINERS)
 def test_containers_given_by_name_are_refused_at_once(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"faces{suffix}"

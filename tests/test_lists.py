@@ -153,6 +153,7 @@ def test_tab_separated_and_quoted_headers(tmp_path: Path) -> None:
         ("l.csv", b"file;Image Path\na.jpg;1\n", "no column `path` but file and Image Path: --path-column says which"),
         ("l.csv", b"a.jpg\nb.jpg\n", "no column `path`, only: a.jpg; its first row must name the columns"),
         ("l.csv", b"p/a,x\np/b,x\n", "its first row must name the columns"),
+        ("l.csv", b"sep=;\r\npath;x\r\na;1\r\n", "its first row must name the columns"),
         ("l.csv", b'path\n"a.jpg\nb.jpg\nc.jpg\n', "a quotation mark that is never closed"),
         ("l.csv", b'id,path\n1,"a.jpg\n2,b.jpg\n', "a quotation mark that is never closed"),
         ("l.csv", "path,id\na.jpg,1\n".encode("utf-16-le"), "holds NUL bytes"),
@@ -213,7 +214,7 @@ def test_parquet_paths_that_are_not_utf8(tmp_path: Path) -> None:
         (pa.table({"image": [{"path": "a.jpg"}]}), "the column `image` holds struct.*is given as INPUT"),
         (
             pa.table({"image": [b"\xff\xd8\xff\xe0\0\x10"]}),
-            "`image` holds bytes that are no paths.* as INPUT",
+            "`image` holds images, not paths; .* as INPUT",
         ),
         (pa.table({"jpg": [b"x"], "key": ["a"]}), "no column `path`, only: jpg, key; --path-column says which"),
         (pa.table([["a.jpg"], ["b.jpg"]], names=["path", "path"]), "more than one column named path"),
@@ -241,6 +242,13 @@ def test_columns_of_paths_as_people_call_them(tmp_path: Path, column: str) -> No
     (tmp_path / "l.csv").write_text("image,path\n1,b.jpg\n")  # our own name before any other, and without a word
     assert dict(pa.Table.from_batches(list_inputs(Source(list_file=str(tmp_path / "l.csv")), said.append)).to_pydict())
     assert not said
+
+
+def test_blanks_behind_separators_are_none_of_a_path(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_bytes(b"id, path, x\n1, a.jpg, 1\n2,  \xff.jpg,2\n3,c.jpg,3\n")
+    assert listed(tmp_path / "l.csv") == {
+        "path": ["a.jpg", "file:%20%FF.jpg", "c.jpg"], "id": ["1", "2", "3"], " x": [" 1", "2", "3"]
+    }  # fmt: skip
 
 
 def test_a_column_of_paths_that_is_named(tmp_path: Path) -> None:
