@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 import shutil
@@ -251,6 +252,38 @@ def test_outputs_that_cannot_be_updated(folder: Path, tmp_path: Path) -> None:
     CliRunner().invoke(group, ["filter", str(output), "-o", str(kept), "--keep", "50%"], catch_exceptions=False)
     with pytest.raises(DifferentRun, match="holds what filter kept"):
         update(folder, kept)
+
+
+def test_a_disk_that_fails_costs_no_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, inner, shard = tmp_path / "s.parquet", folder / os.fsdecode(b"caf\xe9"), folder / "s.tar"
+    put(inner / "deep" / "0.jpg", 5, 1)
+    tar(shard, [("x/1.jpg", image(5)), ("\udcff.jpg", image(5))])
+    update(folder, output)
+    before, whole, real = rows(output), shard.read_bytes(), os.scandir
+
+    def scandir(path: str) -> Any:
+        if path == str(inner):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        with pytest.raises(InputError, match=r"caf%E9 cannot be read to its end, and the rows of what"):
+            update(folder, output)
+        assert rows(output) == before
+        update(folder, output, keep_gone=True)
+    assert {row["path"] for row in before} < {row["path"] for row in rows(output)}
+    assert len(rows(output)) == len(before) + 1
+    update(folder, output)  # all is well again
+    assert rows(output) == before
+    shard.write_bytes(b"not a tar any more" * 100)
+    with pytest.raises(InputError, match=r"s\.tar cannot be read to its end"):
+        update(folder, output)
+    shard.write_bytes(whole)
+    shutil.rmtree(inner)
+    put(inner, 5, 1)  # a file instead: what was in the folder is gone indeed
+    update(folder, output)
+    assert len(rows(output)) == len(before) - 1
 
 
 @pytest.mark.parametrize(
