@@ -137,7 +137,9 @@ def _unquoted(line: bytes, name: str) -> bytes:
 
 def _refuse_table(head: bytes, name: str) -> None:
     if (column := _column_in(head.decode(errors="replace"))) is not None:
-        raise InputError(f"{name} is a table with a column `{column}`, not a list with a path a line: name it .csv")
+        raise InputError(
+            f"{name} is a table with a column `{column}`, not a list with a path a line: give it to --list as .csv"
+        )
 
 
 def _column_in(line: str) -> str | None:

@@ -243,7 +243,8 @@ class ShardReader:
 def _read(shard: Shard, key: str) -> Blob:
     if not key:
         return shard.error or ImageError(
-            Status.NOT_AN_IMAGE, "a shard: what it holds gets rows where it is INPUT of a run, not by its own name"
+            Status.UNSUPPORTED,
+            "a shard: what it holds gets rows where it is INPUT of a run (--update adds them), not by its own name",
         )
     return shard.read_all([key])[0]
 

@@ -123,6 +123,8 @@ def _is_folder(given: str) -> bool:
             why = f"{why}; INPUT takes paths as they are ({open_path(given)}), --list takes file: URIs too"
         elif is_remote(given):
             why = REMOTE
+        elif given == _STDIN:
+            why = "paths on standard input are INPUT, without --list"
         raise InputError(f"cannot read {given}: {why}") from exc
 
 

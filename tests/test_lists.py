@@ -298,6 +298,13 @@ def test_standard_input_is_read_like_a_text(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(b"a"))))
     with pytest.raises(InputError, match="standard input is compressed"):
         list(list_inputs(Source(("-",))))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"image,mos\na.jpg,1\n")))
+    with pytest.raises(
+        InputError, match=r"standard input is a table with a column `image`.*: give it to --list as \.csv"
+    ):
+        list(list_inputs(Source(("-",))))
+    with pytest.raises(InputError, match="paths on standard input are INPUT, without --list"):
+        check_source(Source(list_file="-"), Path("o.parquet"))
 
 
 @pytest.mark.parametrize("redirection", ["<&-", "0>nowhere"])
