@@ -302,6 +302,8 @@ def _layout(name: str, needed: Sequence[str | Column]) -> _Layout:
     for separator in _SPOKEN:
         with open(name, encoding=text[0], errors=text[1], newline="") as lines:
             columns = next(filter(None, csv.reader(lines, delimiter=separator)), [])
+            if any("\udc80" <= sign <= "\udcff" for sign in "".join(columns)):
+                raise ValueError("invalid UTF8 data in its first row")
             layouts.append(_Layout(encoding, separator, columns, any(line.strip("\r\n") for line in lines)))
         with contextlib.suppress(InputError):  # said below, of the likeliest separator
             if all(_column(one).find(columns, name) is not None for one in needed):

@@ -90,7 +90,7 @@ def test_names_that_are_not_utf8(crops: Path, tmp_path: Path) -> None:
 def test_users_mistakes(crops: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.parquet"
     (tmp_path / "none").mkdir()
-    (tmp_path / "l.csv").write_text("file\na.jpg\n")
+    (tmp_path / "l.csv").write_text("name\na.jpg\n")
     assert "/gone" in complaint(tmp_path / "gone", "-o", out)
     assert "no images in" in complaint(tmp_path / "none", "-o", out)
     assert "name it .parquet, .csv, .jsonl" in complaint(crops, "-o", tmp_path / "s.xlsx")

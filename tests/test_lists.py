@@ -153,6 +153,7 @@ def test_tab_separated_and_quoted_headers(tmp_path: Path) -> None:
         ("l.csv", b"file;Image Path\na.jpg;1\n", "no column `path` but file and Image Path: --path-column says which"),
         ("l.csv", b"a.jpg\nb.jpg\n", "no column `path`, only: a.jpg; its first row must name the columns"),
         ("l.csv", b"p/a,x\np/b,x\n", "its first row must name the columns"),
+        ("l.csv", b"caf\xe9,path\n1,a.jpg\n", "invalid UTF8 data in its first row; save it in UTF-8"),
         ("l.csv", b"sep=;\r\npath;x\r\na;1\r\n", "its first row must name the columns"),
         ("l.csv", b'path\n"a.jpg\nb.jpg\nc.jpg\n', "a quotation mark that is never closed"),
         ("l.csv", b'id,path\n1,"a.jpg\n2,b.jpg\n', "a quotation mark that is never closed"),
