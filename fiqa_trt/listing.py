@@ -46,7 +46,7 @@ class LeftOut:
     def __init__(self) -> None:
         self._suffixes = Counter[str]()
         self._tables, self._unfit, self._forks, self._folders, self._alike = (_Group() for _ in range(5))
-        self._shards, self._copies = _Group(), _Group()
+        self._shards, self._copies, self._broken = _Group(), _Group(), _Group()
         self._opened = 0
 
     def table(self, path: str, why_not: str | None = None) -> None:
@@ -75,12 +75,16 @@ class LeftOut:
             self._forks.add(name)
         return fork
 
-    def file(self, name: str, head: Head) -> None:
-        """Count a file, if it may be or hold images."""
-        self._see(name, noted_as(name), head)
+    def file(self, entry: os.DirEntry[str]) -> None:
+        """Count a file, if it may be or hold images, or is a link that leads nowhere, as to a disk that is away."""
+        noted = noted_as(entry.name)
+        if noted is None and entry.is_symlink() and not os.path.exists(entry.path):
+            self._broken.add(entry.name)
+        else:
+            self._see(entry.name, noted, functools.partial(_head, entry))
 
     def member(self, name: str, head: Head) -> None:
-        """The same of a member of a tar."""
+        """Count a member of a tar, if it may be or hold images."""
         self._see(name, noted_inside(name), head)
 
     def _see(self, name: str, noted: str | None, head: Head) -> None:
@@ -113,6 +117,8 @@ class LeftOut:
                 f"{_counted(self._copies, 'folder')} of copies that filter made of these images ({self._copies}; "
                 "given as INPUT, such a folder is scored)"
             )
+        if self._broken.count:
+            parts.append(f"{_counted(self._broken, 'broken link')} ({self._broken})")
         if self._alike.count:
             least = "at least " if self._opened == _OPENED else ""
             parts.append(
@@ -189,20 +195,22 @@ def walk(
         for entry in entries:
             if entry.name in OURS or (excluded and os.path.abspath(entry.path) in excluded):
                 continue
-            if _is_folder(entry):
+            folder_like = _is_folder(entry)
+            if folder_like:
                 if all_files or not left_out.folder(entry.name):
                     inside.append((entry.path, (*above, here)))
-            elif all_files:
+            elif all_files or folder_like is None:
                 inside.append((entry.path, None))
             elif entry.name[entry.name.rfind(".") :].lower() not in taken:
-                left_out.file(entry.name, functools.partial(_head, entry))
+                left_out.file(entry)
             elif not left_out.fork(entry.name, functools.partial(_head, entry)):
                 inside.append((entry.path, None))
         pending.extend(reversed(inside))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool | None:
+    """None where that cannot be known, as of a link to itself, or into a folder that is closed: it gets a row."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, for one; as a file it gets its row
-        return False
+    except OSError:
+        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -162,7 +163,8 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
 
 
 def _refuse_unreadable(output: Path, gone: pa.ChunkedArray, now: pa.Table, changes: Changes) -> None:
-    """Raise InputError if rows would leave because a folder or a shard cannot be read: it is an input itself then.
+    """Raise InputError if rows would leave because a folder or a shard cannot be read, so that it is an input itself,
+    or is a link that leads nowhere.
 
     A disk that fails for an hour must not cost the scores of what is on it.
     """
@@ -178,9 +180,10 @@ def _refuse_unreadable(output: Path, gone: pa.ChunkedArray, now: pa.Table, chang
     names = pc.utf8_rtrim(now["path"].cast(pa.large_string()), "/")
     found = pc.and_(pc.is_null(now["bytes"]), pc.is_in(names, value_set=pa.array(above, pa.large_string())))
     unread = now["path"].filter(pc.and_(found, pa.array(changes.source < 0)))
-    if len(unread):
+    broken = (name for name in above if os.path.islink(open_path(name)) and not os.path.exists(open_path(name)))
+    if culprit := unread[0].as_py() if len(unread) else next(broken, None):
         raise InputError(
-            f"--update {output}: {unread[0].as_py()} cannot be read to its end, and the rows of what was in it would "
+            f"--update {output}: {culprit} cannot be read to its end, and the rows of what was in it would "
             "go; mend that, or --keep-gone keeps them"
         )
 

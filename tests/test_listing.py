@@ -104,9 +104,17 @@ def test_files_of_unknown_names_that_begin_like_images(tmp_path: Path) -> None:
     assert names == ["a.jpg"]
     (line,) = said
     assert line == (
-        f"left out in {tmp_path}: 4 other files that may be images (b.jpg.1, c.jpg_large, d.jpeg.bak, …; "
-        "--all-files tries every file)"
+        f"left out in {tmp_path}: 1 broken link (dangling), 4 other files that may be images (b.jpg.1, "
+        "c.jpg_large, d.jpeg.bak, …; --all-files tries every file)"
     )
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    """Each may have been a folder of images, on a disk that is away now."""
+    put(tmp_path, "a.jpg")
+    for name, target in (("people", "/gone/people"), ("a.txt", "gone"), ("b.jpg", "gone"), ("loop", "loop")):
+        (tmp_path / name).symlink_to(target)
+    assert listed(tmp_path) == (["a.jpg", "b.jpg", "loop"], [f"left out in {tmp_path}: 1 broken link (people)"])
 
 
 def test_names_cannot_disturb_a_terminal(tmp_path: Path) -> None:

@@ -276,6 +276,14 @@ def test_a_disk_that_fails_costs_no_rows(folder: Path, tmp_path: Path, monkeypat
     assert len(rows(output)) == len(before) + 1
     update(folder, output)  # all is well again
     assert rows(output) == before
+    inner.rename(tmp_path / "disk")
+    inner.symlink_to(tmp_path / "disk")
+    update(folder, output)
+    (tmp_path / "disk").rename(tmp_path / "away")
+    with pytest.raises(InputError, match=r"caf%E9 cannot be read to its end"):
+        update(folder, output)
+    inner.unlink()
+    (tmp_path / "away").rename(inner)
     shard.write_bytes(b"not a tar any more" * 100)
     with pytest.raises(InputError, match=r"s\.tar cannot be read to its end"):
         update(folder, output)
