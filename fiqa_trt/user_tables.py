@@ -250,6 +250,9 @@ def _need(needed: Sequence[str | Column], columns: Sequence[str], name: str, how
         raise InputError(f"{name} has more than one column named {', '.join(repeated)}")
     if len(renamed) < len(needed):
         raise InputError(f"{name}: one column cannot be both {' and '.join(_column(one).name for one in needed)}")
+    for own in renamed.values():
+        if len(both := [found for found, other in renamed.items() if other == own]) > 1:
+            raise InputError(f"{name}: {' and '.join(both)} cannot both be `{own}`; rename one of them")
     displaced = [column for column in columns if column in renamed.values() and column not in renamed]
     renamed |= {column: unused(column, columns) for column in displaced}
     return {found: own for found, own in renamed.items() if found != own}

@@ -232,3 +232,10 @@ def test_no_group_is_on_two_sides_whatever_the_table_says(tmp_path: Path, rows: 
     found = set(zip([person for person, _ in given], split, strict=True))
     assert len(found) == len(sides)
     assert {person for person, side in found if side == "test"} == {g for g, side in sides.items() if side == "test"}
+
+
+def test_a_column_that_makes_way_cannot_be_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("path,mos,score\na.jpg,1,x\n")
+    assert read_ratings(tmp_path / "l.csv", Form(score="mos")).others == {"input_score": ["x"]}
+    with pytest.raises(InputError, match="mos and score cannot both be `score`; rename one of them"):
+        read_ratings(tmp_path / "l.csv", Form(score="mos"), ["score"])
