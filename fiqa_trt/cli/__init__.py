@@ -140,7 +140,13 @@ def _starved(error: Exception) -> bool:
     """Whether there was no memory, no thread or no file descriptor left, which every library says in its own way."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
-    signs = ("can't start new thread", "failed to map segment", "Cannot allocate memory", "bad_alloc")
+    signs = (
+        "can't start new thread",
+        "failed to map segment",
+        "Cannot allocate memory",
+        "bad_alloc",
+        "Failed to launch worker thread",
+    )
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
