@@ -16,15 +16,12 @@ from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.reading import REMOTE, is_remote
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
 KINDS = (".csv", ".tsv", ".parquet")
 BATCH_ROWS = 8192
 HEAD_BYTES = 1 << 16
 _SPOKEN = {",": "`,`", ";": "`;`", "\t": "tabs", "|": "`|`"}
-_BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "-")
 # UTF-32 first: its mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -55,7 +52,7 @@ class Column:
     Attributes:
         name: what we call it.
         others: what people call it as well, in small letters with underscores.
-        option: the option that names it.
+        option: the option that names it, where there is one.
         given: what that option said: the table's own name for it.
     """
 
@@ -69,14 +66,15 @@ class Column:
         if self.given is not None or self.name in columns:
             wanted = self.name if self.given is None else self.given
             return wanted if wanted in columns else None
-        found = [column for column in columns if _folded(column) in (self.name, *self.others)]
+        found = [column for column in columns if self.is_meant(column)]
         if len(found) > 1:
-            raise InputError(f"{table} has no column `{self.name}` but {' and '.join(found)}: {self.option} says which")
+            way_out = f"{self.option} says which" if self.option else f"name the one that is meant `{self.name}`"
+            raise InputError(f"{table} has no column `{self.name}` but {' and '.join(found)}: {way_out}")
         return found[0] if found else None
 
-
-def _folded(name: str) -> str:
-    return "_".join(name.strip().lower().replace("-", " ").split())
+    def is_meant(self, name: str) -> bool:
+        """Whether a column of that name is probably this one."""
+        return "_".join(name.strip().lower().replace("-", " ").split()) in (self.name, *self.others)
 
 
 def text_encoding(head: bytes, name: str) -> str:
@@ -164,39 +162,6 @@ def read_columns(table: Path, needed: Sequence[str | Column]) -> dict[str, list[
     if table.suffix.lower() == ".parquet":
         return columns
     return {column: [value or None for value in values] for column, values in columns.items()}
-
-
-def numbers(values: Sequence[object], column: str, name: str, *, skip_blank: bool = False) -> npt.NDArray[np.float64]:
-    """Numbers of a column, with a decimal point or, throughout, a decimal comma: float64 [N], finite.
-
-    Args:
-        values: as a table holds them.
-        column: its name, for messages.
-        name: of the table, for messages.
-        skip_blank: blank ones become NaN.
-
-    Raises:
-        InputError: a value that is no finite number, with its row; points and commas in one column.
-    """
-    import numpy as np
-
-    texts = ["" if value is None else str(value).strip() for value in values]
-    with_comma, with_point = (next((text for text in texts if mark in text), None) for mark in ",.")
-    if with_comma and with_point:
-        raise InputError(
-            f"{name}: the {column} {with_comma!r} has a comma, {with_point!r} a point: write all decimals alike, and "
-            "thousands without a mark"
-        )
-    found = np.full(len(texts), np.nan)
-    for row, text in enumerate(texts):
-        if skip_blank and text.lower() in _BLANK:
-            continue
-        with contextlib.suppress(ValueError):
-            found[row] = float(text.replace(",", "."))
-        if not np.isfinite(found[row]):
-            hint = "; --skip-blank leaves such rows out" if text.lower() in _BLANK and column == "score" else ""
-            raise InputError(f"{name}, row {row + 1}: the {column} {values[row]!r} is not a finite number{hint}")
-    return found
 
 
 def _need(needed: Sequence[str | Column], columns: Sequence[str], name: str, how: str = "") -> dict[str, str]:
@@ -316,3 +281,34 @@ def _read_parquet(name: str, needed: Sequence[str | Column]) -> Iterator[pa.Reco
         names = _need(needed, file.schema_arrow.names, name)
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield _renamed(batch, names)
+
+
+def header(name: str, needed: Sequence[str | Column]) -> list[str]:
+    """The names that a table itself gives to its columns. Raises InputError if it cannot be read."""
+    import pyarrow.parquet as pq
+
+    with translated(name):
+        if name.lower().endswith(".parquet"):
+            return list(pq.read_schema(name).names)
+        return _layout(name, needed).columns
+
+
+def place(name: str, needed: Sequence[str | Column], row: int) -> str:
+    """Where a row, counted from 0, stands: of a .parquet its number from 1, of a text the line that an editor shows.
+
+    Raises:
+        InputError: the table cannot be read.
+    """
+    if name.lower().endswith(".parquet"):
+        return f"row {row + 1}"
+    before = 0  # lines
+    with translated(name):
+        layout = _layout(name, needed)
+        with open(name, encoding=layout.encoding, errors="surrogateescape", newline="") as lines:
+            records = csv.reader(lines, delimiter=layout.separator)
+            for cells in records:
+                if cells and row < 0:  # lines of nothing are no rows; that of the names is none either
+                    break
+                row -= bool(cells)
+                before = records.line_num
+    return f"line {before + 1}"

@@ -21,11 +21,11 @@ MIN_ROWS = 8  # a 4-parameter fit of fewer points says nothing
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A figure with its bootstrap 95 % interval."""
+    """A figure with its bootstrap 95 % interval, None where nothing was drawn."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Agreement:
     Attributes:
         rows: pairs of score and rating.
         measures: each of MEASURES. SRCC and KRCC (tau-b) compare orders; PLCC is Pearson's r, raw and after the
-            logistic; RMSE is in units of the rating, raw and after the logistic.
+            logistic; RMSE is in units of the rating, raw (for scores of that scale) and after the logistic.
         logistic: its four parameters, see `logistic`.
     """
 
@@ -109,7 +109,7 @@ def agreement(scores: Values, ratings: Values, resamples: int = 1000, seed: int 
     Args:
         scores: float64 [N], any monotonic scale.
         ratings: float64 [N], any scale.
-        resamples: bootstrap draws; 0 gives intervals of no width.
+        resamples: bootstrap draws; 0 gives no intervals.
         seed: of the draws.
 
     Raises:
@@ -131,6 +131,6 @@ def agreement(scores: Values, ratings: Values, resamples: int = 1000, seed: int 
             draws.append(_measure(scores[chosen], ratings[chosen], parameters))
     measures = {}
     for name, value in values.items():
-        low, high = np.percentile([draw[name] for draw in draws] or [value], [2.5, 97.5])
-        measures[name] = Estimate(value, float(low), float(high))
+        ends = np.percentile([draw[name] for draw in draws], [2.5, 97.5]).tolist() if draws else (None, None)
+        measures[name] = Estimate(value, *ends)
     return Agreement(len(scores), measures, parameters)
