@@ -44,6 +44,16 @@ class Table:
         """The file and the `place`."""
         return f"{self.name}, {self.place(row)}"
 
+    def told(self, column: str) -> str:
+        """What the file calls one of our columns, and which others could be meant."""
+        wanted = next((each for each in self.needed if isinstance(each, Column) and each.name == column), None)
+        if wanted is None:
+            return column
+        names = header(self.name, self.needed)
+        found = str(wanted.find(names, self.name))
+        others = [name for name in names if wanted.is_meant(name) and name != found and wanted.given is None]
+        return f"{found} (not {', '.join(others)}: {wanted.option} takes another)" if others else found
+
     def select(self, rows: Sequence[int]) -> Table:
         """Some of the rows."""
         columns = {name: [cells[row] for row in rows] for name, cells in self.columns.items()}
@@ -61,8 +71,8 @@ class Table:
         if commas and points:
             one, other = commas[0], points[0]
             raise InputError(
-                f"{self.where(one)}: the {column} {texts[one]!r} has a comma, {texts[other]!r} in {self.place(other)} "
-                "a point: write all decimals alike, and thousands without a mark"
+                f"{self.where(one)}: the {self.told(column)} {texts[one]!r} has a comma, {texts[other]!r} in "
+                f"{self.place(other)} a point: write all decimals alike, and thousands without a mark"
             )
         found = np.full(len(texts), np.nan)
         for row, text in enumerate(texts):
@@ -70,18 +80,12 @@ class Table:
                 found[row] = float(text.replace(",", "."))
             if not np.isfinite(found[row]):
                 what = f"{cells[row]!r} is not a finite number" if text else "is blank"
-                raise InputError(f"{self.where(row)}: the {column} {what}")
+                raise InputError(f"{self.where(row)}: the {self.told(column)} {what}")
         return found
 
     def notes(self) -> list[str]:
         """What to tell the user: which columns were taken where others could be meant, and what was left out."""
-        taken, names = [], header(self.name, self.needed)
-        for column in self.needed:
-            if isinstance(column, Column):
-                found = column.find(names, self.name)
-                others = [name for name in names if column.is_meant(name) and name != found and column.given is None]
-                doubt = f" (not {', '.join(others)}: {column.option} takes another)" if others else ""
-                taken.append(f"{column.name} = {found}{doubt}")
+        taken = [f"{each.name} = {self.told(each.name)}" for each in self.needed if isinstance(each, Column)]
         lines = [f"columns of {self.name}: {', '.join(taken)}"]
         if self.blank:
             lines.append(f"{self.blank:,} rows with a blank left out")
@@ -121,25 +125,24 @@ def read_table(
     needed: tuple[str | Column, ...] = (*paths, *values, *others)
     columns = read_columns(file, needed)
     table = Table(str(file), columns, list(range(len(columns[paths[0].name]))), needed)
-    images, said = ([columns[column.name] for column in some] for some in (paths, values))
+    images, said = ({column.name: columns[column.name] for column in some} for some in (paths, values))
     kept, blank = [], 0
     for row in table.rows:
-        path, value = [cells[row] for cells in images], [cells[row] for cells in said]
-        if all(cell is None for cell in (*path, *value)):
+        if all(cells[row] is None for cells in (*images.values(), *said.values())):
             continue
-        if any(map(is_empty, path)):
+        if any(is_empty(cells[row]) for cells in images.values()):
             raise InputError(f"{table.where(row)}: a row has no path")
-        missing = [column for column, cell in zip(values, value, strict=True) if _is_blank(cell)]
-        if missing and not skip_blank:
-            said_so = columns[missing[0].name][row]
-            as_written = f" ({said_so!r})" if said_so else ""
-            raise InputError(
-                f"{table.where(row)}: the {missing[0].name} is blank{as_written}; --skip-blank leaves such rows out"
-            )
-        blank += bool(missing)
-        kept += [] if missing else [row]
+        missing = next((name for name, cells in said.items() if _is_blank(cells[row])), None)
+        if missing is None:
+            kept.append(row)
+        elif skip_blank:
+            blank += 1
+        else:
+            written = f" ({said[missing][row]!r})" if said[missing][row] else ""
+            way_out = "--skip-blank leaves such rows out"
+            raise InputError(f"{table.where(row)}: the {table.told(missing)} is blank{written}; {way_out}")
     if not kept:
-        raise InputError(f"{file} has no rows with a {values[0].name}")
+        raise InputError(f"{file} has no rows with a {table.told(values[0].name)}")
     for column in paths:
         columns[column.name] = [str(path) for path in columns[column.name]]
     return dataclasses.replace(table.select(kept), blank=blank)

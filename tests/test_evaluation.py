@@ -27,6 +27,7 @@ from fiqa_trt.evaluation import (
     edc,
     fit_logistic,
     logistic,
+    measures,
     read_pairs,
     read_rated,
     threshold_at_fmr,
@@ -67,6 +68,8 @@ def test_the_interval_is_that_of_the_bootstrap() -> None:
         (scores, ratings), lambda x, y: stats.pearsonr(x, y).statistic, paired=True, vectorized=False,
         n_resamples=400, method="percentile", rng=np.random.default_rng(2),
     ).confidence_interval  # fmt: skip
+    assert found.low is not None
+    assert found.high is not None
     assert found.low < found.value < found.high
     assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.03)
 
@@ -106,6 +109,25 @@ def test_ratings_on_a_part_of_the_logistic_are_fitted_as_well(curve: Callable[[A
     found = agreement(scores, ratings / np.ptp(ratings), resamples=0).measures
     assert found["rmse_logistic"].value < 0.01
     assert found["plcc_logistic"].value > abs(found["plcc"].value) - 1e-4
+
+
+def test_a_draw_costs_a_few_steps_where_the_fit_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a straight line no logistic is best, and to look for it in every draw took minutes."""
+    taken = 0
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        return logistic(*arguments)
+
+    monkeypatch.setattr(measures, "logistic", counting)
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.1, 0.9, 200)
+    found = agreement(scores, scores + rng.normal(0, 0.06, 200), resamples=40).measures["rmse_logistic"]
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.value < found.high
+    assert taken < 5000 + 40 * 100
 
 
 def test_edc_worked_out_by_hand() -> None:
@@ -338,12 +360,17 @@ def test_pairs_have_the_columns_and_blanks_that_tables_have(scores: Path, tmp_pa
         found = read_pairs(scores, write(tmp_path / "q.csv", header, rows))
         assert found.similarity.tolist() == plain.similarity.tolist()
         assert f"similarity = {header.split(',')[3]}" in found.notes[0]
-    blank = [*rows, ["/d/1.jpg", "/d/2.jpg", 1, ""], ["/d/1.jpg", "/d/2.jpg", "NA", "0,2"], ["", "", "", ""]]
+    blank: list[list[object]] = [
+        *rows,
+        ["/d/1.jpg", "/d/2.jpg", 1, ""],
+        ["/d/1.jpg", "/d/2.jpg", "NA", "0,2"],
+        ["", "", "", ""],
+    ]
     table = write(tmp_path / "b.csv", "left,right,who,how", blank)
     with pytest.raises(InputError, match=r"no column `a`.*--path-column \(given twice\) says which"):
         read_pairs(scores, table)
     options = ["--path-column", "left", "--path-column", "right", "--same-column", "who", "--score-column", "how"]
-    assert "line 41: the similarity is blank; --skip-blank" in call(scores, "--pairs", table, *options, code=2)
+    assert "line 41: the how is blank; --skip-blank" in call(scores, "--pairs", table, *options, code=2)
     text = call(scores, "--pairs", table, *options, "--skip-blank", "--fnmr", 0.1)
     assert "2 rows with a blank left out" in text
     assert "19 mated, 20 non-mated pairs; 0 more dropped" in text

@@ -232,7 +232,7 @@ def test_training_takes_the_same_tables(tmp_path: Path) -> None:
     labels = read_labels(table)
     assert labels.paths == [str(tmp_path / f"{index}.jpg") for index in range(34)]
     assert labels.scores[3] == pytest.approx((3 / 40 + 0.5) / 2)
-    assert labels.notes[1:] == ("1 images are rated more than once: the mean counts",)
+    assert labels.notes[1] == "1 images are rated more than once: the mean counts"
     table.write_bytes(text(("Filename", "MOS"), [*rows, ("7", "0,5")], ";").encode("utf-16"))
     with pytest.raises(InputError, match=r"7 may be 7\.jpg or 7\.png"):
         read_labels(table)

@@ -109,14 +109,14 @@ def read_labels(
         raise InputError(f"{name} has {len(ratings.paths)} rows; training needs at least {MIN_ROWS}")
     if not low < high:
         raise InputError(f"the score range {low:g} {high:g} must rise: worst first, then best")
-    raw = ratings.values
+    raw, said = ratings.values, ratings.table.told("score")
     if raw.min() < low or raw.max() > high:
         raise InputError(
-            f"{name}: scores run from {raw.min():g} to {raw.max():g}, outside {low:g} to {high:g}; give the scale's "
+            f"{name}: {said} runs from {raw.min():g} to {raw.max():g}, outside {low:g} to {high:g}; give the scale's "
             "ends as --score-range WORST BEST"
         )
     if np.ptp(raw) == 0:
-        raise InputError(f"{name}: every score is {raw[0]:g}; there is nothing to learn")
+        raise InputError(f"{name}: every {said} is {raw[0]:g}; there is nothing to learn")
     files = _files(ratings.paths, os.fspath(images or table.parent), name)
     ratings = ratings.merged(files, [column for column in ("weight", "group", "split") if column in ratings.columns])
     files, columns = list(dict.fromkeys(files)), ratings.columns
@@ -188,7 +188,7 @@ def _split(table: Table, groups: list[str], share: float, seed: int) -> tuple[np
                 f"{table.where(row)}: the group {group!r} is in `{side}`, before it was in `{sides[group]}`; no person "
                 "may be on both sides"
             )
-    notes, free = [], {group for group in groups if group not in sides}
+    notes, free = list[str](), {group for group in groups if group not in sides}
     if sides and free:
         rows = sum(group in free for group in groups)
         notes.append(f"{rows:,} rows without a split: drawn, {share:.0%} of their groups to validate")
@@ -196,6 +196,8 @@ def _split(table: Table, groups: list[str], share: float, seed: int) -> tuple[np
         held = {group for group, side in sides.items() if side == TRAIN}
         notes.append(f"no rows to validate besides those of `{TEST}`: {share:.0%} of the `{TRAIN}` groups do")
         free |= held
+    if free and not {"group", "chain"} & table.columns.keys():
+        notes.append("no column `group`: images of one person may be on both sides of the split that is drawn")
     if free:
         sides |= _draw(free, share, seed, needed=VAL not in sides.values())
     split = np.array([sides[group] for group in groups])
