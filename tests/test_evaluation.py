@@ -391,3 +391,9 @@ def test_scores_and_labels_in_each_others_place(scores: Path, tmp_path: Path) ->
         if refused:
             assert f"give `{scores} --labels {labels}`" in text
         assert message not in call(scores, "--labels", labels, "--resamples", 0)
+
+
+def test_every_draw_is_reported() -> None:
+    scores, done = np.linspace(0, 1, 20), list[int]()
+    agreement(scores, scores, resamples=5, report=done.append)
+    assert done == [1, 2, 3, 4, 5]

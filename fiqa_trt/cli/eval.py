@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import speaker
+from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import EngineError, printable
+from fiqa_trt.progress import Progress
 
 if TYPE_CHECKING:
-    from fiqa_trt.evaluation import PairForm, Table
+    import numpy as np
+    import numpy.typing as npt
+
+    from fiqa_trt.evaluation import Agreement, PairForm, Table
     from fiqa_trt.ratings import Form
 
 _PATH = click.Path(path_type=Path)
@@ -113,7 +118,8 @@ def command(
         from fiqa_trt.ratings import Form
 
         wanted = Form(path_columns[0] if path_columns else None, score_column, skip_blank)
-        result = _labels(scores, labels, images, wanted, by, column, resamples, plot)
+        bar = ProgressLine("draws", quiet=quiet)
+        result = _labels(scores, labels, images, wanted, by, column, resamples, plot, bar)
     else:
         from fiqa_trt.evaluation import PairForm
 
@@ -153,37 +159,46 @@ def _labels(
     column: str,
     resamples: int,
     plot: Path | None,
+    bar: ProgressLine,
 ) -> _Result:
     import numpy as np
 
     from fiqa_trt import evaluation
 
     rated = evaluation.read_rated(scores, labels, images, column, by, form)
-    found = evaluation.agreement(rated.scores, rated.ratings, resamples)
+    names, left_out = np.array(rated.groups, object), Counter[str]()
+    sets: dict[str | None, npt.NDArray[np.bool_]] = {None: np.ones(len(names), bool)}  # by group; None: all
+    for name in sorted(set(rated.groups)) if by is not None else ():
+        own = names == name
+        if evaluation.comparable(rated.scores[own], rated.ratings[own]):
+            sets[name] = own
+        else:
+            few = own.sum() < evaluation.MIN_ROWS
+            left_out[f"fewer than {evaluation.MIN_ROWS} images" if few else "scores or ratings all alike"] += 1
+
+    def agreement(rows: npt.NDArray[np.bool_], before: int) -> Agreement:
+        def report(done: int) -> None:
+            bar(Progress(before + done, resamples * len(sets)))
+
+        return evaluation.agreement(rated.scores[rows], rated.ratings[rows], resamples, report=report)
+
+    with interruptible(bar, "the same command starts again"):
+        parts = {name: agreement(rows, at * resamples) for at, (name, rows) in enumerate(sets.items())}
+    found = parts.pop(None)
     if plot is not None:
         evaluation.plot_agreement(rated, found, plot)
-    ends = f"{rated.ratings.min():g} to {rated.ratings.max():g}"
     notes = [
         f"{found.rows:,} images, {rated.failed:,} without a score, {rated.unmatched:,} not among the scores",
         *rated.notes,
-        f"ratings from {ends}: RMSE is on their scale, after the logistic",
+        f"ratings from {rated.ratings.min():g} to {rated.ratings.max():g}: RMSE is on their scale, after the logistic",
+        *(f"left out: {count:,} groups with {reason}" for reason, count in left_out.items()),
     ]
-    parts, left_out = {}, Counter[str]()
-    names = np.array(rated.groups, object)
-    for name in sorted(set(rated.groups)) if by is not None else ():
-        own = rated.scores[names == name], rated.ratings[names == name]
-        if evaluation.comparable(*own):
-            parts[name] = evaluation.agreement(*own, resamples)
-        else:
-            few = len(own[0]) < evaluation.MIN_ROWS
-            left_out[f"fewer than {evaluation.MIN_ROWS} images" if few else "scores or ratings all alike"] += 1
-    notes += [f"left out: {count:,} groups with {reason}" for reason, count in left_out.items()]
     figures = {
         **dataclasses.asdict(found),
         "failed": rated.failed,
         "unmatched": rated.unmatched,
         "notes": rated.notes,
-        "groups": {name: dataclasses.asdict(part) for name, part in parts.items()},
+        "groups": {str(name): dataclasses.asdict(part) for name, part in parts.items()},
         "groups_left_out": left_out.total(),
     }
     rows = [(evaluation.OVERALL, found), *((name or "(blank)", part) for name, part in parts.items())]

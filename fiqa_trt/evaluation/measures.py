@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +122,13 @@ def comparable(scores: Values, ratings: Values) -> bool:
     return bool(len(scores) >= MIN_ROWS and np.ptp(scores) > 0 and np.ptp(ratings) > 0)
 
 
-def agreement(scores: Values, ratings: Values, resamples: int = 1000, seed: int = 0) -> Agreement:
+def agreement(
+    scores: Values,
+    ratings: Values,
+    resamples: int = 1000,
+    seed: int = 0,
+    report: Callable[[int], None] = lambda done: None,
+) -> Agreement:
     """SRCC, KRCC, PLCC and RMSE of scores [N] with ratings [N], with percentile bootstrap 95 % intervals over rows.
 
     Args:
@@ -130,6 +136,7 @@ def agreement(scores: Values, ratings: Values, resamples: int = 1000, seed: int 
         ratings: float64 [N], any scale.
         resamples: bootstrap draws; 0 gives no intervals.
         seed: of the draws.
+        report: receives the number of draws done.
 
     Raises:
         InputError: fewer than MIN_ROWS rows, a value that is not finite, all scores or all ratings alike.
@@ -148,6 +155,7 @@ def agreement(scores: Values, ratings: Values, resamples: int = 1000, seed: int 
         chosen = rng.integers(0, len(scores), len(scores))
         if np.ptp(scores[chosen]) > 0 and np.ptp(ratings[chosen]) > 0:
             draws.append(_measure(scores[chosen], ratings[chosen], parameters))
+            report(len(draws))
     measures = {}
     for name, value in values.items():
         ends = np.percentile([draw[name] for draw in draws], [2.5, 97.5]).tolist() if draws else (None, None)
