@@ -17,15 +17,12 @@ from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.reading import REMOTE, is_remote
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
 KINDS = (".csv", ".tsv", ".parquet")
 BATCH_ROWS = 8192
 HEAD_BYTES = 1 << 16
 _SPOKEN = {",": "`,`", ";": "`;`", "\t": "tabs", "|": "`|`"}
-_BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "-")
 # UTF-32 first: its mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -200,39 +197,6 @@ def read_columns(table: Path, needed: Sequence[str | Column]) -> dict[str, list[
     return {column: [value or None for value in values] for column, values in columns.items()}
 
 
-def numbers(values: Sequence[object], column: str, name: str, *, skip_blank: bool = False) -> npt.NDArray[np.float64]:
-    """Numbers of a column, with a decimal point or, throughout, a decimal comma: float64 [N], finite.
-
-    Args:
-        values: as a table holds them.
-        column: its name, for messages.
-        name: of the table, for messages.
-        skip_blank: blank ones become NaN.
-
-    Raises:
-        InputError: a value that is no finite number, with its row; points and commas in one column.
-    """
-    import numpy as np
-
-    texts = ["" if value is None else str(value).strip() for value in values]
-    with_comma, with_point = (next((text for text in texts if mark in text), None) for mark in ",.")
-    if with_comma and with_point:
-        raise InputError(
-            f"{name}: the {column} {with_comma!r} has a comma, {with_point!r} a point: write all decimals alike, and "
-            "thousands without a mark"
-        )
-    found = np.full(len(texts), np.nan)
-    for row, text in enumerate(texts):
-        if skip_blank and text.lower() in _BLANK:
-            continue
-        with contextlib.suppress(ValueError):
-            found[row] = float(text.replace(",", "."))
-        if not np.isfinite(found[row]):
-            hint = "; --skip-blank leaves such rows out" if text.lower() in _BLANK and column == "score" else ""
-            raise InputError(f"{name}, row {row + 1}: the {column} {values[row]!r} is not a finite number{hint}")
-    return found
-
-
 def _need(needed: Sequence[str | Column], columns: Sequence[str], name: str, how: str = "") -> dict[str, str]:
     """What columns are renamed to, by their names in the table."""
     renamed = dict[str, str]()
@@ -366,3 +330,34 @@ def _read_parquet(name: str, needed: Sequence[str | Column]) -> Iterator[pa.Reco
         names = _need(needed, file.schema_arrow.names, name)
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield _renamed(batch, names)
+
+
+def header(name: str, needed: Sequence[str | Column]) -> list[str]:
+    """The names that a table itself gives to its columns. Raises InputError if it cannot be read."""
+    import pyarrow.parquet as pq
+
+    with translated(name):
+        if name.lower().endswith(".parquet"):
+            return list(pq.read_schema(name).names)
+        return _layout(name, needed).columns
+
+
+def place(name: str, needed: Sequence[str | Column], row: int) -> str:
+    """Where a row, counted from 0, stands: of a .parquet its number from 1, of a text the line that an editor shows.
+
+    Raises:
+        InputError: the table cannot be read.
+    """
+    if name.lower().endswith(".parquet"):
+        return f"row {row + 1}"
+    before = 0  # lines
+    with translated(name):
+        layout = _layout(name, needed)
+        with open(name, encoding=layout.encoding, errors="surrogateescape", newline="") as lines:
+            records = csv.reader(lines, delimiter=layout.separator)
+            for cells in records:
+                if cells and row < 0:  # lines of nothing are no rows; that of the names is none either
+                    break
+                row -= bool(cells)
+                before = records.line_num
+    return f"line {before + 1}"

@@ -97,13 +97,13 @@ def command(
     chosen = recipe.read_recipe(config, changes)
     form = Form(path_column, score_column, skip_blank)
     rows = dataset.read_labels(labels, images, score_range, chosen.val_share, chosen.seed, form)
-    for line in rows.notes:
-        say(line)
     place = choose_device(device, say)
     threads = workers or len(os.sched_getaffinity(0))
     begun = run.start([Path(path) for path in init if path != _NONE] if init else [CHECKPOINT], chosen.seed)
     folder = run.TrainingFolder(output)
     folder.prepare(resume=resume, restart=restart)
+    for line in rows.notes:
+        say(line)
     hint = "the same command with --resume continues from the last finished epoch"
     bar = ProgressLine("images", quiet=quiet)
 
