@@ -73,6 +73,7 @@ class Summary:
         seconds: spent on those.
         engine: what scored them, as in the output's metadata.
         unforeseen: rows of images that made a decoder or a reader raise what none should; they are `corrupt`.
+        already: the output was complete before, and is as it was.
     """
 
     output: str
@@ -83,6 +84,7 @@ class Summary:
     seconds: float
     engine: dict[str, Any]
     unforeseen: int = 0
+    already: bool = False
 
     @property
     def failed(self) -> int:
@@ -305,7 +307,7 @@ def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
     tally = Tally()
     for _ in tally.count(read_output(output, needed)):
         pass
-    return run.summary(tally)
+    return dataclasses.replace(run.summary(tally), already=True)
 
 
 def _refuse_other(output: Path, recorded: Fingerprint, wanted: Fingerprint) -> None:

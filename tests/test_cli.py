@@ -51,6 +51,10 @@ def test_score_a_folder(crops: Path, tmp_path: Path) -> None:
     assert "11 images" in done.stderr
     assert "1 empty" in done.stderr
     assert "50%" in done.stderr
+    assert "written to" in done.stderr
+    again = call("score", crops, "-o", tmp_path / "s.parquet").stderr
+    assert "s.parquet is already complete" in again
+    assert "written to" not in again
     table = pq.read_table(tmp_path / "s.parquet")
     assert table.num_rows == 11
     assert table["score"].null_count == 1

@@ -115,6 +115,7 @@ def int8_ranges(checkpoint: Path, calibration: Path | None, say: Say = lambda me
     """
     if calibration is not None and are_crops(calibration):
         crops = read_crops(calibration, say)
+        say(f"measuring INT8 ranges on {len(crops)} crops, which takes minutes")
         return _better(checkpoint, measure(checkpoint, crops, str(calibration)), crops, say)
     ranges = read_ranges(calibration)
     ranges.check_model(digest_of(checkpoint))

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import speaker
+from fiqa_trt.cli.common import quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import InputError, OutputError, UsageError
+from fiqa_trt.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from fiqa_trt.benchmark import Benchmark
@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--compare", type=click.Path(path_type=Path, dir_okay=False), help="An earlier -o to compare with.")
 @click.option("--latency", is_flag=True, help="Time single images instead, from 1 thread and from 16 (p50, p95, p99).")
-@click.option("-q", "--quiet", is_flag=True, help="No messages; the table only.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
+@quiet_and_json
 def command(
     inputs: tuple[str, ...],
     list_file: str | None,
@@ -82,13 +81,13 @@ def command(
     """
     from fiqa_trt.benchmark import generate, run_benchmark
     from fiqa_trt.sources import Source
-    from fiqa_trt.storage import atomic
+    from fiqa_trt.storage import atomic, check_output
     from fiqa_trt.workers import Setup
 
     if latency and compare is not None:
         raise UsageError("--compare is of rates, and --latency measures none: leave one out")
-    if output is not None and not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
-        raise OutputError(f"cannot write {output}: the folder {output.parent} does not exist or cannot be written")
+    if output is not None:
+        check_output(output, (output.suffix.lower(),))
     before = None if compare is None else _read(compare)
     say = speaker(quiet)
     threads = workers or len(os.sched_getaffinity(0))

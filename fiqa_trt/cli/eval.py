@@ -114,6 +114,10 @@ def command(
             import matplotlib  # noqa: F401
     except ImportError as exc:
         raise EngineError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
+    if plot is not None:
+        from fiqa_trt.storage import check_output
+
+        check_output(plot, (".png",))
     if labels is not None:
         from fiqa_trt.ratings import Form
 

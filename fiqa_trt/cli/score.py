@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import complain, give
@@ -97,8 +97,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     show_default=True,
     help="Rows of a unit of work: the most a kill can cost.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary; errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
+@quiet_and_json
 def command(
     inputs: tuple[str, ...],
     output: Path | None,
@@ -214,4 +213,4 @@ def describe(summary: Summary) -> str:
         )
     if summary.quantiles:
         lines.append("scores: " + "  ".join(f"{float(q):.0%} {value:.3f}" for q, value in summary.quantiles.items()))
-    return "\n".join([*lines, f"written to {summary.output}"])
+    return "\n".join(lines if summary.already else [*lines, f"written to {summary.output}"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import InputError
@@ -43,8 +43,7 @@ _NONE = "none"
 )
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes.  [default: one a core]")
 @click.option("--restart", is_flag=True, help="Forget what DIR holds.")
-@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
+@quiet_and_json
 def command(
     inputs: tuple[str, ...],
     output: Path,

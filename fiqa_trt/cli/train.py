@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import EngineError
@@ -50,8 +50,7 @@ _NONE = "none"
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode.  [default: one a core]")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished training, exactly.")
 @click.option("--restart", is_flag=True, help="Forget an unfinished training; replace an existing output.")
-@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
+@quiet_and_json
 def command(
     labels: Path,
     output: Path,
