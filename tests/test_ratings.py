@@ -291,6 +291,6 @@ def test_no_group_is_on_two_sides_whatever_the_table_says(tmp_path: Path, rows: 
 
 def test_a_column_that_makes_way_cannot_be_asked_for(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path,mos,score\na.jpg,1,x\n")
-    assert read_ratings(tmp_path / "l.csv", Form(score="mos")).others == {"input_score": ["x"]}
+    assert read_ratings(tmp_path / "l.csv", Form(score="mos")).columns["input_score"] == ["x"]
     with pytest.raises(InputError, match="mos and score cannot both be `score`; rename one of them"):
         read_ratings(tmp_path / "l.csv", Form(score="mos"), ["score"])
