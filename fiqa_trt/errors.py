@@ -85,3 +85,8 @@ def one_line(error: BaseException, length: int = 300) -> str:
 def printable(text: str) -> str:
     """Text that leaves a terminal as it is: what is not printable in a file's name appears as an escape."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def number_of(count: int, noun: str, plural: str = "") -> str:
+    """A count for a person: `1 image`, `2,000 images`; `plural` where that does not just take an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

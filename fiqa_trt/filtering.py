@@ -102,7 +102,7 @@ class Rules:
     @property
     def grouped(self) -> bool:
         """Whether groups matter."""
-        return self.per_group is not None or self.keep_at_least > 0
+        return self.per_group is not None or self.keep_at_least > 0 or self.group_by != PARENT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,14 +112,20 @@ class Selection:
     Attributes:
         mask: bool [rows of the file].
         dropped: rows by reason, in the order of the steps.
+        brought_back: rows that were dropped and that `keep_at_least` keeps all the same.
+        highest: of all scores.
         groups: how many there are; 0 if they did not matter.
         lost: groups that had scores and keep nothing, by name, in order.
+        unscored: groups without an image that has a score, which no rule can keep, likewise.
     """
 
     mask: Mask
     dropped: dict[str, int]
+    brought_back: int
+    highest: float
     groups: int
     lost: list[str]
+    unscored: list[str]
 
     @property
     def kept(self) -> int:
@@ -134,7 +140,7 @@ class _Columns:
     paths: pa.ChunkedArray
     scores: npt.NDArray[np.float32]  # NaN without one
     disagreement: npt.NDArray[np.float32] | None
-    groups: npt.NDArray[np.int64] | None
+    groups: npt.NDArray[np.int64] | None  # -1 for a failed row that belongs to none
     names: pa.Array | None  # of the groups
 
 
@@ -170,17 +176,16 @@ def select(scores: Path, rules: Rules) -> Selection:
     if rules.keep is not None:
         one = np.zeros(len(values), np.int64)
         kept = drop("beyond --keep or --top", kept, _best(columns, kept, one, rules.keep))
-    lost = list[str]()
+    brought_back, lost, unscored = 0, list[str](), list[str]()
     if columns.groups is not None and columns.names is not None:
         if rules.keep_at_least:
             rescued = _rescued(columns, kept, scored, rules.keep_at_least)
-            if count := int((rescued & ~kept).sum()):
-                dropped["brought back by --keep-at-least"] = -count
-            kept = rescued
+            brought_back, kept = int((rescued & ~kept).sum()), rescued
         count_of = len(columns.names)
         had, has = (np.bincount(columns.groups[rows], minlength=count_of) > 0 for rows in (scored, kept))
-        lost = sorted(columns.names.take(np.flatnonzero(had & ~has)).to_pylist())
-    return Selection(kept, dropped, 0 if columns.names is None else len(columns.names), lost)
+        lost, unscored = (sorted(columns.names.take(np.flatnonzero(which)).to_pylist()) for which in (had & ~has, ~had))
+    count = 0 if columns.names is None else len(columns.names)
+    return Selection(kept, dropped, brought_back, float(np.nanmax(values)), count, lost, unscored)
 
 
 def _best(columns: _Columns, kept: Mask, groups: npt.NDArray[np.int64], amount: Amount) -> Mask:
@@ -260,7 +265,7 @@ def _read(scores: Path, rules: Rules) -> _Columns:
     if groups:
         unified = pa.chunked_array(groups).unify_dictionaries()
         names = unified.chunk(0).dictionary
-        codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in unified.chunks])
+        codes = np.concatenate([pc.fill_null(chunk.indices, -1).to_numpy() for chunk in unified.chunks])
         codes = codes.astype(np.int64)
     return _Columns(
         pa.chunked_array(paths), numbers(values), numbers(differences) if differences else None, codes, names
@@ -274,7 +279,7 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArray]:
-    """A function from a table to the name of each row's group."""
+    """A function from a table to the name of each row's group; null for a failed row whose path does not tell it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -299,9 +304,11 @@ def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArra
         except pa.ArrowInvalid as exc:
             raise InputError(f"--group-by {group_by}: {one_line(exc)}") from exc
         groups = pc.struct_field(found, name)
-        if groups.null_count:
-            first = table["path"].filter(pc.is_null(groups))[0].as_py()
-            raise InputError(f"--group-by {group_by}: it does not match every path, for one not {first}")
+        unmatched = table["path"].filter(pc.and_(pc.is_null(groups), pc.equal(table["status"], Status.OK.value)))
+        if len(unmatched):
+            raise InputError(
+                f"--group-by {group_by}: it does not match every path that has a score, for one not {unmatched[0]}"
+            )
         return groups
 
     if group_by == PARENT:

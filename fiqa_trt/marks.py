@@ -26,12 +26,16 @@ class Mark:
         way: in which it is filled.
         base: folder that its images come from, absolute.
         finished: whether that call came to its end.
+        output: the folder as that call named it, with which the paths in its table begin.
+        companions: that went along.
     """
 
     call: str
     way: str = ""
     base: str = ""
     finished: bool = False
+    output: str = ""
+    companions: str = ""
 
     def text(self) -> str:
         """As it is written."""
@@ -47,8 +51,9 @@ def read_mark(folder: str | os.PathLike[str]) -> Mark | None:
         return None
     try:
         found = json.loads(text)
-        return Mark(str(found["call"]), str(found["way"]), str(found["base"]), found["finished"] is True)
-    except (ValueError, TypeError, KeyError):
+        more = (str(found.get(name, "")) for name in ("output", "companions"))
+        return Mark(str(found["call"]), str(found["way"]), str(found["base"]), found["finished"] is True, *more)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return Mark(text)  # of an earlier version: the digest alone, while the folder was being filled
 
 

@@ -75,7 +75,9 @@ def test_folders(scores: Path, mask: Any, crops: Path, tmp_path: Path, way: str)
     again = fill_folder(scores, mask, out, way)
     assert (again.written, again.already, again.skipped) == (0, 9, {})
     assert tree(out) == expected
-    with pytest.raises(OutputError, match="was filled by another call; choose another OUT"):
+    with pytest.raises(
+        OutputError, match="was filled by another call; --update makes it what this one keeps, or choose"
+    ):
         fill_folder(scores, ~mask, out, way)
 
 

@@ -112,7 +112,8 @@ def test_any_combination_keeps_what_the_rules_say(
         return
     assert kept(path, rules) == plainly(rows, rules)
     selection = select(path, rules)
-    assert selection.kept == len(rows) - sum(selection.dropped.values())
+    assert selection.kept == len(rows) - sum(selection.dropped.values()) + selection.brought_back
+    assert all(count > 0 for count in selection.dropped.values())
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_reasons_and_lost_groups(scores: Path) -> None:
     assert selection.groups == 5
     rescued = chosen(scores, min_score=0.3, keep_at_least=1)
     assert rescued.lost == []
-    assert rescued.dropped["brought back by --keep-at-least"] == -1
+    assert (rescued.dropped, rescued.brought_back) == ({"failed": 1, "below --min-score": 2}, 1)
 
 
 def test_disagreement(scores: Path) -> None:
@@ -169,7 +170,7 @@ def test_groups(scores: Path, group_by: str, expected: list[str]) -> None:
         ("people", "neither `parent` nor a column (carried along: person)"),
         ("(", "not a regular expression"),
         ("(a)(b)", "one bracket"),
-        (r"^(p\d)/", "it does not match every path, for one not s.tar::p/a.jpg"),
+        (r"^(p\d)/", "it does not match every path that has a score, for one not s.tar::p/a.jpg"),
         (r"(?P<a>x)(?=y)", "--group-by"),
     ],
 )

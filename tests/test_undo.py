@@ -21,7 +21,7 @@ from fiqa_trt.delivery.companions import Wish
 from fiqa_trt.delivery.plan import common_root
 from fiqa_trt.errors import FiqaError, InputError
 from fiqa_trt.listing import LeftOut, walk
-from fiqa_trt.marks import JOURNAL, NOTE, OURS, TABLE
+from fiqa_trt.marks import JOURNAL, NOTE, TABLE
 from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.progress import Progress
 from fiqa_trt.scoring import score_dataset
@@ -235,15 +235,15 @@ def test_it_says_how_far_it_is(scores: Path, mask: Any, tmp_path: Path) -> None:
 
 
 def test_folders_that_have_no_move(scores: Path, mask: Any, tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "none"):
-        with pytest.raises(InputError, match="not a folder that filter --move has filled"):
+    for place, message in ((tmp_path, "no move is noted there"), (tmp_path / "none", "no such folder; it goes when")):
+        with pytest.raises(InputError, match=message):
             undo_move(place)
     fill_folder(scores, mask, tmp_path / "out", "hardlink")
     with pytest.raises(InputError, match="filled by --hardlink, so the images are where they were"):
         undo_move(tmp_path / "out")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / NOTE).write_text("0" * 64)  # of an earlier version
-    with pytest.raises(InputError, match="not a folder that filter --move"):
+    with pytest.raises(InputError, match="no move is noted there: not filled by filter --move, or all is taken"):
         undo_move(tmp_path / "old")
 
 
@@ -267,7 +267,9 @@ def test_the_command(scores: Path, crops: Path, tmp_path: Path) -> None:
     (crops / moved).unlink()
     assert json.loads(call("--undo", out, "-q", "--json"))["returned"] == 1
     assert tree(crops) == expected
-    assert "goes alone, not with top" in call("--undo", out, "--top", 3, code=2)
+    assert "goes alone, not with --top\n" in call("--undo", out, "--top", 3, code=2)
+    assert "goes alone, not with SCORES, --dry-run\n" in call(scores, "--undo", out, "--dry-run", code=2)
+    assert "no such folder; it goes when everything in it has been taken back" in call("--undo", out, code=2)
     assert "give SCORES" in call("--top", 3, code=2)
 
 
@@ -286,4 +288,7 @@ def test_names_of_shards_are_said_before_and_after(scores: Path, tmp_path: Path)
 def test_nothing_stays_where_nothing_was_delivered(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     shutil.rmtree(crops)
     fill_folder(scores, mask, tmp_path / "out", "copy")
-    assert not OURS & set(os.listdir(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    fill_folder(scores, mask, tmp_path / "out", "copy")
+    assert os.listdir(tmp_path / "out") == []

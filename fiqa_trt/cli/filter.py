@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +16,42 @@ import click
 from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, give
-from fiqa_trt.errors import printable
+from fiqa_trt.errors import number_of, printable
 
 if TYPE_CHECKING:
     from fiqa_trt.delivery import Delivered
-    from fiqa_trt.filtering import Selection
+    from fiqa_trt.filtering import Rules, Selection
+    from fiqa_trt.progress import Progress
 
 _NAMED = 10
 NOTHING_DELIVERED = 3
 
 
+class _Score(click.types.FloatParamType):
+    """A score; of a percentage it is said what takes one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.endswith("%"):
+            self.fail(
+                f"{value} is no score, which is a number from 0 to 1; for the best share of all there is --keep P%",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 @click.command(short_help="Choose the images to keep, and list, copy, link, move or pack them.")
-@click.argument("scores", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("scores", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help="A file by its suffix, or a folder."
 )
-@click.option("--min-score", type=float, help="Only images with at least this score.")
-@click.option("--max-disagreement", type=float, help="Only images on which the two networks differ by at most this.")
+@click.option("--min-score", type=_Score(), metavar="X", help="Only images with at least this score.")
+@click.option(
+    "--max-disagreement",
+    type=_Score(),
+    metavar="X",
+    help="Only images on which the two networks differ by at most this.",
+)
 @click.option("--per-group", metavar="N|P%", help="The best of each group.")
 @click.option("--group-by", default="parent", show_default=True, metavar="parent|COLUMN|REGEX", help="What a group is.")
 @click.option("--keep", metavar="P%", help="The best share of all that is left.")
@@ -55,6 +76,7 @@ NOTHING_DELIVERED = 3
     type=click.Path(path_type=Path, file_okay=False),
     help="Take back what --move has moved into FOLDER; no other option is needed.",
 )
+@click.option("--update", is_flag=True, help="Bring a folder OUT that filter has filled up to date with SCORES.")
 @click.option("--restart", is_flag=True, help="Replace a file OUT that is there.")
 @quiet_and_json
 def command(
@@ -77,6 +99,7 @@ def command(
     image_column: str | None,
     dry_run: bool,
     undo: Path | None,
+    update: bool,
     restart: bool,
     quiet: bool,
     as_json: bool,
@@ -89,7 +112,8 @@ def command(
 
     OUT is a list of paths (.txt), rows (.parquet, .csv, .jsonl), WebDataset shards (k.tar: k-000000.tar and so on), or
     with --copy, --hardlink, --symlink or --move a new folder, which also gets a table of its scores. A folder that was
-    not finished is continued by the same call; --undo takes a move back. Images out of tars take their whole WebDataset
+    not finished is continued by the same call; --update brings one up to date, after score --update or with other
+    rules; --undo takes a move back. Images out of tars take their whole WebDataset
     sample into new tars; otherwise --companions takes along what has an image's name.
 
     \b
@@ -98,6 +122,7 @@ def command(
       fiqa-trt filter scores.parquet -o best.parquet --min-score 0.4 --per-group 5 --keep-at-least 1
       fiqa-trt filter scores.parquet -o /clean --hardlink --min-score 0.5 --dry-run
       fiqa-trt filter scores.parquet -o /clean --copy --keep 80% --companions .txt,.json
+      fiqa-trt filter scores.parquet -o /clean --copy --keep 80% --update
       fiqa-trt filter scores.parquet -o clean.tar --top 1000000
       fiqa-trt filter --undo /clean
     """
@@ -106,10 +131,10 @@ def command(
 
     if undo is not None:
         context = click.get_current_context()
-        given = (name for name, value in context.params.items() if name not in ("undo", "quiet", "as_json") and value)
-        others = [n for n in given if context.get_parameter_source(n) is not click.core.ParameterSource.DEFAULT]
-        if others:
-            raise click.UsageError(f"--undo goes alone, not with {', '.join(others)}")
+        free, default = ("undo", "quiet", "as_json"), click.core.ParameterSource.DEFAULT
+        others = [p for p in context.command.params if p.name not in free and context.params.get(p.name or "")]
+        if given := [_typed(p) for p in others if context.get_parameter_source(p.name or "") is not default]:
+            raise click.UsageError(f"--undo goes alone, not with {', '.join(given)}")
         _undo(undo, quiet=quiet, as_json=as_json)
         return
     if scores is None:
@@ -134,7 +159,7 @@ def command(
     )
     say = speaker(quiet)
     selection = select(scores, rules)
-    say(describe(selection))
+    summary = [describe(selection)]  # is said once the call is known to be possible
     delivered = None
     bar = ProgressLine("images", quiet=quiet)
     shards = output is not None and output.suffix.lower() == ".tar"
@@ -144,40 +169,78 @@ def command(
         hint = "run the same command again to resume" if way else "the same command with --restart begins anew"
     if shards and output is not None:
         names = f"{delivery.shard_of(output, 0)}, {delivery.shard_of(output, 1).name} and so on"
-        say(f"shards are numbered: {names}, each of up to {shard_size:,} samples")
+        summary.append(f"shards are numbered: {names}, each of up to {number_of(shard_size, 'sample')}")
         if Path(os.path.abspath(output)).is_relative_to(delivery.common_root(scores)):
-            say(f"{output} is among the images that were scored: a run over all of them takes these shards as well")
+            summary.append(
+                f"{output} is among the images that were scored: a run over all of them takes these shards as well"
+            )
+
+    def report(progress: Progress) -> None:
+        while summary:
+            say(summary.pop(0))
+        bar(progress)
+
     with interruptible(bar, hint):
         if output is not None:
             options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
-            options |= {"restart": restart, "dry_run": dry_run, "report": bar, "companions": companions}
-            delivered = delivery.deliver(scores, selection.mask, output, way, **options)
+            options |= {"restart": restart, "dry_run": dry_run, "report": report, "companions": companions}
+            delivered = delivery.deliver(scores, selection.mask, output, way, update=update, **options)
         elif way:
             delivered = delivery.measure(scores, selection.mask, way, root, image_column)
-        if delivered is not None and dry_run:
-            size = f", {delivered.bytes:,} bytes" if way or shards else ""
-            say(f"would write {delivered.written:,} {'images' if way or shards else 'rows'}{size}")
-    if delivered is not None:
-        say(tell(delivered, way))
+    if selection.kept and delivered is not None:
+        what = number_of(delivered.written, "image" if way or shards else "row")
+        summary.append(tell(delivered, way, f"would write {what}" if dry_run else "", sized=bool(way or shards)))
+    say("\n".join(summary))
     if as_json:
-        facts = {"kept": selection.kept, "dropped": selection.dropped, "groups": selection.groups}
-        facts |= {"lost_groups": selection.lost, "delivered": delivered and dataclasses.asdict(delivered)}
-        give(json.dumps(facts))
-    if delivered is not None and selection.kept and not delivered.written and not delivered.already:
+        facts = {"kept": selection.kept, "dropped": selection.dropped, "brought_back": selection.brought_back}
+        facts |= {"groups": selection.groups, "lost_groups": selection.lost, "unscored_groups": selection.unscored}
+        give(json.dumps({**facts, "delivered": delivered and dataclasses.asdict(delivered)}))
+    if not selection.kept:
+        complain(
+            f"nothing is kept, so nothing {'would be' if dry_run else 'was'} written: {_way_out(rules, selection)}"
+        )
+        sys.exit(NOTHING_DELIVERED)
+    if delivered is not None and not delivered.written and not delivered.already:
         complain("not one of the images could be delivered")
         sys.exit(NOTHING_DELIVERED)
 
 
+def _typed(parameter: click.Parameter) -> str:
+    """A parameter as it is given on the command line."""
+    return parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
+
+
+def _way_out(rules: Rules, selection: Selection) -> str:
+    """How to keep something, where the rules keep nothing."""
+    highest = math.floor(selection.highest * 1000) / 1000  # one that is kept by it
+    if rules.min_score is not None and rules.min_score > highest:
+        return f"the highest score is {highest:.3f}, and --min-score {rules.min_score:g} is above it"
+    return "the rules together leave no image: loosen --max-disagreement, or --min-score"
+
+
 def describe(selection: Selection) -> str:
     """What is kept and dropped, for a person."""
-    lines = [f"{selection.kept:,} of {len(selection.mask):,} rows kept"]
-    for reason, count in selection.dropped.items():
-        lines.append(f"  {count:,} {reason}" if count > 0 else f"  {-count:,} {reason}")
-    if selection.lost:
-        named = ", ".join(map(printable, selection.lost[:_NAMED])) + (", ..." if len(selection.lost) > _NAMED else "")
-        which = f"{len(selection.lost):,} of {selection.groups:,} groups"
-        lines.append(f"{which} lose everything (--keep-at-least 1 rescues them): {named}")
+    lines = [f"{selection.kept:,} of {number_of(len(selection.mask), 'row')} kept"]
+    lines += [f"  {count:,} {reason}" for reason, count in selection.dropped.items()]
+    if selection.brought_back:
+        lines.append(f"  {selection.brought_back:,} brought back by --keep-at-least")
+    groups = number_of(selection.groups, "group")
+    if count := len(selection.lost):
+        lines.append(
+            f"{count:,} of {groups} {'loses' if count == 1 else 'lose'} everything (--keep-at-least 1 rescues what has "
+            f"scores): {_names(selection.lost)}"
+        )
+    if count := len(selection.unscored):
+        lines.append(
+            f"{count:,} of {groups} {'has' if count == 1 else 'have'} no scored image, so nothing can be kept "
+            f"(score --retry-failed, once the files are mended): {_names(selection.unscored)}"
+        )
     return "\n".join(lines)
+
+
+def _names(names: Sequence[str]) -> str:
+    """The first of them."""
+    return ", ".join(map(printable, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
 
 
 def _undo(folder: Path, *, quiet: bool, as_json: bool) -> None:
@@ -187,12 +250,15 @@ def _undo(folder: Path, *, quiet: bool, as_json: bool) -> None:
     bar = ProgressLine("files", quiet=quiet)
     with interruptible(bar, "run the same command again to go on"):
         undone = undo_move(folder, bar)
-    lines = [f"{undone.returned:,} files taken back out of {folder}"]
+    lines = [f"{number_of(undone.returned, 'file')} taken back out of {folder}"]
     if undone.already:
-        lines.append(f"{undone.already:,} were where they had been")
+        lines.append(f"{number_of(undone.already, 'file was', 'files were')} in the old place already")
     lines += skipped_lines(undone.skipped, undone.examples)
-    if undone.skipped:
-        lines.append(f"once that is mended, the rest: fiqa-trt filter --undo {path_word(folder)}")
+    if not undone.finished:
+        lines.append(
+            "put what stays in its old place by hand, or delete it; then this ends it: "
+            f"fiqa-trt filter --undo {path_word(folder)}"
+        )
     elif not undone.removed:
         lines.append(f"{folder} stays: it holds files that filter did not move there")
     speaker(quiet)("\n".join(lines))
@@ -203,16 +269,22 @@ def _undo(folder: Path, *, quiet: bool, as_json: bool) -> None:
         sys.exit(NOTHING_DELIVERED)
 
 
-def tell(delivered: Delivered, way: str | None = None) -> str:
-    """What was written, for a person."""
+def tell(delivered: Delivered, way: str | None = None, would: str = "", *, sized: bool = False) -> str:
+    """What was written, or, beginning with `would`, what would be, for a person."""
     from fiqa_trt.delivery import shard_of
     from fiqa_trt.marks import TABLE
     from fiqa_trt.shell import path_word
 
     lines = list[str]()
-    if delivered.already and not (delivered.written or delivered.skipped) and delivered.output:
-        return f"{delivered.output} is already complete: {delivered.already:,} images"
-    if delivered.shards:
+    changed = delivered.written or delivered.removed or delivered.skipped
+    if delivered.already and not changed and delivered.output:
+        lines = [f"{delivered.output} is already complete: {number_of(delivered.already, 'image')}"]
+        return "\n".join([*lines, *_staying(delivered)])
+    if would:
+        lines = [would + (f", {number_of(delivered.bytes, 'byte')}" if sized else "")]
+    elif not delivered.written and not delivered.removed:
+        lines = ["nothing was written"]
+    elif delivered.shards:
         stem = Path(delivered.output.removesuffix("-*.tar") + ".tar")
         to = f" to {shard_of(stem, delivered.shards - 1).name}" if delivered.shards > 1 else ""
         lines = [f"{delivered.written:,} written to {shard_of(stem, 0)}{to}"]
@@ -222,19 +294,29 @@ def tell(delivered: Delivered, way: str | None = None) -> str:
         lines.append(f"their scores: {Path(delivered.output) / TABLE}")
         if way == "move":
             lines.append(f"to take the move back: fiqa-trt filter --undo {path_word(delivered.output)}")
+    if count := delivered.removed:
+        lines.append(f"{count:,} {'would be ' if would else ''}taken out: not kept any more, or changed since")
     if delivered.companions:
-        lines.append(f"{delivered.companions:,} companions (captions, labels and the like) went along")
+        companions = number_of(delivered.companions, "companion")
+        lines.append(f"{companions} (captions, labels and the like) {'would go' if would else 'went'} along")
     if delivered.left_behind:
-        kinds = ", ".join(map(printable, delivered.left_kinds[:_NAMED])) + (
-            ", ..." if len(delivered.left_kinds) > _NAMED else ""
-        )
+        kinds = _names(delivered.left_kinds)
         lines.append(
-            f"{delivered.left_behind:,} of the images have companions ({kinds}) that stay behind; "
+            f"{number_of(delivered.left_behind, 'image has', 'images have')} companions ({kinds}) that stay behind; "
             "--companions auto takes them along"
         )
     if delivered.already:
-        lines.append(f"{delivered.already:,} were there already")
+        lines.append(f"{delivered.already:,} {'was' if delivered.already == 1 else 'were'} there already")
+    lines += _staying(delivered)
     return "\n".join([*lines, *skipped_lines(delivered.skipped, delivered.examples)])
+
+
+def _staying(delivered: Delivered) -> list[str]:
+    """A line on what of earlier calls is not touched, if there is any."""
+    if not delivered.staying:
+        return []
+    images = number_of(delivered.staying, "image of an earlier call stays", "images of earlier calls stay")
+    return [f"{images}: the original is gone, or the image was changed since"]
 
 
 def skipped_lines(skipped: dict[str, int], examples: list[str]) -> list[str]:

@@ -43,13 +43,14 @@ def deliver(
     restart: bool = False,
     dry_run: bool = False,
     companions: str | None = None,
+    update: bool = False,
     report: Report = lambda progress: None,
 ) -> Delivered:
     """Deliver the kept images in the form that `output` asks for.
 
     Args:
         scores: a scores file.
-        mask: its kept rows.
+        mask: its kept rows; without any, nothing is touched.
         output: .txt, .parquet, .csv or .jsonl for `write_rows`, .tar for `write_shards`; with a `way` the folder of
             `fill_folder`.
         way: one of WAYS, or None.
@@ -60,6 +61,7 @@ def deliver(
         dry_run: touch nothing; the result says what would be written.
         companions: `auto` or suffixes like `.txt,.json`: which of the files that go with an image are delivered along
             with it; None for none, but for images out of tars to tars, whose samples are delivered whole.
+        update: see `fill_folder`.
         report: receives the images done.
 
     Raises:
@@ -71,13 +73,17 @@ def deliver(
     wish = None if companions is None else Wish.parse(companions)
     if output.exists() and output.samefile(scores):
         raise OutputError(f"{output} holds the scores that are being filtered; choose another OUT")
+    if not mask.any():
+        return Delivered("", 0)
     if way is not None:
         if dry_run:
-            check_folder(scores, mask, output, way, root, image_column, wish)
-            return measure(scores, mask, way, root, image_column, wish, output=output)
-        return fill_folder(scores, mask, output, way, root, image_column, report, wish)
+            fill = check_folder(scores, mask, output, way, root, image_column, wish, update=update)
+            return measure(scores, mask, way, root, image_column, wish, fill=fill)
+        return fill_folder(scores, mask, output, way, root, image_column, report, wish, update=update)
     if root is not None:
         raise OutputError(f"--root {root}: it goes with --copy, --hardlink, --symlink or --move")
+    if update:
+        raise OutputError("--update goes with --copy, --hardlink, --symlink or --move; --restart replaces a file")
     if suffix == ".tar":
         if dry_run:
             check_shards(scores, mask, output, restart=restart)

@@ -30,6 +30,8 @@ class Delivered:
         left_behind: kept images whose companions stayed where they are.
         left_kinds: extensions of those companions, most frequent first.
         shards: files that the images are in, of a delivery into tars.
+        removed: images of an earlier call that were taken out of the folder.
+        staying: images of earlier calls that stay in the folder though they are not among the kept rows.
     """
 
     output: str
@@ -42,6 +44,8 @@ class Delivered:
     left_behind: int = 0
     left_kinds: tuple[str, ...] = ()
     shards: int = 0
+    removed: int = 0
+    staying: int = 0
 
 
 class Skips:

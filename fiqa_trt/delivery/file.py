@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fiqa_trt.delivery.plan import Image, Unplaced
@@ -61,6 +62,9 @@ def deliver_file(
         data = data_of(image, reader)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
+        with contextlib.suppress(OSError):  # by which it is known again, like a copy of a file
+            shard = os.stat(image.file)
+            os.utime(temporary, ns=(shard.st_atime_ns, shard.st_mtime_ns))
         temporary.rename(target)
         return len(data)
     info = os.stat(image.file)
@@ -123,6 +127,22 @@ def content(path: str | Path) -> bytes:
         while block := file.read(_BLOCK):
             found.update(block)
     return found.digest()
+
+
+def remove_empty(folder: Path, places: Iterable[str]) -> None:
+    """Remove the folders that were above some places below `folder`, where they are empty now. Raises OSError."""
+    emptied = {parent for place in places for parent in Path(place).parents if parent.parts}
+    for each in sorted(emptied, key=lambda path: len(path.parts), reverse=True):
+        remove_folder(folder / each)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, unless there is something in it. Raises OSError if it cannot be removed though it is empty."""
+    try:
+        folder.rmdir()
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST, errno.EBUSY):
+            raise
 
 
 def reason(error: OSError | ImageError | Unplaced) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fiqa_trt.delivery.plan import ROOT, target_of
+from fiqa_trt.delivery.refresh import ORIGIN, Old
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.marks import TABLE
 from fiqa_trt.outputs import check_columns, output_metadata, read_schema, with_metadata, write_output
@@ -18,8 +20,6 @@ from fiqa_trt.shards import locate
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-ORIGIN = "original_path"
 
 
 class Places:
@@ -54,10 +54,27 @@ def check_table(scores: Path, output: Path) -> pa.Schema:
     return schema
 
 
-def write_table(scores: Path, mask: Mask, output: Path, base: str, places: Places) -> None:
-    """Write it; what stands there of an earlier call is replaced. Raises RunError if the disk does not take it."""
-    schema = check_table(scores, output)
-    write_output(output / TABLE, schema, _rows(scores, mask, output, base, places), int(places.there.sum()))
+def write_table(scores: Path, mask: Mask, output: Path, base: str, places: Places, old: Old) -> None:
+    """Write it, with what stays of earlier calls at the end. Raises RunError if the disk does not take it."""
+    schema, rows, count = check_table(scores, output), _rows(scores, mask, output, base, places), places.there.sum()
+    if old.rows is not None:
+        staying = [record_path(os.path.join(output, place)) for place in old.staying]
+        rows, count = itertools.chain(rows, [_fitted(old.rows, staying, schema)]), count + len(staying)
+    write_output(output / TABLE, schema, rows, int(count))
+
+
+def _fitted(rows: pa.Table, paths: list[str], schema: pa.Schema) -> pa.Table:
+    """Rows with other paths and the columns of a schema; null in those that they do not have, or have otherwise."""
+    import pyarrow as pa
+
+    rows = rows.set_column(rows.schema.get_field_index("path"), "path", pa.array(paths, pa.string()))
+    columns = list[pa.ChunkedArray | pa.Array]()
+    for field in schema:
+        try:
+            columns.append(rows[field.name].cast(field.type))
+        except (KeyError, pa.ArrowException):
+            columns.append(pa.nulls(len(paths), field.type))
+    return pa.table(columns, schema=schema)
 
 
 def _rows(scores: Path, mask: Mask, output: Path, base: str, places: Places) -> Iterator[pa.Table]:

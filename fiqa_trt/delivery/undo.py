@@ -8,16 +8,17 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from fiqa_trt.delivery.common import Report, Skips
-from fiqa_trt.delivery.file import Unlinkable, content, move, temporary_of
+from fiqa_trt.delivery.file import Unlinkable, content, move, remove_empty, remove_folder, temporary_of
 from fiqa_trt.errors import InputError, storage_error
 from fiqa_trt.marks import JOURNAL, MOVE, NOTE, TABLE, read_mark
 from fiqa_trt.progress import Progress
 
+_MISSING = "neither in the folder nor in its old place"
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -78,6 +79,7 @@ class Undone:
         skipped: files that stay in the folder, by reason.
         examples: a line for each of the first of them.
         removed: whether the folder is gone: nothing was left in it.
+        finished: whether nothing is left to take back; what is missing on both sides is not.
     """
 
     folder: str
@@ -86,6 +88,7 @@ class Undone:
     skipped: dict[str, int]
     examples: list[str]
     removed: bool
+    finished: bool
 
 
 def undo_move(folder: Path, report: Report = lambda progress: None) -> Undone:
@@ -107,24 +110,30 @@ def undo_move(folder: Path, report: Report = lambda progress: None) -> Undone:
         try:
             counts[_take_back(each, folder / each.file)] += 1
         except Unlinkable as exc:
-            skips.add(str(folder / each.file), str(exc))
+            skips.add(f"{folder / each.file} (from {each.source})", str(exc))
         except OSError as exc:
             if exc.errno in _OF_THE_DISK:
                 raise storage_error(each.source, exc) from exc
-            skips.add(str(folder / each.file), (exc.strerror or str(exc)).lower())
+            skips.add(f"{folder / each.file} (from {each.source})", (exc.strerror or str(exc)).lower())
         report(Progress(done, len(moves), sum(skips.reasons.values())))
+    # What is on neither side cannot be waited for: it is said once.
+    finished = not set(skips.reasons) - {_MISSING}
     try:
-        removed = _clear(folder, moves, finished=not skips.reasons)
+        removed = _clear(folder, moves, finished=finished)
     except OSError as exc:
         raise storage_error(folder, exc) from exc
-    return Undone(str(folder), counts[True], counts[False], dict(skips.reasons), skips.examples, removed)
+    return Undone(str(folder), counts[True], counts[False], dict(skips.reasons), skips.examples, removed, finished)
 
 
 def _moves(folder: Path) -> list[_Move]:
     try:
         mark = read_mark(folder)
         if mark is None or not mark.way:
-            raise InputError(f"--undo {folder}: not a folder that filter --move has filled")
+            if not folder.exists():
+                raise InputError(f"--undo {folder}: no such folder; it goes when everything in it has been taken back")
+            raise InputError(
+                f"--undo {folder}: no move is noted there: not filled by filter --move, or all is taken back already"
+            )
         if mark.way != MOVE:
             raise InputError(
                 f"--undo {folder}: filled by --{mark.way}, so the images are where they were; the folder can be removed"
@@ -148,7 +157,7 @@ def _take_back(each: _Move, at: Path) -> bool:
     temporary_of(at).unlink(missing_ok=True)
     if not os.path.lexists(at):
         if not os.path.lexists(each.source):
-            raise Unlinkable("missing")
+            raise Unlinkable(_MISSING)
         return False
     if not stat.S_ISREG(os.lstat(at).st_mode):
         raise Unlinkable("not a file any more")
@@ -175,21 +184,11 @@ def _holds(path: Path, digest: str) -> bool:
 
 def _clear(folder: Path, moves: list[_Move], *, finished: bool) -> bool:
     """Remove what is ours, and folders that are empty now; whether the folder itself is gone."""
-    emptied = {parent for each in moves for parent in Path(each.file).parents if parent.parts}
-    for each in sorted(emptied, key=lambda path: len(path.parts), reverse=True):
-        _unless(errno.ENOTEMPTY, (folder / each).rmdir)
+    remove_empty(folder, [each.file for each in moves])
     (folder / TABLE).unlink(missing_ok=True)  # of images that are elsewhere now
     if not finished:
         return False
     for name in (JOURNAL, NOTE):  # the note last, which a call that goes on asks for
         (folder / name).unlink(missing_ok=True)
-    _unless(errno.ENOTEMPTY, folder.rmdir)
+    remove_folder(folder)
     return not folder.exists()
-
-
-def _unless(number: int, function: Callable[[], None]) -> None:
-    try:
-        function()
-    except OSError as exc:
-        if exc.errno not in (number, errno.ENOENT, errno.EEXIST, errno.EBUSY):
-            raise
