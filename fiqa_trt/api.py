@@ -236,6 +236,7 @@ def score_dataset(
     output: str | os.PathLike[str],
     *,
     list_file: str | os.PathLike[str] | None = None,
+    path_column: str | None = None,
     all_files: bool = False,
     limit: int | None = None,
     image_column: str | None = None,
@@ -260,6 +261,7 @@ def score_dataset(
         inputs: folders, files or shards; empty with `list_file`.
         output: .parquet, .csv or .jsonl.
         list_file: a .txt, .csv, .tsv or .parquet list instead of `inputs`.
+        path_column: the list's column of paths, if it is a table; by default it is recognised.
         all_files: take every file of a folder, whatever its suffix.
         limit: only the first so many.
         image_column: of tables of images.
@@ -285,7 +287,7 @@ def score_dataset(
         raise UsageError("update=True takes all inputs, and what is there already: no limit, no restart")
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     listed = None if list_file is None else os.fspath(list_file)
-    source = Source(tuple(os.fspath(path) for path in given), listed, all_files, limit, image_column)
+    source = Source(tuple(os.fspath(path) for path in given), listed, all_files, limit, image_column, path_column)
     target = Path(output)
     threads = threads or len(os.sched_getaffinity(0))
     setup = Setup(device, precision, engine, batch, decoder, threads, max_pixels)

@@ -22,7 +22,8 @@ from PIL import Image
 
 from fiqa_trt import __version__, scoring
 from fiqa_trt.decode import Decoded, Decoder
-from fiqa_trt.engines import Engine, open_engine
+from fiqa_trt.engines import Engine, open_engine, precisions_worth_building
+from fiqa_trt.engines.store import how_to_speed_up
 from fiqa_trt.errors import InputError
 from fiqa_trt.pipeline import READERS, Reader, bounded_map
 from fiqa_trt.records import ImageError, Status
@@ -71,6 +72,7 @@ class Benchmark:
         end_to_end: rate of a whole run, from the listing to the finished file.
         cores: processor cores that a whole run kept busy.
         gpu: during a whole run; None without one.
+        quicker_engine: what would make the engine quicker, in words.
     """
 
     version: str
@@ -85,6 +87,7 @@ class Benchmark:
     end_to_end: float
     cores: float
     gpu: Usage | None
+    quicker_engine: str
 
     @property
     def share(self) -> float:
@@ -98,7 +101,7 @@ class Benchmark:
 
     def advice(self) -> str:
         """What the bottleneck is, in words, and what would help."""
-        rate, on_gpu = self.stages[self.bottleneck], self.engine["device"] if not self.shared else None
+        rate = self.stages[self.bottleneck]
         helps = {
             "list": "score from a --list, or pack the images into .tar shards",
             "read": "bring the files nearer (a local disk), or pack them into .tar shards",
@@ -107,11 +110,7 @@ class Benchmark:
                 if self.decoder == "cpu"
                 else "give DALI more threads (--workers), or use smaller crops (224 px are enough)"
             ),
-            "engine": (
-                "build a TensorRT engine (fiqa-trt build), or use more GPUs (--devices all)"
-                if on_gpu
-                else "build an engine for this processor (fiqa-trt build --precision int8 --device cpu), or use a GPU"
-            ),
+            "engine": self.quicker_engine,
         }
         return f"the slowest stage is {self.bottleneck} ({rate:,.0f} images/s); to go faster, {helps[self.bottleneck]}"
 
@@ -296,6 +295,9 @@ def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: C
         end_to_end=medians["end_to_end"],
         cores=medians["cores"],
         gpu=watch.usage(),
+        quicker_engine=how_to_speed_up(
+            engine.info, "cpu" if shared else "cuda", precisions_worth_building(engine.place)
+        ),
     )
 
 

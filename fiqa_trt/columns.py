@@ -200,10 +200,7 @@ def _way_out(kind: pa.DataType) -> str:
         innermost, depth = element, depth + 1
     innermost = _storage(innermost)
     if _is_text(innermost):
-        return (
-            ": text; base64 has to be stored decoded, as binary; a table of paths goes to --list, in a column named "
-            "`path`"
-        )
+        return ": text; base64 has to be stored decoded, as binary; a table of paths goes to --list"
     if depth and (pa.types.is_integer(innermost) or pa.types.is_floating(innermost)):
         return ": raw arrays of numbers; store each image encoded, as the bytes of a PNG or JPEG file"
     return "; see --image-column"

@@ -86,9 +86,9 @@ def examine() -> Report:
             _torch(has_gpu),
             _cuda(has_gpu),
             _tensorrt(has_gpu),
-            _torch_tensorrt(),
+            _torch_tensorrt(has_gpu),
             _dali(has_gpu),
-            _importable("INT8 on a GPU (modelopt)", "modelopt", "pip install 'nvidia-modelopt[hf]'"),
+            _importable("INT8 on a GPU (modelopt)", "modelopt", _gpu_only(has_gpu, "nvidia-modelopt[hf]")),
             _importable("calibrating INT8 on a CPU (NNCF)", "nncf", "pip install 'fiqa-trt[build]'"),
             _importable("building INT8 on a CPU (onnx)", "onnx", "pip install 'fiqa-trt[build]'"),
             *(
@@ -222,7 +222,7 @@ def _cuda(has_gpu: bool) -> Check:
     try:
         import torch
     except Exception as exc:  # a library that is missing shows in many ways
-        return Check(name, False, _reason(exc), "pip install 'fiqa-trt[gpu]'" if has_gpu else "needs an NVIDIA GPU")
+        return Check(name, False, _reason(exc), _gpu_only(has_gpu, "fiqa-trt[gpu]"))
     if torch.cuda.is_available():
         return Check(name, True, f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPU(s)")
     remedy = "install a driver that knows CUDA " + str(torch.version.cuda) if has_gpu else "needs an NVIDIA GPU"
@@ -237,16 +237,19 @@ def _tensorrt(has_gpu: bool) -> Check:
             raise RuntimeError("its builder cannot be made")
         return f"TensorRT {tensorrt.__version__}"
 
-    return _seen("TensorRT", try_it, "pip install 'fiqa-trt[gpu]'" if has_gpu else "needs an NVIDIA GPU")
+    return _seen("TensorRT", try_it, _gpu_only(has_gpu, "fiqa-trt[gpu]"))
 
 
-def _torch_tensorrt() -> Check:
+def _torch_tensorrt(has_gpu: bool) -> Check:
     def try_it() -> str:
         from fiqa_trt.engines.compile import import_torch_tensorrt
 
-        return f"torch-tensorrt {import_torch_tensorrt().__version__}"
+        try:
+            return f"torch-tensorrt {import_torch_tensorrt().__version__}"
+        except FiqaError as exc:  # what it says of the way out, the remedy says
+            raise exc.__cause__ or exc from None
 
-    return _seen("Torch-TensorRT", try_it, "pip install 'torch-tensorrt>=2.11,<2.15' on a machine with an NVIDIA GPU")
+    return _seen("Torch-TensorRT", try_it, _gpu_only(has_gpu, "torch-tensorrt>=2.11,<2.15"))
 
 
 def _dali(has_gpu: bool) -> Check:
@@ -271,6 +274,11 @@ def _dali(has_gpu: bool) -> Check:
 
 def _install(extra: str) -> str:
     return command_line("pip", "install", f"fiqa-trt[{extra}]")
+
+
+def _gpu_only(has_gpu: bool, package: str) -> str:
+    """The command that installs what is of use on a GPU alone."""
+    return command_line("pip", "install", package) if has_gpu else "needs an NVIDIA GPU"
 
 
 def _importable(name: str, module: str, remedy: str) -> Check:

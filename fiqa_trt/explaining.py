@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fiqa_trt.api import Score
+from fiqa_trt.engines import EngineInfo
 from fiqa_trt.errors import InputError
-from fiqa_trt.outputs import read_output
+from fiqa_trt.outputs import output_metadata, read_output
 
 _BINS = 50
 _MARGIN, _WIDTH = 16, 320
@@ -25,14 +27,34 @@ class Distribution:
     Attributes:
         counts: int64 [50], images by score from 0 to 1.
         scores: float32 [N], sorted.
+        made_by: the engine that gave them, as the file records it; empty if it does not.
     """
 
     counts: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
+    made_by: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def share_below(self, score: float) -> float:
         """Share of the images that have a lower score."""
         return float(np.searchsorted(self.scores, np.float32(score)) / len(self.scores))
+
+    def difference(self, info: EngineInfo) -> str | None:
+        """What to know before scores of another engine are compared with these, in a line; None if they are alike."""
+        if not self.made_by:
+            return "it does not record which engine its scores are from, so these may not compare with them"
+        names = ["model", "precision", "executed", "backend", *(["payload"] if info.precision == "int8" else [])]
+        here = dataclasses.asdict(info)
+        name = next((name for name in names if self.made_by.get(name) != here[name]), None)
+        if name is None:
+            return None
+        values = f"{name} {_short(self.made_by.get(name))} there, {_short(here[name])} here"
+        return f"its scores are from another engine ({values}); --engine and --precision choose the same"
+
+
+def _short(value: object) -> str:
+    """Of a digest its beginning."""
+    text = str(value or "unknown")
+    return text[:12] if len(text) == 64 else text
 
 
 def read_distribution(scores: Path) -> Distribution:
@@ -41,7 +63,8 @@ def read_distribution(scores: Path) -> Distribution:
     values = np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.float32)
     if not len(values):
         raise InputError(f"{scores} holds no score to compare with")
-    return Distribution(np.histogram(values, _BINS, (0, 1))[0], values.astype(np.float32))
+    made_by = (output_metadata(scores) or {}).get("engine") or {}
+    return Distribution(np.histogram(values, _BINS, (0, 1))[0], values.astype(np.float32), made_by)
 
 
 def explain(pixels: npt.NDArray[np.uint8], score: Score, among: Distribution | None = None) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fiqa_trt.engines.manifest import Manifest, Target, digest_of, new_engine
+from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, new_engine
 from fiqa_trt.engines.quantize import Ranges, with_qdq
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError
@@ -41,11 +41,20 @@ def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Mani
         RunError: the folder cannot be written.
     """
     try:
-        import onnx
-        import onnxruntime
-        import torch
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import torch  # noqa: F401
     except ImportError as exc:
         raise EngineError(f"export needs {exc.name}: pip install 'fiqa-trt[build]'") from exc
+
+    with new_engine(folder) as draft:  # a folder that cannot be is refused before the work
+        return _exported(checkpoint, draft, str(folder), ranges)
+
+
+def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) -> Manifest:
+    import onnx
+    import onnxruntime
+    import torch
 
     network = load_checkpoint(checkpoint)
     model = digest_of(checkpoint)
@@ -75,7 +84,7 @@ def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Mani
     scores = np.asarray(session.run(None, {"images": images})[0])
     agreement = compare(scores, expected)
     if ranges is not None:
-        check(agreement, "int8", str(folder))
+        check(agreement, "int8", what)
     elif not np.abs(scores - expected).max() <= _TOLERANCE:
         raise EngineError(f"the ONNX network differs from {checkpoint} by {agreement.max:.2g} (at most {_TOLERANCE:g})")
     manifest = Manifest(
@@ -94,8 +103,7 @@ def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Mani
         spec=ModelSpec(),
         reference=tuple(tuple(float(f"{value:.7g}") for value in row) for row in expected),
     )
-    with new_engine(folder) as draft:
-        draft.write(manifest, payload)
+    draft.write(manifest, payload)
     return manifest
 
 

@@ -69,6 +69,8 @@ _SYSTEM_FOLDERS = """
 _BY_SUFFIX = {suffix: container for container in _CONTAINERS for suffix in container.suffixes.split()}
 _IMAGES = frozenset(_IMAGE_SUFFIXES.split())
 _COUNTED = frozenset((*_BY_SUFFIX, *_IMAGES))
+INSIDE = frozenset([".tar", ".parquet", ".arrow"])
+_FEATURES = frozenset([".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".msgpack"])
 _WITHOUT_NOTE = frozenset(_COMPANIONS.split())
 _WHOLE_NAMES = {"zarr.json": ".zarr", ".zarray": ".zarr", "lock.mdb": "", ".DS_Store": ""}
 _SYSTEM = frozenset((*_SYSTEM_FOLDERS.split(), "system volume information"))
@@ -88,11 +90,6 @@ def container_with(suffix: str) -> Container | None:
     return _BY_SUFFIX.get(suffix)
 
 
-def is_image(name: str) -> bool:
-    """Whether a name is that of an image of a format that is not decoded."""
-    return suffix_of(name) in _IMAGES
-
-
 def noted_as(name: str) -> str | None:
     """The suffix under which a file that is not scored is counted; empty for what is not worth a word (labels, texts);
     None where the name does not tell.
@@ -106,6 +103,12 @@ def noted_as(name: str) -> str | None:
     if suffix in _COUNTED:
         return suffix
     return "" if suffix in _WITHOUT_NOTE else None
+
+
+def noted_inside(name: str) -> str | None:
+    """The same of a member of a tar, where arrays belong to the samples, and no shard is read."""
+    suffix = suffix_of(name)
+    return suffix if suffix in INSIDE else "" if suffix in _FEATURES else noted_as(name)
 
 
 def is_system_folder(name: str) -> bool:

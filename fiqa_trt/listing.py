@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from fiqa_trt.errors import printable
-from fiqa_trt.foreign import container_with, is_image, is_system_folder, noted_as
+from fiqa_trt.foreign import INSIDE, container_with, is_system_folder, noted_as, noted_inside
 from fiqa_trt.formats import SUFFIXES, find_format
 from fiqa_trt.marks import NOTE, OURS, holds_copies
 
@@ -17,6 +18,9 @@ _HEAD = 32
 _OPENED = 256  # files of unknown names that are looked into, of one input: a look takes a network's disk a millisecond
 _NAMED = 3
 _KINDS = 8
+
+
+Head = Callable[[], bytes]  # the first bytes of a file; none of one that cannot be read
 
 
 class _Group:
@@ -42,7 +46,7 @@ class LeftOut:
     def __init__(self) -> None:
         self._suffixes = Counter[str]()
         self._tables, self._unfit, self._forks, self._folders, self._alike = (_Group() for _ in range(5))
-        self._shards, self._copies = _Group(), _Group()
+        self._shards, self._copies, self._broken = _Group(), _Group(), _Group()
         self._opened = 0
 
     def table(self, path: str, why_not: str | None = None) -> None:
@@ -64,27 +68,32 @@ class LeftOut:
         """Count a folder that `filter` has filled."""
         self._copies.add(path)
 
-    def fork(self, entry: os.DirEntry[str]) -> bool:
+    def fork(self, name: str, head: Head) -> bool:
         """Whether a file with an image's suffix is but the resource fork of one; then it is counted."""
-        fork = entry.name.startswith("._") and _head(entry).startswith(_FORK)
+        fork = name.startswith("._") and head().startswith(_FORK)
         if fork:
-            self._forks.add(entry.name)
+            self._forks.add(name)
         return fork
 
     def file(self, entry: os.DirEntry[str]) -> None:
-        """Count a file, if it may be or hold images."""
+        """Count a file, if it may be or hold images, or is a link that leads nowhere, as to a disk that is away."""
         noted = noted_as(entry.name)
+        if noted is None and entry.is_symlink() and not os.path.exists(entry.path):
+            self._broken.add(entry.name)
+        else:
+            self._see(entry.name, noted, functools.partial(_head, entry))
+
+    def member(self, name: str, head: Head) -> None:
+        """Count a member of a tar, if it may be or hold images."""
+        self._see(name, noted_inside(name), head)
+
+    def _see(self, name: str, noted: str | None, head: Head) -> None:
         if noted:
             self._suffixes[noted] += 1
         elif noted is None and self._opened < _OPENED:
             self._opened += 1
-            if find_format(_head(entry)) is not None:
-                self._alike.add(entry.name)
-
-    def member(self, name: str) -> None:
-        """Count a member of an archive, if it is an image of another format."""
-        if is_image(name):
-            self._suffixes[noted_as(name) or ""] += 1
+            if find_format(head()) is not None:
+                self._alike.add(name)
 
     def __bool__(self) -> bool:
         return bool(str(self))
@@ -108,6 +117,8 @@ class LeftOut:
                 f"{_counted(self._copies, 'folder')} of copies that filter made of these images ({self._copies}; "
                 "given as INPUT, such a folder is scored)"
             )
+        if self._broken.count:
+            parts.append(f"{_counted(self._broken, 'broken link')} ({self._broken})")
         if self._alike.count:
             least = "at least " if self._opened == _OPENED else ""
             parts.append(
@@ -120,6 +131,8 @@ class LeftOut:
         """What to do with the most frequent of the containers; empty if there are none."""
         for suffix, _ in self._suffixes.most_common():
             container = container_with(suffix)
+            if suffix in INSIDE:
+                return f"a {suffix} within a .tar is not read: unpack it first"
             if container is not None:
                 return f"{suffix} is {container.what}: {container.way_out}"
         return ""
@@ -182,20 +195,22 @@ def walk(
         for entry in entries:
             if entry.name in OURS or (excluded and os.path.abspath(entry.path) in excluded):
                 continue
-            if _is_folder(entry):
+            folder_like = _is_folder(entry)
+            if folder_like:
                 if all_files or not left_out.folder(entry.name):
                     inside.append((entry.path, (*above, here)))
-            elif all_files:
+            elif all_files or folder_like is None:
                 inside.append((entry.path, None))
             elif entry.name[entry.name.rfind(".") :].lower() not in taken:
                 left_out.file(entry)
-            elif not left_out.fork(entry):
+            elif not left_out.fork(entry.name, functools.partial(_head, entry)):
                 inside.append((entry.path, None))
         pending.extend(reversed(inside))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool | None:
+    """None where that cannot be known, as of a link to itself, or into a folder that is closed: it gets a row."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, for one; as a file it gets its row
-        return False
+    except OSError:
+        return None

@@ -1,4 +1,4 @@
-"""Lists of what to score: paths as text, one a line, or tables with a column `path`."""
+"""Lists of what to score: paths as text, one a line, or tables with a column of paths."""
 
 from __future__ import annotations
 
@@ -11,14 +11,29 @@ from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError
 from fiqa_trt.foreign import container_with, suffix_of
+from fiqa_trt.formats import find_format
 from fiqa_trt.records import as_uri, record_path
-from fiqa_trt.user_tables import BATCH_ROWS, HEAD_BYTES, KINDS, read_batches, refuse_nul, text_encoding, translated
+from fiqa_trt.user_tables import (
+    BATCH_ROWS,
+    HEAD_BYTES,
+    KINDS,
+    PATH_NAMES,
+    Column,
+    name_in,
+    read_batches,
+    refuse_nul,
+    text_encoding,
+    translated,
+    unused,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+PATHS = Column("path", PATH_NAMES, "--path-column")
 _LINE_BYTES = 1 << 20
 _QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
+_AS_INPUT = "a table that holds the images themselves is given as INPUT"
 _WAYS_OUT = {
     ".xlsx": "save it as .csv first",
     ".xls": "save it as .csv first",
@@ -40,24 +55,35 @@ def path_batches(paths: Iterable[str]) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch([pa.array(chunk, pa.string())], names=["path"])
 
 
-def read_list(name: str, reserved: Iterable[str] = ()) -> Iterator[pa.RecordBatch]:
+def read_list(name: str, reserved: Iterable[str] = (), paths: Column = PATHS) -> Iterator[pa.RecordBatch]:
     """Batches of a list, column `path` first, then what it carries.
 
     Args:
         name: ends in .txt, .csv, .tsv or .parquet.
         reserved: names that carried columns may not have; those that do are renamed to `input_<name>`.
+        paths: its column of paths, if it is a table.
 
     Raises:
-        InputError: it cannot be read as what its name says, or has no column `path`.
+        InputError: it cannot be read as what its name says, or it is not clear which of its columns holds the paths.
     """
-    check_list(name)
+    called = column_of_paths(name, paths)
     with translated(name):
-        if name.lower().endswith(KINDS):
-            for batch in read_batches(name, ("path",), raw=("path",)):
-                yield _path_first(batch, reserved, name)
+        if called is not None:
+            for batch in read_batches(name, (paths,), raw=("path",)):
+                yield _path_first(batch, reserved, f"{name}: the column `{called}`")
         else:
             with open(name, "rb") as file:
                 yield from path_batches(read_paths(file, name))
+
+
+def column_of_paths(name: str, paths: Column = PATHS) -> str | None:
+    """What a list calls its column of paths; None if it is no table. Raises InputError as `read_list`."""
+    check_list(name)
+    if name.lower().endswith(KINDS):
+        return name_in(name, paths)
+    if paths.given is not None:
+        raise InputError(f"{paths.option} {paths.given}: {name} has a path a line, and no columns; leave it out")
+    return None
 
 
 def check_list(name: str) -> None:
@@ -110,9 +136,18 @@ def _unquoted(line: bytes, name: str) -> bytes:
 
 
 def _refuse_table(head: bytes, name: str) -> None:
-    cells = re.split(rb"[,;\t|]", head.strip(b"\r").replace(b'"', b""))
-    if len(cells) > 1 and b"path" in cells and b"/" not in head:
-        raise InputError(f"{name} is a table with a column `path`, not a list with a path a line: name it .csv")
+    if (column := _column_in(head.decode(errors="replace"))) is not None:
+        raise InputError(
+            f"{name} is a table with a column `{column}`, not a list with a path a line: give it to --list as .csv"
+        )
+
+
+def _column_in(line: str) -> str | None:
+    """The column of paths that a line names, if it is the first one of a table; no path with a slash is."""
+    cells = re.split(r"[,;\t|]", line.strip("\r").replace('"', ""))
+    if len(cells) < 2 or "/" in line:
+        return None
+    return next((cell for cell in cells if PATHS.is_meant(cell)), None)
 
 
 def _whole_lines(blocks: Iterable[bytes], end: bytes, name: str) -> Iterator[bytes]:
@@ -128,7 +163,7 @@ def _whole_lines(blocks: Iterable[bytes], end: bytes, name: str) -> Iterator[byt
 
 def as_line(recorded: str) -> str:
     """A recorded path, without line ends, as `read_paths` reads it back."""
-    if recorded.startswith("\ufeff") or _QUOTED.fullmatch(recorded.encode()):
+    if recorded.startswith("\ufeff") or _QUOTED.fullmatch(recorded.encode()) or _column_in(recorded) is not None:
         return as_uri(recorded)
     return recorded
 
@@ -141,24 +176,24 @@ def _recorded(raw: bytes) -> str:
         return record_path(raw)
 
 
-def _path_first(batch: pa.RecordBatch, reserved: Iterable[str], name: str) -> pa.RecordBatch:
+def _path_first(batch: pa.RecordBatch, reserved: Iterable[str], what: str) -> pa.RecordBatch:
     import pyarrow as pa
 
-    names, columns = ["path"], [_paths(batch.column("path"), name)]
+    names, columns = ["path"], [_paths(batch.column("path"), what)]
     taken = {*reserved, *batch.schema.names}
     for column in batch.schema.names:
         if column != "path":
-            renamed = f"input_{column}" if column in reserved else column
-            while renamed != column and renamed in taken:
-                renamed = f"input_{renamed}"
-            names.append(renamed)
+            names.append(unused(column, taken) if column in reserved else column)
             batch.column(column).validate(full=True)
             columns.append(batch.column(column))
     return pa.record_batch(columns, names=names)
 
 
-def _paths(values: pa.Array, name: str) -> pa.Array:
-    """A column of paths as text without nulls; what is not UTF-8, whatever its type claims, becomes `file:` URIs."""
+def _paths(values: pa.Array, what: str) -> pa.Array:
+    """A column of paths as text without nulls; what is not UTF-8, whatever its type claims, becomes `file:` URIs.
+
+    `what` names it in messages.
+    """
     import pyarrow as pa
 
     given = values.type
@@ -168,11 +203,14 @@ def _paths(values: pa.Array, name: str) -> pa.Array:
         values = values.dictionary_decode()
     kinds = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
     if values.type not in kinds:
-        raise InputError(f"{name}: the column `path` holds {given}, not text")
+        raise InputError(f"{what} holds {given}, not text; {_AS_INPUT}")
     try:
         raw = values.cast(pa.binary())
     except pa.ArrowNotImplementedError:  # of views, in older versions
         raw = pa.array([v.encode() if isinstance(v, str) else v for v in values.to_pylist()], pa.binary())
+    first = raw.drop_null()[:1].to_pylist()
+    if values.type not in kinds[:3] and first and find_format(first[0]) is not None:
+        raise InputError(f"{what} holds images, not paths; {_AS_INPUT}")
     try:
         return raw.cast(pa.string()).fill_null("")
     except pa.ArrowInvalid:

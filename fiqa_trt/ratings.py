@@ -11,12 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.user_tables import Column, numbers, read_columns
+from fiqa_trt.user_tables import PATH_NAMES, Column
+from fiqa_trt.whole_tables import Table, read_table
 
-PATH_NAMES = (
-    "image", "filename", "file", "file_name", "image_path", "image_name", "image_file", "img", "img_name", "img_path",
-    "filepath", "file_path",
-)  # fmt: skip
 SCORE_NAMES = ("mos", "rating", "mean_opinion_score", "quality_mos", "mos_score", "mean_score", "mean_rating")
 
 
@@ -40,22 +37,24 @@ class Ratings:
     """Rows of a table of ratings.
 
     Attributes:
-        table: where they come from.
-        paths: N paths as they are written there.
+        table: N rows, with the columns `path` and `score` among others.
         values: float64 [N], finite.
-        others: the other columns, N values each.
-        rows: N numbers of rows, from 1.
-        blank: rows that were left out for want of a rating.
         repeated: images that were rated more than once, and are one row now.
     """
 
-    table: str
-    paths: list[str]
+    table: Table
     values: npt.NDArray[np.float64]
-    others: dict[str, list[Any]]
-    rows: list[int]
-    blank: int = 0
     repeated: int = 0
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """Of the table."""
+        return self.table.columns
+
+    @property
+    def paths(self) -> list[str]:
+        """N paths as they are written in the table."""
+        return self.columns["path"]
 
     def merged(self, images: Sequence[object], alike: Sequence[str] = ()) -> Ratings:
         """One row an image, with the mean of its ratings.
@@ -73,35 +72,27 @@ class Ratings:
             return self
         for row, leading in enumerate(own):
             for column in alike:
-                one, other = self.others[column][leading], self.others[column][row]
+                one, other = (self.columns[column][each] for each in (leading, row))
                 if one != other:
                     raise InputError(
-                        f"{self.table}, rows {self.rows[leading]} and {self.rows[row]}: the same image, but "
-                        f"`{column}` is {one!r} and {other!r}"
+                        f"{self.table.where(leading)} and {self.table.place(row)}: the same image, but `{column}` is "
+                        f"{one!r} and {other!r}"
                     )
         counts = np.bincount(own, minlength=len(own))
         means = np.bincount(own, self.values, len(own)) / np.maximum(counts, 1)
         kept = [int(row) for row in np.flatnonzero(counts)]
-        return dataclasses.replace(self._select(kept), values=means[kept], repeated=int((counts > 1).sum()))
+        return Ratings(self.table.select(kept), means[kept], int((counts > 1).sum()))
 
     def notes(self) -> list[str]:
         """What to tell the user about these rows."""
-        lines = []
-        if self.blank:
-            lines.append(f"{self.blank:,} rows without a rating left out")
+        lines = self.table.notes()
         if self.repeated:
             lines.append(f"{self.repeated:,} images are rated more than once: the mean counts")
         return lines
 
     def select(self, rows: Sequence[int]) -> Ratings:
         """Some of the rows."""
-        return dataclasses.replace(self._select(rows), values=self.values[list(rows)])
-
-    def _select(self, rows: Sequence[int]) -> Ratings:
-        others = {name: [values[row] for row in rows] for name, values in self.others.items()}
-        return dataclasses.replace(
-            self, paths=[self.paths[row] for row in rows], others=others, rows=[self.rows[row] for row in rows]
-        )
+        return dataclasses.replace(self, table=self.table.select(rows), values=self.values[list(rows)])
 
 
 def read_ratings(table: Path, form: Form | None = None, needed: Sequence[str] = ()) -> Ratings:
@@ -113,30 +104,10 @@ def read_ratings(table: Path, form: Form | None = None, needed: Sequence[str] = 
         needed: other columns that it must have.
 
     Raises:
-        InputError: as `read_columns` and `numbers`; a row has no path.
+        InputError: as `read_table` and `Table.numbers`.
     """
     form = form or Form()
     path = Column("path", PATH_NAMES, "--path-column", form.path)
     score = Column("score", SCORE_NAMES, "--score-column", form.score)
-    columns, name = read_columns(table, (path, score, *needed)), str(table)
-    paths, scores = columns.pop("path"), columns.pop("score")
-    # What spreadsheets append: rows of nothing.
-    there = [row for row, pair in enumerate(zip(paths, scores, strict=True)) if pair != (None, None)]
-    for row in there:
-        if paths[row] in (None, ""):
-            raise InputError(f"{name}, row {row + 1}: a row has no path")
-    values = np.zeros(len(paths))
-    values[there] = _values(scores, there, name, form)
-    rated = [row for row in there if not np.isnan(values[row])]
-    if not rated:
-        raise InputError(f"{name} has no rows with a rating")
-    others = {column: [cells[row] for row in rated] for column, cells in columns.items()}
-    numbered = [row + 1 for row in rated]
-    return Ratings(name, [str(paths[row]) for row in rated], values[rated], others, numbered, len(there) - len(rated))
-
-
-def _values(scores: list[Any], there: list[int], name: str, form: Form) -> npt.NDArray[np.float64]:
-    # Rows are named as in the table, so those of nothing keep their places.
-    present = set(there)
-    cells = [value if row in present else 0 for row, value in enumerate(scores)]
-    return numbers(cells, "score", name, skip_blank=form.skip_blank)[there]
+    found = read_table(table, [path], [score], needed, skip_blank=form.skip_blank)
+    return Ratings(found, found.numbers("score"))

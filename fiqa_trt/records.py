@@ -133,13 +133,17 @@ def open_path(recorded: str) -> str:
     return os.fsdecode(unquote_to_bytes(rest))
 
 
+MOMENT = "moment"
+"""Microseconds since 1970 in UTC, and marked as such, so that text says so as well."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Own:
     """A column that fiqa-trt writes.
 
     Attributes:
         name: its name.
-        kind: Arrow's name of its type.
+        kind: Arrow's name of its type, or MOMENT.
         value: of an outcome, and of what the image came from; None for those that inputs and scores are.
         needed: whether every version has written it, so that an output without it is none.
     """
@@ -162,7 +166,7 @@ def own(members: Sequence[str]) -> tuple[Own, ...]:
         Own("error", "string", lambda outcome, origin: outcome.error),
         # Beside the score, and not in a file of their own: so they are as old as their row, wherever it goes.
         Own("bytes", "int64", lambda outcome, origin: origin.bytes, needed=False),
-        Own("modified", "timestamp[us]", lambda outcome, origin: origin.modified, needed=False),
+        Own("modified", MOMENT, lambda outcome, origin: origin.modified, needed=False),
     )
 
 
@@ -180,7 +184,8 @@ def own_types(members: Sequence[str]) -> dict[str, pa.DataType]:
     """Arrow types of the columns of `own` by name."""
     import pyarrow as pa
 
-    return {column.name: pa.type_for_alias(column.kind) for column in own(members)}
+    moment = pa.timestamp("us", "UTC")
+    return {each.name: moment if each.kind == MOMENT else pa.type_for_alias(each.kind) for each in own(members)}
 
 
 def output_schema(members: Sequence[str], inputs: pa.Schema) -> pa.Schema:
@@ -221,6 +226,6 @@ def to_table(
     for column in own(members):
         if column.value is not None:
             values = [column.value(outcome, origin) for outcome, origin in zip(outcomes, origins, strict=True)]
-            columns.append(pa.array(values, pa.type_for_alias(column.kind)))
+            columns.append(pa.array(values, schema.field(column.name).type))
     columns.extend(inputs.column(i) for i in range(1, inputs.num_columns))
     return pa.table(columns, schema=schema)

@@ -32,7 +32,6 @@ from fiqa_trt.outputs import (
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import UNFORESEEN, Status, needed_columns, output_schema, own_columns
 from fiqa_trt.runs import RunFolder
-from fiqa_trt.shards import DEFAULT_COLUMN
 from fiqa_trt.sources import Source, check_source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.storage import check_output, target_of
@@ -74,6 +73,7 @@ class Summary:
         seconds: spent on those.
         engine: what scored them, as in the output's metadata.
         unforeseen: rows of images that made a decoder or a reader raise what none should; they are `corrupt`.
+        already: the output was complete before, and is as it was.
     """
 
     output: str
@@ -84,6 +84,7 @@ class Summary:
     seconds: float
     engine: dict[str, Any]
     unforeseen: int = 0
+    already: bool = False
 
     @property
     def failed(self) -> int:
@@ -154,7 +155,7 @@ class Run:
             "preprocess": PreprocessSpec().digest(),
             **counted(self.workers.setup),
             "libraries": decoding_libraries(self.workers.decoder),
-            **counted(dataclasses.replace(source, image_column=source.image_column or DEFAULT_COLUMN)),
+            **counted(source.resolved()),
             **counted(self.options),
             "count": count,
             "inputs": inputs,
@@ -306,7 +307,7 @@ def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
     tally = Tally()
     for _ in tally.count(read_output(output, needed)):
         pass
-    return run.summary(tally)
+    return dataclasses.replace(run.summary(tally), already=True)
 
 
 def _refuse_other(output: Path, recorded: Fingerprint, wanted: Fingerprint) -> None:

@@ -87,8 +87,10 @@ class Shard(Protocol):
     error: ImageError | None
     stamp: Stamp | None
 
-    def keys(self, suffixes: tuple[str, ...] = ()) -> Iterator[str]:
-        """What distinguishes its images, in their order in the file. `suffixes`: only those, where they have any."""
+    def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
+        """What distinguishes its images, in their order in the file. `suffixes`: only those, where they have any;
+        `others`: all but those.
+        """
         ...
 
     def position(self, key: str) -> int:
@@ -241,7 +243,8 @@ class ShardReader:
 def _read(shard: Shard, key: str) -> Blob:
     if not key:
         return shard.error or ImageError(
-            Status.NOT_AN_IMAGE, "a shard: what it holds gets rows where it is INPUT of a run, not by its own name"
+            Status.UNSUPPORTED,
+            "a shard: what it holds gets rows where it is INPUT of a run (--update adds them), not by its own name",
         )
     return shard.read_all([key])[0]
 

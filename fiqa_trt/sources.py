@@ -5,6 +5,7 @@ paths.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import stat
 import sys
@@ -14,19 +15,20 @@ from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, OutputError, printable
 from fiqa_trt.fingerprint import FREE
-from fiqa_trt.foreign import container_with, suffix_of
+from fiqa_trt.foreign import container_with, is_system_folder, suffix_of
 from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.listing import LeftOut, walk
-from fiqa_trt.lists import check_list, path_batches, read_list, read_paths
+from fiqa_trt.lists import PATHS, column_of_paths, path_batches, read_list, read_paths
 from fiqa_trt.reading import REMOTE, is_remote
-from fiqa_trt.records import open_path, record_path
-from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, is_shard, open_shard
-from fiqa_trt.user_tables import translated
+from fiqa_trt.records import ImageError, open_path, record_path
+from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, Shard, is_shard, is_table, open_shard
+from fiqa_trt.user_tables import KINDS, Column, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _STDIN = "-"
+_LOOKED = 4 << 20  # bytes of the largest member that is looked into
 _LISTS = (".txt", ".csv", ".tsv", ".xlsx", ".xls", ".ods")
 
 
@@ -40,6 +42,8 @@ class Source:
         all_files: take every file of a folder, not only those with an image's suffix.
         limit: stop after so many inputs.
         image_column: of Parquet and Arrow tables that hold images; given, those in folders are taken as well.
+        path_column: of a list that is a table; None to recognise it.
+        path_option: what says so, if anything can.
         reserved: names that carried columns may not have; those that do are renamed to `input_<name>`.
         exclude: paths that a folder's listing leaves out (the run's own output).
     """
@@ -50,19 +54,51 @@ class Source:
     all_files: bool = dataclasses.field(default=False, metadata=FREE)
     limit: int | None = dataclasses.field(default=None, metadata=FREE)
     image_column: str | None = None
+    path_column: str | None = None
+    path_option: str = dataclasses.field(default=PATHS.option, metadata=FREE)
     reserved: tuple[str, ...] = dataclasses.field(default=(), metadata=FREE)
     exclude: tuple[str, ...] = dataclasses.field(default=(), metadata=FREE)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a column of no list."""
+        if self.path_column is not None and not self.list_file:
+            raise InputError(f"{self.path_option} {self.path_column}: it is a column of --list; leave it out")
+
+    @property
+    def paths(self) -> Column:
+        """The column of paths of a list that is a table."""
+        return dataclasses.replace(PATHS, option=self.path_option, given=self.path_column)
+
+    def resolved(self) -> Source:
+        """With the columns that are taken where nothing is said. Raises InputError as `list_inputs`."""
+        called = column_of_paths(self.list_file, self.paths) if self.list_file else None
+        return dataclasses.replace(self, image_column=self.image_column or DEFAULT_COLUMN, path_column=called)
 
     def describe(self) -> str:
         """The inputs as one would name them in a sentence."""
         return self.list_file or " ".join(self.inputs)
 
 
+def source_of(given: str) -> Source:
+    """Images that are given by one path: a folder, a shard, a table that holds them, or a list."""
+    if not given.lower().endswith((".txt", *KINDS)) or (is_table(given) and _holds_images(given)):
+        return Source((given,))
+    return Source(list_file=given, path_option="")
+
+
+def _holds_images(table: str) -> bool:
+    try:
+        open_shard(table).close()
+    except InputError:
+        return False
+    return True
+
+
 def check_source(source: Source, output: Path) -> None:
     """Refuse at once what could only fail later.
 
     Raises:
-        InputError: an input that is not there, or not of a kind that is read.
+        InputError: an input that is not there, or not of a kind that is read, or a list without a column of paths.
         OutputError: the output would replace one.
     """
     for given in (source.list_file,) if source.list_file else source.inputs:
@@ -71,7 +107,7 @@ def check_source(source: Source, output: Path) -> None:
             continue
         folder = _is_folder(given)
         if source.list_file:
-            check_list(given)
+            column_of_paths(given, source.paths)
         elif not folder:
             _refuse(given, alone=len(source.inputs) == 1)
         if output.exists() and output.samefile(given):
@@ -87,6 +123,8 @@ def _is_folder(given: str) -> bool:
             why = f"{why}; INPUT takes paths as they are ({open_path(given)}), --list takes file: URIs too"
         elif is_remote(given):
             why = REMOTE
+        elif given == _STDIN:
+            why = "paths on standard input are INPUT, without --list"
         raise InputError(f"cannot read {given}: {why}") from exc
 
 
@@ -112,13 +150,16 @@ def list_inputs(source: Source, say: Callable[[str], None] = lambda message: Non
     `say` hears of what was given and holds nothing to score, and of what is left out.
 
     Raises:
-        InputError: a missing folder or file, a list that cannot be read or has no `path` column, nothing to score.
+        InputError: a missing folder or file, a list that cannot be read or has no column of paths, nothing to score.
     """
     if bool(source.inputs) == bool(source.list_file):
         raise InputError("give either INPUT... or --list FILE")
     unsaid = list[str]()
     if source.list_file:
-        batches = read_list(source.list_file, source.reserved)
+        called = column_of_paths(source.list_file, source.paths)
+        if called not in (None, "path"):
+            say(f"{printable(source.list_file)}: the paths are in the column `{printable(called)}`")
+        batches = read_list(source.list_file, source.reserved, source.paths)
     else:
         batches = path_batches(_walk_inputs(source, say, unsaid))
     left, found = source.limit, False
@@ -187,12 +228,43 @@ def _images(path: str, source: Source, left_out: LeftOut) -> Iterator[str]:
         return
     shard = open_shard(path, source.image_column or DEFAULT_COLUMN)
     try:
-        for key in shard.keys(() if source.all_files else SUFFIXES):
+        for key in shard.keys() if source.all_files or is_table(path) else _members(shard, left_out):
             yield record_path(path + SEPARATOR + key)
         if shard.error is not None:
             yield record_path(path)
-        if not source.all_files and path.lower().endswith(TAR):
-            for key in shard.keys(()):
-                left_out.member(key)
     finally:
         shard.close()
+
+
+def _members(shard: Shard, left_out: LeftOut) -> Iterator[str]:
+    """The members of a tar that are taken, by the rules for a folder."""
+    systems = set[str]()
+
+    def in_system(folder: str) -> bool:
+        names = folder.split("/")
+        depth = next((depth for depth, name in enumerate(names) if is_system_folder(name)), None)
+        if depth is None:
+            return False
+        top = "/".join(names[: depth + 1])
+        if top not in systems:
+            systems.add(top)
+            left_out.folder(names[depth])
+        return True
+
+    for others in (False, True):
+        for key in shard.keys(SUFFIXES, others=others):
+            folder, _, name = key.rstrip("/").rpartition("/")
+            head = functools.partial(_head, shard, key)
+            if in_system(folder):
+                continue
+            if others:
+                left_out.member(name, head)
+            elif not left_out.fork(name, head):
+                yield key
+
+
+def _head(shard: Shard, key: str) -> bytes:
+    try:
+        return shard.read(key, _LOOKED)
+    except ImageError:
+        return b""

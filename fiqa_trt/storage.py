@@ -70,6 +70,19 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made, or not be written into.
+
+    Raises:
+        OutputError: something in its place or on the way to it is no folder, or may not be written.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise OutputError(f"cannot write into {folder}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write into {folder}: no permission to write in {there}")
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary file in the same folder that becomes `path` when the block ends well, and vanishes when it does not.

@@ -67,12 +67,12 @@ class TableShard:
         if (damage := self._rows.damage) is not None:
             self.error = ImageError(damage.status, f"this table cannot be read to its end: {damage}")
 
-    def keys(self, suffixes: tuple[str, ...] = ()) -> Iterator[str]:
+    def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
         """See `Shard.keys`: the numbers of the rows, from 0; in lists of images `17/0`, `17/1` and so on.
 
         A row without one image in its list is `17`, so that it is not lost.
         """
-        count = 0 if self._rows is None else self._rows.count
+        count = 0 if self._rows is None or others else self._rows.count
         if not count or not self._column.many:
             yield from map(str, range(count))
             return

@@ -63,12 +63,12 @@ class TarShard:
         self._entries, self._index = entries, Index(entries)
         self.weight = entries.weight + self._index.weight
 
-    def keys(self, suffixes: tuple[str, ...] = ()) -> Iterator[str]:
+    def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
         """See `Shard.keys`; of several members of one name the second is `name::2`, and so on."""
         for member in range(len(self._entries)):
             if self._entries.kinds[member] != FOLDER:
                 name = self._entries.name(member).decode("utf-8", "surrogateescape")
-                if not suffixes or name.rstrip("/").lower().endswith(suffixes):
+                if not suffixes or name.rstrip("/").lower().endswith(suffixes) != others:
                     yield self._index.numbered.get(member, name)
 
     def position(self, key: str) -> int:
@@ -144,6 +144,11 @@ def _read_sparse(file: BinaryIO, offset: int) -> bytes:
     return b"" if found is None else found.read()
 
 
+def _follows(error: Exception) -> bool:
+    """Whether it is of a header that another one, which is whole, has announced."""
+    return isinstance(error, tarfile.SubsequentHeaderError)  # type: ignore[attr-defined]
+
+
 class _Scan:
     """One walk through a tar, from header to header."""
 
@@ -175,7 +180,7 @@ class _Scan:
                 if not ended and self._cut(at, exc):
                     break
                 following = self._header_after(at)
-                if at == 0 and following is None:
+                if at == 0 and following is None and not _follows(exc):
                     return ImageError(Status.CORRUPT, f"this is no tar shard: {one_line(exc)}")
                 self._gaps.append((at, following or self._size))
                 at = following or self._size
@@ -200,8 +205,7 @@ class _Scan:
 
     def _cut(self, at: int, error: Exception) -> bool:
         """Whether the file ends within the header at `at`."""
-        headless = isinstance(error, tarfile.SubsequentHeaderError)  # type: ignore[attr-defined]
-        return self._size - at < tarfile.BLOCKSIZE or (headless and self._file.tell() >= self._size)
+        return self._size - at < tarfile.BLOCKSIZE or (_follows(error) and self._file.tell() >= self._size)
 
     def _block(self, at: int) -> bytes:
         return os.pread(self._file.fileno(), tarfile.BLOCKSIZE, at)

@@ -7,16 +7,20 @@ Triton adds the dimension of the batch and fills it from the requests that wait;
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
-from fiqa_trt.engines import Manifest
+from fiqa_trt.engines import RELEASED, Manifest
 from fiqa_trt.errors import EngineError, UsageError, one_line, storage_error
+from fiqa_trt.shell import command_line
+from fiqa_trt.storage import check_folder
 
 MAX_BATCH = 64
 """Of a network that takes any number: what a request waits for should not be much more than what it needs."""
+DEFAULT_NAME = "fiqa"
 _PREFERRED = (8, 32)
 _DELAY_MICROSECONDS = 500
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -51,43 +55,75 @@ class Network:
     batch: tuple[int, int]
 
 
-def write_repository(engine: Path, repository: Path, name: str = "fiqa") -> Network:
-    """Put the network of an engine directory into a repository, as version 1 of model `name`.
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Where a network goes: a folder of a repository.
 
-    Args:
-        engine: its payload is ONNX or a TensorRT plan.
+    Attributes:
         repository: made if it is not there.
         name: of the model; a folder of that name must not be there yet.
-
-    Raises:
-        UsageError: a name that Triton could not use, or that is taken.
-        EngineError: an engine that Triton has no backend for.
-        RunError: the repository cannot be written.
     """
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"--name {name}: letters, digits, - and _ make a name of a model")
+
+    repository: Path
+    name: str = DEFAULT_NAME
+
+    @property
+    def folder(self) -> Path:
+        """Of the model."""
+        return self.repository / self.name
+
+    def check(self) -> None:
+        """Refuse what could not be written. Raises UsageError for a name, OutputError for a place."""
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(f"--name {self.name}: letters, digits, - and _ make a name of a model")
+        check_folder(self.repository)
+        if self.folder.exists() or self.folder.is_symlink():
+            raise UsageError(f"{self.folder} is there already: give another --name, or remove it")
+
+    def write(self, engine: Path) -> Network:
+        """Put the network of an engine directory there, as version 1; it appears in one step.
+
+        Raises:
+            UsageError: a name that Triton could not use, or that is taken.
+            OutputError: the repository cannot be written.
+            EngineError: an engine that Triton has no backend for.
+            RunError: the disk is full or fails.
+        """
+        self.check()
+        manifest = check_engine(engine, self)
+        payload, target = manifest.read_payload(engine), self.folder
+        network = read_onnx(payload) if manifest.backend == "onnx" else read_plan(payload)
+        draft = None
+        try:
+            self.repository.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{self.name}.", dir=self.repository))
+            (draft / "1").mkdir()
+            (draft / "1" / _KINDS[manifest.backend][2]).write_bytes(payload)
+            (draft / "config.pbtxt").write_text(describe(network, self.name, manifest.backend))
+            draft.chmod(0o755)
+            draft.rename(target)  # in one step: a server may be watching
+        except OSError as exc:
+            raise storage_error(target, exc) from exc
+        finally:
+            if draft is not None:
+                shutil.rmtree(draft, ignore_errors=True)
+        return network
+
+
+def check_engine(engine: Path, model: Model) -> Manifest:
+    """The manifest of an engine that Triton can run. Raises EngineError, with the command that makes one."""
     manifest = Manifest.read(engine)
-    if manifest.backend not in _KINDS:
-        raise EngineError(f"{engine} is for {manifest.backend}; Triton takes ONNX (fiqa-trt export) or a TensorRT plan")
-    payload, target = manifest.read_payload(engine), repository / name
-    if target.exists() or target.is_symlink():
-        raise UsageError(f"{target} is there already: give another --name, or remove it")
-    network = read_onnx(payload) if manifest.backend == "onnx" else read_plan(payload)
-    draft = None
-    try:
-        repository.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=repository))
-        (draft / "1").mkdir()
-        (draft / "1" / _KINDS[manifest.backend][2]).write_bytes(payload)
-        (draft / "config.pbtxt").write_text(describe(network, name, manifest.backend))
-        draft.chmod(0o755)
-        draft.rename(target)  # in one step: a server may be watching
-    except OSError as exc:
-        raise storage_error(target, exc) from exc
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
-    return network
+    if manifest.backend in _KINDS:
+        return manifest
+    released = manifest.model == Manifest.read(RELEASED).model
+    words = ["fiqa-trt", "export", *([] if released else ["CHECKPOINT"])]
+    words += ["--precision", "int8"] if manifest.precision == "int8" else []
+    words += ["--triton", os.fspath(model.repository), *(["--name", model.name] if model.name != DEFAULT_NAME else [])]
+    which = "" if released else "; CHECKPOINT is the .safetensors that it was built from"
+    raise EngineError(
+        f"{engine} is for {manifest.backend}, which Triton does not run; its network as ONNX: "
+        f"{command_line(*words)}{which}"
+    )
 
 
 def read_onnx(payload: bytes) -> Network:

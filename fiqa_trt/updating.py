@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +23,7 @@ import pyarrow.compute as pc
 from fiqa_trt.errors import DifferentRun, InputError, one_line
 from fiqa_trt.outputs import check_columns, holder, output_metadata, read_output, with_metadata
 from fiqa_trt.pipeline import READERS
-from fiqa_trt.records import Origin, output_schema, own_columns, own_types
+from fiqa_trt.records import Origin, open_path, output_schema, own_columns, own_types, record_path
 from fiqa_trt.retrying import Fresh
 from fiqa_trt.scoring import (
     Options,
@@ -35,13 +37,14 @@ from fiqa_trt.scoring import (
     refuse_incomparable,
     score_dataset,
 )
-from fiqa_trt.shards import locate, origin_of
+from fiqa_trt.shards import TABLES, TAR, locate, origin_of
 from fiqa_trt.sources import Source, check_source, list_inputs
 from fiqa_trt.workers import Workers
 
 Rows = npt.NDArray[np.int64]
 
 _ORIGIN = ("bytes", "modified")
+_INSIDE = rf"(?i)({'|'.join(map(re.escape, (TAR, *TABLES)))})(::|%3A%3A).*$"
 _AT_ONCE = 1024  # files that a thread looks at
 
 
@@ -112,8 +115,8 @@ def update_dataset(
     on when it is made again. Other arguments as of `score_dataset`.
 
     Raises:
-        InputError: the output is not one of ours, was written by a version that recorded no sizes and times, or has
-            not one path in common with the inputs.
+        InputError: the output is not one of ours, was written by a version that recorded no sizes and times, has not
+            one path in common with the inputs, or has rows of what is in a folder or a shard that cannot be read now.
         DifferentRun: its scores come from another model or precision, so new ones could not stand beside them.
         FiqaError: as in `score_dataset`.
     """
@@ -137,13 +140,16 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
         raise DifferentRun(f"{output} holds what filter kept, not a data set; --update the file that it was kept from")
     own = own_columns(run.members)
     old = _read_own(output, own)
-    changes = compare(_with_origins(folder.listed()), old)
+    now = _with_origins(folder.listed())
+    changes = compare(now, old)
     if len(old) and changes.new == len(changes.source):
-        then, now = old["path"][0].as_py(), next(folder.listed())[0].as_py()
+        first_then, first_now = (table["path"][0].as_py() for table in (old, now))
         raise InputError(
-            f"--update {output}: not one of the inputs is among its rows ({then} there, {now} now); give them as they "
-            "were given before, from the same folder, or --restart"
+            f"--update {output}: not one of the inputs is among its rows ({first_then} there, {first_now} now); give "
+            "them as they were given before, from the same folder, or --restart"
         )
+    if not keep_gone:
+        _refuse_unreadable(output, old["path"].take(pa.array(changes.gone)), now, changes)
     say(f"{output}: {changes}")
     # Our own columns in their types, and not as text: what the format makes of them is its writer's matter.
     rows = pa.schema([*list(ours)[: len(own)], *list(schema)[len(own) :]])
@@ -154,6 +160,32 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     run.work(source.image_column)
     tables = itertools.chain(_merged(folder.aside(), changes.source, old, Fresh(folder.parts()), rows), [gone])
     return run.finish(with_metadata(schema, run.metadata(whole)), tables, len(changes.source) + gone.num_rows)
+
+
+def _refuse_unreadable(output: Path, gone: pa.ChunkedArray, now: pa.Table, changes: Changes) -> None:
+    """Raise InputError if rows would leave because a folder or a shard cannot be read, so that it is an input itself,
+    or is a link that leads nowhere.
+
+    A disk that fails for an hour must not cost the scores of what is on it.
+    """
+    shards = pc.replace_substring_regex(gone, _INSIDE, r"\1")
+    folders = pc.replace_substring_regex(gone, "/[^/]*$", "")
+    above = set[str]()
+    for paths in (shards, folders):
+        for path in pc.unique(paths.filter(pc.not_equal(paths, gone))).to_pylist():
+            name = record_path(open_path(path))
+            while name and name not in above:
+                above.add(name)
+                name = name.rpartition("/")[0]
+    names = pc.utf8_rtrim(now["path"].cast(pa.large_string()), "/")
+    found = pc.and_(pc.is_null(now["bytes"]), pc.is_in(names, value_set=pa.array(above, pa.large_string())))
+    unread = now["path"].filter(pc.and_(found, pa.array(changes.source < 0)))
+    broken = (name for name in above if os.path.islink(open_path(name)) and not os.path.exists(open_path(name)))
+    if culprit := unread[0].as_py() if len(unread) else next(broken, None):
+        raise InputError(
+            f"--update {output}: {culprit} cannot be read to its end, and the rows of what was in it would "
+            "go; mend that, or --keep-gone keeps them"
+        )
 
 
 def _read_own(output: Path, own: list[str]) -> pa.Table:

@@ -8,23 +8,21 @@ import csv
 import dataclasses
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.errors import InputError, one_line
+from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.reading import REMOTE, is_remote
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
 KINDS = (".csv", ".tsv", ".parquet")
 BATCH_ROWS = 8192
 HEAD_BYTES = 1 << 16
 _SPOKEN = {",": "`,`", ";": "`;`", "\t": "tabs", "|": "`|`"}
-_BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "-")
 # UTF-32 first: its mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -48,6 +46,12 @@ _NOT_TEXT = (
 )
 
 
+PATH_NAMES = (
+    "image", "filename", "file", "file_name", "image_path", "image_name", "image_file", "img", "img_name", "img_path",
+    "filepath", "file_path",
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Column:
     """A column that a table must have.
@@ -55,7 +59,7 @@ class Column:
     Attributes:
         name: what we call it.
         others: what people call it as well, in small letters with underscores.
-        option: the option that names it.
+        option: the option that names it, where there is one.
         given: what that option said: the table's own name for it.
     """
 
@@ -69,14 +73,15 @@ class Column:
         if self.given is not None or self.name in columns:
             wanted = self.name if self.given is None else self.given
             return wanted if wanted in columns else None
-        found = [column for column in columns if _folded(column) in (self.name, *self.others)]
+        found = [column for column in columns if self.is_meant(column)]
         if len(found) > 1:
-            raise InputError(f"{table} has no column `{self.name}` but {' and '.join(found)}: {self.option} says which")
+            way_out = f"{self.option} says which" if self.option else f"name the one that is meant `{self.name}`"
+            raise InputError(f"{table} has no column `{self.name}` but {' and '.join(found)}: {way_out}")
         return found[0] if found else None
 
-
-def _folded(name: str) -> str:
-    return "_".join(name.strip().lower().replace("-", " ").split())
+    def is_meant(self, name: str) -> bool:
+        """Whether a column of that name is probably this one."""
+        return "_".join(name.strip().lower().replace("-", " ").split()) in (self.name, *self.others)
 
 
 def text_encoding(head: bytes, name: str) -> str:
@@ -130,18 +135,44 @@ def read_batches(name: str, needed: Sequence[str | Column], raw: Sequence[str] =
 
     Args:
         name: ends in one of KINDS.
-        needed: columns that it must have; those that it calls otherwise are renamed.
-        raw: of a text, columns to be had as bytes, because they need not be UTF-8.
+        needed: columns that it must have; those that it calls otherwise are renamed. One that has such a name and is
+            another makes way: it is called `input_<name>`.
+        raw: of a text, columns of `needed` to be had as bytes, because they need not be UTF-8.
 
     Raises:
         InputError: it cannot be read, lacks a column of `needed`, or has two of one name.
     """
-    with translated(name):
-        if not stat.S_ISREG(os.stat(name).st_mode):
-            raise InputError(f"cannot read {name}: a table must be a file, not a folder, a device or a pipe")
+    _check_file(name)
     read = _read_parquet(name, needed) if name.lower().endswith(".parquet") else _read_csv(name, needed, raw)
     with translated(name):
         yield from read
+
+
+def name_in(name: str, column: Column) -> str:
+    """What a table calls a column. Raises InputError as `read_batches`."""
+    import pyarrow.parquet as pq
+
+    _check_file(name)
+    with translated(name):
+        names = (
+            _need((column,), pq.read_schema(name).names, name)
+            if name.lower().endswith(".parquet")
+            else _layout(name, (column,)).renamed((column,), name)
+        )
+    return next((theirs for theirs, ours in names.items() if ours == column.name), column.name)
+
+
+def _check_file(name: str) -> None:
+    with translated(name):
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            raise InputError(f"cannot read {name}: a table must be a file, not a folder, a device or a pipe")
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """A name for a carried column that nothing else has: `input_` before it as often as it takes."""
+    while name in taken:
+        name = f"input_{name}"
+    return name
 
 
 def read_columns(table: Path, needed: Sequence[str | Column]) -> dict[str, list[Any]]:
@@ -166,48 +197,15 @@ def read_columns(table: Path, needed: Sequence[str | Column]) -> dict[str, list[
     return {column: [value or None for value in values] for column, values in columns.items()}
 
 
-def numbers(values: Sequence[object], column: str, name: str, *, skip_blank: bool = False) -> npt.NDArray[np.float64]:
-    """Numbers of a column, with a decimal point or, throughout, a decimal comma: float64 [N], finite.
-
-    Args:
-        values: as a table holds them.
-        column: its name, for messages.
-        name: of the table, for messages.
-        skip_blank: blank ones become NaN.
-
-    Raises:
-        InputError: a value that is no finite number, with its row; points and commas in one column.
-    """
-    import numpy as np
-
-    texts = ["" if value is None else str(value).strip() for value in values]
-    with_comma, with_point = (next((text for text in texts if mark in text), None) for mark in ",.")
-    if with_comma and with_point:
-        raise InputError(
-            f"{name}: the {column} {with_comma!r} has a comma, {with_point!r} a point: write all decimals alike, and "
-            "thousands without a mark"
-        )
-    found = np.full(len(texts), np.nan)
-    for row, text in enumerate(texts):
-        if skip_blank and text.lower() in _BLANK:
-            continue
-        with contextlib.suppress(ValueError):
-            found[row] = float(text.replace(",", "."))
-        if not np.isfinite(found[row]):
-            hint = "; --skip-blank leaves such rows out" if text.lower() in _BLANK and column == "score" else ""
-            raise InputError(f"{name}, row {row + 1}: the {column} {values[row]!r} is not a finite number{hint}")
-    return found
-
-
 def _need(needed: Sequence[str | Column], columns: Sequence[str], name: str, how: str = "") -> dict[str, str]:
-    """What each column is renamed to, by its name in the table."""
-    renamed = {}
+    """What columns are renamed to, by their names in the table."""
+    renamed = dict[str, str]()
     for column in map(_column, needed):
         found = column.find(columns, name)
         if found is None:
             only = f"only: {', '.join(columns) or 'none'}{how if len(columns) > 1 else ''}"
             option = f"; {column.option} says which" if column.option and column.given is None and columns else ""
-            if any(_is_number(cell) for cell in columns):
+            if any(_is_value(cell) for cell in columns):
                 option = "; its first row must name the columns"
             raise InputError(f"{name} has no column `{column.given or column.name}`, {only}{option}")
         renamed[found] = column.name
@@ -216,6 +214,11 @@ def _need(needed: Sequence[str | Column], columns: Sequence[str], name: str, how
         raise InputError(f"{name} has more than one column named {', '.join(repeated)}")
     if len(renamed) < len(needed):
         raise InputError(f"{name}: one column cannot be both {' and '.join(_column(one).name for one in needed)}")
+    for own in renamed.values():
+        if len(both := [found for found, other in renamed.items() if other == own]) > 1:
+            raise InputError(f"{name}: {' and '.join(both)} cannot both be `{own}`; rename one of them")
+    displaced = [column for column in columns if column in renamed.values() and column not in renamed]
+    renamed |= {column: unused(column, columns) for column in displaced}
     return {found: own for found, own in renamed.items() if found != own}
 
 
@@ -223,7 +226,10 @@ def _column(needed: str | Column) -> Column:
     return Column(needed) if isinstance(needed, str) else needed
 
 
-def _is_number(cell: str) -> bool:
+def _is_value(cell: str) -> bool:
+    """Whether it is no column's name, but a number, the path of an image, or what spreadsheets put before the names."""
+    if "/" in cell or cell.lower().endswith(SUFFIXES) or cell.startswith(("sep=", "#")):
+        return True
     try:
         float(cell.replace(",", "."))
     except ValueError:
@@ -237,11 +243,7 @@ def _renamed(batch: pa.RecordBatch, names: dict[str, str]) -> pa.RecordBatch:
     blank = columns.count("") > 1
     if not names and not blank:
         return batch
-    kept = [
-        index
-        for index, name in enumerate(columns)
-        if (name in names or name not in names.values()) and not (blank and not name)
-    ]
+    kept = [index for index, name in enumerate(columns) if name or not blank]
     return batch.select(kept).rename_columns([names.get(columns[index], columns[index]) for index in kept])
 
 
@@ -254,6 +256,10 @@ class _Layout:
     columns: list[str]
     rows: bool
 
+    def renamed(self, needed: Sequence[str | Column], name: str) -> dict[str, str]:
+        """See `_need`; `name` is the table's."""
+        return _need(needed, self.columns, name, f" (separated by {_SPOKEN[self.separator]})")
+
 
 def _layout(name: str, needed: Sequence[str | Column]) -> _Layout:
     with open(name, "rb") as file:
@@ -263,6 +269,8 @@ def _layout(name: str, needed: Sequence[str | Column]) -> _Layout:
     for separator in _SPOKEN:
         with open(name, encoding=text[0], errors=text[1], newline="") as lines:
             columns = next(filter(None, csv.reader(lines, delimiter=separator)), [])
+            if any("\udc80" <= sign <= "\udcff" for sign in "".join(columns)):
+                raise ValueError("invalid UTF8 data in its first row")
             layouts.append(_Layout(encoding, separator, columns, any(line.strip("\r\n") for line in lines)))
         with contextlib.suppress(InputError):  # said below, of the likeliest separator
             if all(_column(one).find(columns, name) is not None for one in needed):
@@ -273,21 +281,27 @@ def _layout(name: str, needed: Sequence[str | Column]) -> _Layout:
 
 def _read_csv(name: str, needed: Sequence[str | Column], raw: Sequence[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from fiqa_trt.outputs.delimited import stream_csv
 
     layout = _layout(name, needed)
-    names = _need(needed, layout.columns, name, f" (separated by {_SPOKEN[layout.separator]})")
-    types = {column: pa.binary() if column in raw else pa.string() for column in layout.columns}
+    names = layout.renamed(needed, name)
+    # A blank before such a name is one of those behind every separator (`a, b`), and none of the cells'.
+    indented = [(at, column) for at, column in enumerate(layout.columns) if column in names and column.startswith(" ")]
+    types = {each: pa.binary() if names.get(each, each) in raw else pa.string() for each in layout.columns}
     if not layout.rows:
         yield _renamed(pa.RecordBatch.from_pylist([], pa.schema(types)), names)
         return
-    for batch in stream_csv(name, layout.separator, layout.encoding, column_types=types):
+    for read in stream_csv(name, layout.separator, layout.encoding, column_types=types):
+        found = read
+        for at, column in indented:
+            found = found.set_column(at, column, pc.replace_substring_regex(found.column(at), "^ ", ""))
+        batch = _renamed(found, names)
         for column in raw:
-            if pa.types.is_binary(batch.column(column).type):
-                _refuse_nuls(batch.column(column), name)
-        yield _renamed(batch, names)
-        last = batch.column(batch.num_columns - 1)[-1].as_py() if batch.num_rows else ""
+            _refuse_nuls(batch.column(column), name)
+        yield batch
+        last = found.column(found.num_columns - 1)[-1].as_py() if found.num_rows else ""
     _refuse_unclosed(name, last)
 
 
@@ -316,3 +330,34 @@ def _read_parquet(name: str, needed: Sequence[str | Column]) -> Iterator[pa.Reco
         names = _need(needed, file.schema_arrow.names, name)
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield _renamed(batch, names)
+
+
+def header(name: str, needed: Sequence[str | Column]) -> list[str]:
+    """The names that a table itself gives to its columns. Raises InputError if it cannot be read."""
+    import pyarrow.parquet as pq
+
+    with translated(name):
+        if name.lower().endswith(".parquet"):
+            return list(pq.read_schema(name).names)
+        return _layout(name, needed).columns
+
+
+def place(name: str, needed: Sequence[str | Column], row: int) -> str:
+    """Where a row, counted from 0, stands: of a .parquet its number from 1, of a text the line that an editor shows.
+
+    Raises:
+        InputError: the table cannot be read.
+    """
+    if name.lower().endswith(".parquet"):
+        return f"row {row + 1}"
+    before = 0  # lines
+    with translated(name):
+        layout = _layout(name, needed)
+        with open(name, encoding=layout.encoding, errors="surrogateescape", newline="") as lines:
+            records = csv.reader(lines, delimiter=layout.separator)
+            for cells in records:
+                if cells and row < 0:  # lines of nothing are no rows; that of the names is none either
+                    break
+                row -= bool(cells)
+                before = records.line_num
+    return f"line {before + 1}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -183,6 +184,23 @@ def test_show(crops: Path, tmp_path: Path) -> None:
         show(f"{shard}::p/a.jpg", "--explain")
     show(f"{shard}::p/a.jpg", "--explain", "-o", tmp_path)
     assert (tmp_path / "a.jpg.explain.png").exists()
+
+
+def test_scores_of_another_engine_are_named(tmp_path: Path, crops: Path) -> None:
+    score_dataset(crops, tmp_path / "s.parquet", device="cpu", precision="fp32", engine="openvino")
+    score_dataset(crops, tmp_path / "s.csv", device="cpu", precision="fp32", engine="openvino")
+    with Scorer("cpu", "fp32", "openvino", batch=1) as scorer:
+        info = scorer.info
+    found = read_distribution(tmp_path / "s.parquet")
+    assert found.difference(info) is None
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"precision": "fp16", "executed": "bf16"}, "(precision fp32 there, fp16 here)"),
+        ({"model": "a" * 64}, f"(model {info.model[:12]} there, aaaaaaaaaaaa here)"),
+        ({"backend": "tensorrt 11"}, f"(backend {info.backend} there, tensorrt 11 here)"),
+    ]
+    for changes, message in cases:
+        assert message in str(found.difference(dataclasses.replace(info, **changes)))
+    assert "does not record" in str(read_distribution(tmp_path / "s.csv").difference(info))
 
 
 def test_distributions(tmp_path: Path, crops: Path) -> None:

@@ -21,6 +21,7 @@ from fiqa_trt.latency import measure_latency
 RESULT = Benchmark(
     "1", "2026-01-01", "x", 100, {"backend": "b", "device": "d", "precision": "fp16", "executed": "bf16", "batch": 8},
     "cpu", {"list": 1000.0, "read": 500.0, "decode": 200.0, "engine": 100.0}, True, 55.0, 50.0, 1.9, None,
+    "build an engine (fiqa-trt build)",
 )  # fmt: skip
 
 

@@ -51,6 +51,10 @@ def test_score_a_folder(crops: Path, tmp_path: Path) -> None:
     assert "11 images" in done.stderr
     assert "1 empty" in done.stderr
     assert "50%" in done.stderr
+    assert "written to" in done.stderr
+    again = call("score", crops, "-o", tmp_path / "s.parquet").stderr
+    assert "s.parquet is already complete" in again
+    assert "written to" not in again
     table = pq.read_table(tmp_path / "s.parquet")
     assert table.num_rows == 11
     assert table["score"].null_count == 1
@@ -90,7 +94,7 @@ def test_names_that_are_not_utf8(crops: Path, tmp_path: Path) -> None:
 def test_users_mistakes(crops: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.parquet"
     (tmp_path / "none").mkdir()
-    (tmp_path / "l.csv").write_text("file\na.jpg\n")
+    (tmp_path / "l.csv").write_text("name\na.jpg\n")
     assert "/gone" in complaint(tmp_path / "gone", "-o", out)
     assert "no images in" in complaint(tmp_path / "none", "-o", out)
     assert "name it .parquet, .csv, .jsonl" in complaint(crops, "-o", tmp_path / "s.xlsx")

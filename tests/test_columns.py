@@ -22,7 +22,7 @@ from fiqa_trt.delivery import write_rows
 from fiqa_trt.errors import UsageError
 from fiqa_trt.outputs import SUFFIXES, check_columns, read_output, to_json, write_output
 from fiqa_trt.outputs.columns import hold
-from fiqa_trt.records import own_columns
+from fiqa_trt.records import own_columns, own_types
 from fiqa_trt.reporting import survey
 from fiqa_trt.retrying import retry_failed
 from fiqa_trt.runs import RunFolder
@@ -142,7 +142,7 @@ def output(rows: int) -> pa.Table:
     status = pa.array(["corrupt" if each else "ok" for each in bad])
     error = pa.array(["broken" if each else None for each in bad])
     paths = pa.array([f"f/{row}.jpg" for row in range(rows)])
-    size, modified = pa.array([9] * rows, pa.int64()), pa.array([0] * rows, pa.timestamp("us"))
+    size, modified = pa.array([9] * rows, pa.int64()), pa.array([0] * rows, own_types(MEMBERS)["modified"])
     columns = [paths, scores, scores, scores, sides, sides, status, error, size, modified]
     return pa.table(columns, names=own_columns(MEMBERS))
 

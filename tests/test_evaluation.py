@@ -22,10 +22,12 @@ from fiqa_trt.cli import group
 from fiqa_trt.errors import InputError
 from fiqa_trt.evaluation import (
     MEASURES,
+    PairForm,
     agreement,
     edc,
     fit_logistic,
     logistic,
+    measures,
     read_pairs,
     read_rated,
     threshold_at_fmr,
@@ -66,6 +68,8 @@ def test_the_interval_is_that_of_the_bootstrap() -> None:
         (scores, ratings), lambda x, y: stats.pearsonr(x, y).statistic, paired=True, vectorized=False,
         n_resamples=400, method="percentile", rng=np.random.default_rng(2),
     ).confidence_interval  # fmt: skip
+    assert found.low is not None
+    assert found.high is not None
     assert found.low < found.value < found.high
     assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.03)
 
@@ -105,6 +109,25 @@ def test_ratings_on_a_part_of_the_logistic_are_fitted_as_well(curve: Callable[[A
     found = agreement(scores, ratings / np.ptp(ratings), resamples=0).measures
     assert found["rmse_logistic"].value < 0.01
     assert found["plcc_logistic"].value > abs(found["plcc"].value) - 1e-4
+
+
+def test_a_draw_costs_a_few_steps_where_the_fit_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a straight line no logistic is best, and to look for it in every draw took minutes."""
+    taken = 0
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        return logistic(*arguments)
+
+    monkeypatch.setattr(measures, "logistic", counting)
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.1, 0.9, 200)
+    found = agreement(scores, scores + rng.normal(0, 0.06, 200), resamples=40).measures["rmse_logistic"]
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.value < found.high
+    assert taken < 5000 + 40 * 100
 
 
 def test_edc_worked_out_by_hand() -> None:
@@ -180,8 +203,9 @@ def test_eval_of_ratings(scores: Path, tmp_path: Path) -> None:
     options = ("--labels", labels, "--resamples", 20, "--by", "camera", "--plot", tmp_path / "plot.png")
     text = call(scores, *options)
     assert "40 images, 0 without a score" in text
-    assert "c: too few images" in text
-    result = json.loads(call(scores, *options, "--json"))
+    assert "left out: 1 groups with fewer than 8 images" in text
+    assert f"written to {tmp_path / 'plot.png'}" in text
+    result = json.loads(call(scores, *options, "-q", "--json"))
     assert set(result["groups"]) == {"a", "b"}
     assert 0.8 < result["measures"]["srcc"]["value"] < 1
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -190,7 +214,7 @@ def test_eval_of_ratings(scores: Path, tmp_path: Path) -> None:
 def test_eval_of_pairs(scores: Path, tmp_path: Path) -> None:
     rows = [[f"/d/{i}.jpg", f"/d/{i + 1}.jpg", int(i % 3 > 0), 0.9 - (i < 10) * 0.6] for i in range(39)]
     pairs = write(tmp_path / "p.csv", "a,b,same,similarity", rows)
-    result = json.loads(call(scores, "--pairs", pairs, "--fnmr", 0.25, "--plot", tmp_path / "edc.png", "--json"))
+    result = json.loads(call(scores, "--pairs", pairs, "--fnmr", 0.25, "--plot", tmp_path / "edc.png", "-q", "--json"))
     assert result["mated"] == 26
     assert result["fnmr"]["0.3"] == 0 < result["fnmr"]["0"]
     assert result["pauc"]["0.2"] == pytest.approx(result["pauc_ideal"]["0.2"])
@@ -212,15 +236,15 @@ def test_groups_have_columns_of_their_own_and_numbers(tmp_path: Path) -> None:
         assert "nan" not in done.stdout
         lines = done.stdout.splitlines()
         if form == "text":
-            assert done.stderr == ""
-            table = lines[lines.index("") + 1 :]
-            assert all(len(re.split(r"\s{2,}", line.strip())) == 8 - (at == 0) for at, line in enumerate(table))
-        else:
-            assert "36 images" in done.stderr
+            assert all(len(re.split(r"\s{2,}", line.strip())) == 7 - (at == 0) for at, line in enumerate(lines))
+        assert "36 images" in done.stderr
+        assert "ratings from 1 to 2: RMSE is on their scale" in done.stderr
         if form == "markdown":
-            assert {line.count("|") for line in lines} == {9}
+            assert {line.count("|") for line in lines} == {8}
+            assert "| RMSE (logistic) |" in lines[0]
+            assert "| RMSE |" not in lines[0]
         if form == "latex":
-            assert {len(re.findall(r"(?<!\\)&", line)) for line in lines if line.endswith(r"\\")} == {7}
+            assert {len(re.findall(r"(?<!\\)&", line)) for line in lines if line.endswith(r"\\")} == {6}
             assert r"x\textbar{}y\_\&\%" in done.stdout
 
 
@@ -235,12 +259,12 @@ def test_distances_are_refused_or_meant(scores: Path, tmp_path: Path) -> None:
     assert "leave out --distance" in call(scores, "--pairs", alike, "--distance", code=2)
     named = write(tmp_path / "n.csv", "a,b,same,distance", rows)
     assert "of distances, give --distance" in call(scores, "--pairs", named, code=2)
-    expected = json.loads(call(scores, "--pairs", alike, "--json"))
+    expected = json.loads(call(scores, "--pairs", alike, "--fnmr", 0.1, "-q", "--json"))
     for table in (distances, named):
-        found = json.loads(call(scores, "--pairs", table, "--distance", "--json"))
+        found = json.loads(call(scores, "--pairs", table, "--distance", "--fnmr", 0.1, "-q", "--json"))
         assert found["fnmr"] == expected["fnmr"]
         assert found["threshold"] == -expected["threshold"] > 0
-    assert "\\hline" in call(scores, "--pairs", alike, "--format", "latex")
+    assert "\\hline" in call(scores, "--pairs", alike, "--fnmr", 0.1, "--format", "latex")
 
 
 def test_mistakes_are_named(scores: Path, tmp_path: Path) -> None:
@@ -249,7 +273,7 @@ def test_mistakes_are_named(scores: Path, tmp_path: Path) -> None:
         (): "either --labels",
         ("--labels", labels, "--fmr", 0.1): "belong to --pairs",
         ("--pairs", labels): "no column `a`",
-        ("--labels", labels): "row 1: the score 'good'",
+        ("--labels", labels): "line 2: the score 'good'",
         ("--labels", labels, "--by", "camera"): "no column `camera`",
         ("--labels", labels, "--column", "sharpness"): "no column sharpness",
         ("--labels", labels, "--column", "status"): "--column status: in",
@@ -258,7 +282,118 @@ def test_mistakes_are_named(scores: Path, tmp_path: Path) -> None:
         (
             "--pairs",
             write(tmp_path / "p.csv", "a,b,same,similarity", [["/d/1.jpg", "/d/2.jpg", 2, 1]]),
-        ): "`same` is '2'",
+        ): "line 2: `same` is '2'",
         ("--pairs", write(tmp_path / "q.csv", "a,b,same,similarity", [["/d/1.jpg", "/d/2.jpg", 0, 1]])): "no pair",
     }.items():
         assert message in call(scores, *arguments, code=2), arguments
+
+
+def test_groups_that_say_nothing_are_counted_and_those_without_a_name_have_one(scores: Path, tmp_path: Path) -> None:
+    def group_of(index: int) -> str:
+        return "" if index < 10 else "flat" if index < 20 else "good" if index < 30 else f"tiny {index}"
+
+    rows = [[f"/d/{i}.jpg", 3 if 10 <= i < 20 else i, group_of(i)] for i in range(40)]
+    labels = write(tmp_path / "l.csv", "path,score,camera", rows)
+    text = call(scores, "--labels", labels, "--by", "camera", "--resamples", 5)
+    assert "left out: 10 groups with fewer than 8 images\n" in text
+    assert "left out: 1 groups with scores or ratings all alike\n" in text
+    assert "tiny" not in text
+    assert [line.split("  ")[0] for line in text.splitlines()[-3:]] == ["all", "(blank)", "good"]
+    result = json.loads(call(scores, "--labels", labels, "--by", "camera", "--resamples", 5, "-q", "--json"))
+    assert (set(result["groups"]), result["groups_left_out"]) == ({"", "good"}, 11)
+
+
+def test_without_resamples_there_is_no_interval(scores: Path, tmp_path: Path) -> None:
+    labels = write(tmp_path / "l.csv", "path,score", [[f"/d/{i}.jpg", i * i] for i in range(40)])
+    result = json.loads(call(scores, "--labels", labels, "--resamples", 0, "-q", "--json"))
+    assert {(each["low"], each["high"]) for each in result["measures"].values()} == {(None, None)}
+    assert "[" not in call(scores, "--labels", labels, "--resamples", 0, "-q")
+    assert "[1.0000, 1.0000]" in call(scores, "--labels", labels, "--resamples", 5, "-q")  # drawn, and all alike
+
+
+def test_quiet_leaves_the_table(scores: Path, tmp_path: Path) -> None:
+    labels = write(tmp_path / "l.csv", "path,score", [[f"/d/{i}.jpg", i] for i in range(40)])
+    arguments = ["eval", str(scores), "--labels", str(labels), "--resamples", "0"]
+    loud, quiet = (CliRunner().invoke(group, [*arguments, *more]) for more in ([], ["-q"]))
+    assert loud.stdout == quiet.stdout
+    assert (len(loud.stdout.splitlines()), quiet.stderr) == (2, "")
+    assert f"columns of {labels}: path = path, score = score" in loud.stderr
+
+
+def test_a_folder_of_images_that_is_nowhere_is_refused(scores: Path, tmp_path: Path) -> None:
+    labels = write(tmp_path / "l.csv", "path,score", [[f"{i}.jpg", i] for i in range(40)])
+    pairs = write(tmp_path / "p.csv", "a,b,same,similarity", [["1.jpg", "2.jpg", 1, 0.5]])
+    assert "40 images" in call(scores, "--labels", labels, "--images", "/d")  # not here, but in the scores
+    for option, table in (("--labels", labels), ("--pairs", pairs)):
+        assert "--images /gone: no such folder, and no path" in call(scores, option, table, "--images", "/gone", code=2)
+
+
+def test_rates_that_so_few_pairs_cannot_show_are_refused() -> None:
+    others = np.linspace(0, 1, 300)
+    with pytest.raises(
+        InputError, match=r"an FMR of 0\.001 cannot .* 300 non-mated pairs: the smallest is --fmr 0\.0034"
+    ):
+        threshold_at_fmr(others, 0.001)
+    assert (others >= threshold_at_fmr(others, 0.0034)).sum() == 1
+    assert (others >= threshold_at_fmr(others, 0)).sum() == 0
+    with pytest.raises(InputError, match=r"an FNMR of 0\.05 cannot .* 10 mated pairs: the smallest is --fnmr 0\.1"):
+        threshold_at_fnmr(SIMILARITY, 0.05)
+
+
+def test_the_point_that_the_curve_starts_from_is_told(scores: Path, tmp_path: Path) -> None:
+    rows = [[f"/d/{i}.jpg", f"/d/{i + 1}.jpg", int(i % 3 > 0), i % 3 + i / 100] for i in range(39)]
+    pairs = write(tmp_path / "p.csv", "a,b,same,similarity", rows)
+    text = call(scores, "--pairs", pairs, "--fmr", 0.3)
+    assert re.search(
+        r"mated pairs +26\nnon-mated pairs +13\nthreshold \(similarity\) +0\.27\nFMR there +0\.231\n", text
+    )
+    assert "rests on 3 false matches" in text
+    assert "no mated pair is below the threshold" in text
+    result = json.loads(call(scores, "--pairs", pairs, "--fmr", 0.3, "-q", "--json"))
+    assert (result["non_mated"], result["fmr"]) == (13, 3 / 13)
+
+
+def test_pairs_have_the_columns_and_blanks_that_tables_have(scores: Path, tmp_path: Path) -> None:
+    rows = [[f"/d/{i}.jpg", f"/d/{i + 1}.jpg", i % 2, f"0,{i + 10}"] for i in range(39)]
+    plain = read_pairs(scores, write(tmp_path / "p.csv", "a,b,same,similarity", rows))
+    for header in ("image1,image2,label,cosine", "img_a,img_b,match,score", "probe,reference,genuine,sim"):
+        found = read_pairs(scores, write(tmp_path / "q.csv", header, rows))
+        assert found.similarity.tolist() == plain.similarity.tolist()
+        assert f"similarity = {header.split(',')[3]}" in found.notes[0]
+    blank: list[list[object]] = [
+        *rows,
+        ["/d/1.jpg", "/d/2.jpg", 1, ""],
+        ["/d/1.jpg", "/d/2.jpg", "NA", "0,2"],
+        ["", "", "", ""],
+    ]
+    table = write(tmp_path / "b.csv", "left,right,who,how", blank)
+    with pytest.raises(InputError, match=r"no column `a`.*--path-column \(given twice\) says which"):
+        read_pairs(scores, table)
+    options = ["--path-column", "left", "--path-column", "right", "--same-column", "who", "--score-column", "how"]
+    assert "line 41: the how is blank; --skip-blank" in call(scores, "--pairs", table, *options, code=2)
+    text = call(scores, "--pairs", table, *options, "--skip-blank", "--fnmr", 0.1)
+    assert "2 rows with a blank left out" in text
+    assert "19 mated, 20 non-mated pairs; 0 more dropped" in text
+    form = PairForm(("left", "right"), "who", "how", skip_blank=True)
+    assert read_pairs(scores, table, form=form).similarity.tolist() == plain.similarity.tolist()
+
+
+def test_scores_and_labels_in_each_others_place(scores: Path, tmp_path: Path) -> None:
+    for header, scale, message in (
+        ("image,mos", 1, "holds no scores"),
+        ("path,score", 1, "holds no scores"),
+        ("path,score", 0.01, "has no column `status`"),
+    ):
+        labels = write(tmp_path / "l.csv", header, [[f"/d/{i}.jpg", i * scale] for i in range(40)])
+        refused = message == "holds no scores"
+        text = call(labels, "--labels", scores, "--skip-blank", "--resamples", 0, code=2 if refused else 0)
+        assert message in text
+        if refused:
+            assert f"give `{scores} --labels {labels}`" in text
+        assert message not in call(scores, "--labels", labels, "--resamples", 0)
+
+
+def test_every_draw_is_reported() -> None:
+    scores, done = np.linspace(0, 1, 20), list[int]()
+    agreement(scores, scores, resamples=5, report=done.append)
+    assert done == [1, 2, 3, 4, 5]

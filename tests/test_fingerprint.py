@@ -33,14 +33,15 @@ from tests.test_scoring import SMALL, Stop, rows, stop_after
 
 # What each option of `score` becomes, and what makes no difference to rows. A new one belongs into one of them.
 FIELDS = {
-    **dict.fromkeys(("inputs", "list_file", "all_files", "limit", "image_column"), Source),
+    **dict.fromkeys(("inputs", "list_file", "path_column", "all_files", "limit", "image_column"), Source),
     **dict.fromkeys(("device", "precision", "engine", "batch_size", "decoder", "workers", "max_pixels"), Setup),
     **dict.fromkeys(("unit_size", "restart"), Options),
 }
 NAMES = {"batch_size": "batch", "workers": "threads", "unit_size": "unit_rows"}
 ELSEWHERE = {"output", "retry_failed", "update", "keep_gone", "max_failed", "devices", "quiet", "as_json"}
 FREE = {
-    Source: {"inputs", "list_file", "all_files", "limit", "reserved", "exclude"},  # the list that they give counts
+    # Of a source the list that it gives counts.
+    Source: {"inputs", "list_file", "path_option", "all_files", "limit", "reserved", "exclude"},
     Setup: {"device", "precision", "engine", "batch", "threads", "cores"},  # EngineInfo counts for the first three
     Options: {"restart", "command"},
     EngineInfo: {"device", "batch"},
@@ -121,6 +122,18 @@ def test_another_image_column_is_refused(table: Path, tmp_path: Path) -> None:
     assert {row["width"] for row in rows(output)} == {224}
 
 
+def test_another_column_of_paths_is_refused(crops: Path, tmp_path: Path) -> None:
+    output, files = tmp_path / "s.parquet", sorted(map(str, crops.rglob("*.jpg")))
+    pq.write_table(pa.table({"file": files, "other": files}), tmp_path / "l.parquet")
+    listed = str(tmp_path / "l.parquet")
+    with pytest.raises(Stop):
+        score_dataset(Source(list_file=listed), output, mean_workers, SMALL, stop_after(5))
+    with pytest.raises(DifferentRun, match="path_column: file there, other now"):
+        score_dataset(Source(list_file=listed, path_column="other"), output, mean_workers, SMALL)
+    named = Source(list_file=listed, path_column="file")  # which is what it is without a name
+    assert score_dataset(named, output, mean_workers, SMALL).scored_now < 10
+
+
 def test_a_retry_takes_the_column_that_its_output_is_from(table: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
     score_dataset(Source((str(table),), image_column="c"), output, mean_workers, SMALL)
@@ -171,9 +184,9 @@ def test_every_option_of_train_has_its_place() -> None:
 def test_every_option_of_synthesize_has_its_place() -> None:
     from fiqa_trt.training.synthesis import Face, _fingerprint, _Job, synthesize
 
-    faces = {"inputs", "list_file"}
+    faces = {"inputs", "list_file", "path_column"}
     elsewhere = {"output", "workers", "restart", "quiet", "as_json"}
-    found = _fingerprint(_Job([(0, Face("a"))], Path("out"), 3, 1, None, 224))
+    found = _fingerprint(_Job([(0, Face("a"))], Path("out"), 3, 1, None, 224, "image"))
     assert {option.name for option in synthesize_command.params} == faces | elsewhere | (
         found.keys() - {"version", "faces"}
     )

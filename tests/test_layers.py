@@ -31,6 +31,7 @@ LAYERS = {
         "lists",
         "user_tables",
         "ratings",
+        "whole_tables",
         "reading",
         "shards",
         "tar",

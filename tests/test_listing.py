@@ -104,9 +104,17 @@ def test_files_of_unknown_names_that_begin_like_images(tmp_path: Path) -> None:
     assert names == ["a.jpg"]
     (line,) = said
     assert line == (
-        f"left out in {tmp_path}: 4 other files that may be images (b.jpg.1, c.jpg_large, d.jpeg.bak, …; "
-        "--all-files tries every file)"
+        f"left out in {tmp_path}: 1 broken link (dangling), 4 other files that may be images (b.jpg.1, "
+        "c.jpg_large, d.jpeg.bak, …; --all-files tries every file)"
     )
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    """Each may have been a folder of images, on a disk that is away now."""
+    put(tmp_path, "a.jpg")
+    for name, target in (("people", "/gone/people"), ("a.txt", "gone"), ("b.jpg", "gone"), ("loop", "loop")):
+        (tmp_path / name).symlink_to(target)
+    assert listed(tmp_path) == (["a.jpg", "b.jpg", "loop"], [f"left out in {tmp_path}: 1 broken link (people)"])
 
 
 def test_names_cannot_disturb_a_terminal(tmp_path: Path) -> None:
@@ -194,6 +202,29 @@ def test_images_of_other_formats_in_a_tar_are_counted(tmp_path: Path) -> None:
     found = list(list_inputs(Source((str(tmp_path / "s.tar"),)), said.append))
     assert found[0].column(0).to_pylist() == [f"{tmp_path}/s.tar::a.jpg"]
     assert said == [f"left out in {tmp_path}/s.tar: 2 .heic"]
+
+
+def test_a_tar_is_searched_by_the_rules_for_a_folder(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "p/noext", "p/c.img", "__MACOSX/p/a.jpg", "__MACOSX/b.jpg", "p/@eaDir/t.jpg", "._image.jpg")
+    put(tmp_path, "._a.jpg", "p/._a.jpg", data=FORK)
+    put(tmp_path, "in.tar", "in.tar.gz", "t.parquet", "a.zip", "a.npy", "a.txt", "unheardof", data=b"x")
+    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name in (*names, "a.jpg"):
+            archive.add(tmp_path / name, name)
+    said, shard = list[str](), f"{tmp_path}/s.tar"
+    found = list(list_inputs(Source((shard,)), said.append))
+    assert found[0].column(0).to_pylist() == [f"{shard}::{name}" for name in ("._image.jpg", "a.jpg", "a.jpg::2")]
+    assert said == [
+        f"left out in {shard}: 1 .zip, 1 .tar, 1 .tar.gz, 1 .parquet, 2 resource forks (._a.jpg, …), 2 system folders "
+        "(__MACOSX, @eaDir), 2 other files that may be images (c.img, noext; --all-files tries every file)"
+    ]
+    every = list(list_inputs(Source((shard,), all_files=True), said.append))
+    assert (sum(batch.num_rows for batch in every), len(said)) == (len(names) + 1, 1)
+    with tarfile.open(tmp_path / "outer.tar", "w") as archive:
+        archive.add(tmp_path / "in.tar", "in.tar")
+    with pytest.raises(InputError, match=r"left out: 1 \.tar; a \.tar within a \.tar is not read: unpack it first"):
+        list(list_inputs(Source((f"{tmp_path}/outer.tar",))))
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)

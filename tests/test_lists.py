@@ -60,8 +60,11 @@ def test_what_is_written_as_lines_is_read_back(rows: list[str]) -> None:
     paths = [row for row in rows if not row.startswith("file:")]
     read = text("\n".join(["first", *map(as_line, paths)]).encode())
     assert [open_path(path) for path in read] == ["first", *paths]
-    alone = text("\n".join(map(as_line, paths)).encode()) if paths and "path" not in paths[0] else []
-    assert [open_path(path) for path in alone] in ([], paths)
+    assert [open_path(path) for path in text("\n".join(map(as_line, paths)).encode())] == paths
+
+
+def test_a_path_like_the_head_of_a_table_is_read_back() -> None:
+    assert [open_path(path) for path in text(as_line("image,mos").encode())] == ["image,mos"]
 
 
 def test_lines_are_taken_as_they_stand_but_for_quotes_and_blanks() -> None:
@@ -92,6 +95,7 @@ def test_lists_longer_than_what_is_read_at_once(length: int, end: str) -> None:
         ("path\tid\na.jpg\t1\n".encode("utf-16"), "a table with a column `path`"),
         (b'"id","path"\n1,a.jpg\n', "a table with a column `path`"),
         (b"path;id\r\na.jpg;1\r\n", "a table with a column `path`"),
+        (b"Image Name,mos\na.jpg,1\n", "a table with a column `Image Name`"),
     ],
 )
 def test_texts_that_are_no_lists(tmp_path: Path, content: bytes, message: str) -> None:
@@ -145,7 +149,12 @@ def test_tab_separated_and_quoted_headers(tmp_path: Path) -> None:
     [
         ("l.csv", b"path", "no paths in"),
         ("l.csv", b'\xef\xbb\xbf"path","id"\r\n', "no paths in"),
-        ("l.csv", b"file;id\na.jpg;1\n", "no column `path`, only: file, id"),
+        ("l.csv", b"name;id\na.jpg;1\n", r"no column `path`, only: name, id \(separated by `;`\); --path-column says"),
+        ("l.csv", b"file;Image Path\na.jpg;1\n", "no column `path` but file and Image Path: --path-column says which"),
+        ("l.csv", b"a.jpg\nb.jpg\n", "no column `path`, only: a.jpg; its first row must name the columns"),
+        ("l.csv", b"p/a,x\np/b,x\n", "its first row must name the columns"),
+        ("l.csv", b"caf\xe9,path\n1,a.jpg\n", "invalid UTF8 data in its first row; save it in UTF-8"),
+        ("l.csv", b"sep=;\r\npath;x\r\na;1\r\n", "its first row must name the columns"),
         ("l.csv", b'path\n"a.jpg\nb.jpg\nc.jpg\n', "a quotation mark that is never closed"),
         ("l.csv", b'id,path\n1,"a.jpg\n2,b.jpg\n', "a quotation mark that is never closed"),
         ("l.csv", "path,id\na.jpg,1\n".encode("utf-16-le"), "holds NUL bytes"),
@@ -203,7 +212,12 @@ def test_parquet_paths_that_are_not_utf8(tmp_path: Path) -> None:
         (pa.table({"path": pa.nulls(2)}), "l.parquet: the column `path` holds null"),
         (pa.table({"path": [{"bytes": b"x"}]}), "holds struct"),
         (pa.table({"path": [["a.jpg"]]}), "holds list"),
-        (pa.table({"image": [{"path": "a.jpg"}]}), "no column `path`, only: image"),
+        (pa.table({"image": [{"path": "a.jpg"}]}), "the column `image` holds struct.*is given as INPUT"),
+        (
+            pa.table({"image": [b"\xff\xd8\xff\xe0\0\x10"]}),
+            "`image` holds images, not paths; .* as INPUT",
+        ),
+        (pa.table({"jpg": [b"x"], "key": ["a"]}), "no column `path`, only: jpg, key; --path-column says which"),
         (pa.table([["a.jpg"], ["b.jpg"]], names=["path", "path"]), "more than one column named path"),
         (pa.table([["a.jpg"], ["b.jpg"], [1]], names=["path", "x", "x"]), "more than one column named x"),
         (pa.table({"path": pa.array([], pa.string())}), "no paths in"),
@@ -215,6 +229,40 @@ def test_parquet_that_is_no_list(tmp_path: Path, table: pa.Table, message: str) 
     with pytest.raises(InputError, match=message) as caught:
         listed(tmp_path / "l.parquet")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["image", "Filename", "IMAGE PATH", "file-name"])
+def test_columns_of_paths_as_people_call_them(tmp_path: Path, column: str) -> None:
+    said = list[str]()
+    (tmp_path / "l.csv").write_text(f"id;{column};mos\n007;b.jpg;1,5\n", encoding="utf-16")
+    pq.write_table(pa.table({"id": ["007"], column: [b"b.jpg"], "mos": ["1,5"]}), tmp_path / "l.parquet")
+    for name in ("l.csv", "l.parquet"):
+        batches = list_inputs(Source(list_file=str(tmp_path / name)), said.append)
+        assert pa.Table.from_batches(batches).to_pydict() == {"path": ["b.jpg"], "id": ["007"], "mos": ["1,5"]}
+        assert said.pop() == f"{tmp_path / name}: the paths are in the column `{column}`"
+    (tmp_path / "l.csv").write_text("image,path\n1,b.jpg\n")  # our own name before any other, and without a word
+    assert dict(pa.Table.from_batches(list_inputs(Source(list_file=str(tmp_path / "l.csv")), said.append)).to_pydict())
+    assert not said
+
+
+def test_blanks_behind_separators_are_none_of_a_path(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_bytes(b"id, path, x\n1, a.jpg, 1\n2,  \xff.jpg,2\n3,c.jpg,3\n")
+    assert listed(tmp_path / "l.csv") == {
+        "path": ["a.jpg", "file:%20%FF.jpg", "c.jpg"], "id": ["1", "2", "3"], " x": [" 1", "2", "3"]
+    }  # fmt: skip
+
+
+def test_a_column_of_paths_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_bytes(b"path,input_path,name,image\nx,y,a\xff.jpg,z\n")
+    found = listed(tmp_path / "l.csv", path_column="name")
+    assert found == {"path": ["file:a%FF.jpg"], "input_input_path": ["x"], "input_path": ["y"], "image": ["z"]}
+    with pytest.raises(InputError, match="no column `nome`, only: path, input_path, name, image"):
+        check_source(Source(list_file=str(tmp_path / "l.csv"), path_column="nome"), tmp_path / "o.parquet")
+    (tmp_path / "l.txt").write_text("a.jpg\n")
+    with pytest.raises(InputError, match=r"--path-column name: .*l\.txt has a path a line, and no columns"):
+        listed(tmp_path / "l.txt", path_column="name")
+    with pytest.raises(InputError, match="--path-column name: it is a column of --list"):
+        Source((str(tmp_path),), path_column="name")
 
 
 def test_whole_tables(tmp_path: Path) -> None:
@@ -251,6 +299,13 @@ def test_standard_input_is_read_like_a_text(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(b"a"))))
     with pytest.raises(InputError, match="standard input is compressed"):
         list(list_inputs(Source(("-",))))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"image,mos\na.jpg,1\n")))
+    with pytest.raises(
+        InputError, match=r"standard input is a table with a column `image`.*: give it to --list as \.csv"
+    ):
+        list(list_inputs(Source(("-",))))
+    with pytest.raises(InputError, match="paths on standard input are INPUT, without --list"):
+        check_source(Source(list_file="-"), Path("o.parquet"))
 
 
 @pytest.mark.parametrize("redirection", ["<&-", "0>nowhere"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import openvino
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fiqa_trt.building.calibration import int8_ranges, ranges_file, read_crops, read_ranges
+from fiqa_trt.building.calibration import are_crops, int8_ranges, ranges_file, read_crops, read_ranges
 from fiqa_trt.engines import CHECKPOINT, RELEASED
 from fiqa_trt.engines.openvino import read_network
 from fiqa_trt.engines.quantize import (
@@ -184,9 +187,38 @@ def test_calibration_crops_must_be_enough(tmp_path: Path, crops: Pixels) -> None
     for index in range(40):
         Image.fromarray(crops[index % len(crops)][:96, :80]).save(tmp_path / f"{index:02}.png")
     assert read_crops(tmp_path).shape == (40, 224, 224, 3)
-    assert len(read_crops(tmp_path, 34)) == 34
+    assert len(read_crops(tmp_path, count=34)) == 34
     for index in range(0, 40, 3):
         (tmp_path / f"{index:02}.png").write_bytes(b"")
     with pytest.raises(InputError, match="26 of 40 images could be decoded; calibrating takes at least 32"):
         read_crops(tmp_path)
     assert ranges_file().name == "int8_ranges.json"
+
+
+def test_crops_to_calibrate_on_are_given_as_to_score(
+    tmp_path: Path, crops: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Path("c").mkdir()
+    for index in range(32):
+        Image.fromarray(crops[index % len(crops)]).save(f"c/{index:02}.png")
+    files = sorted(map(str, Path("c").iterdir()))
+    with tarfile.open("c.tar", "w") as shard:
+        shard.add("c")
+    pq.write_table(pa.table({"image": [Path(file).read_bytes() for file in files]}), "images.parquet")
+    pq.write_table(pa.table({"image": files, "id": range(32)}), "list.parquet")
+    Path("list.csv").write_text("\n".join(["id;filename", *(f"1;{file}" for file in files)]))
+    Path("list.txt").write_text("\n".join(files))
+    said, expected = list[str](), read_crops(Path("c"))
+    for name in ("c.tar", "images.parquet", "list.parquet", "list.csv", "list.txt"):
+        assert are_crops(Path(name))
+        assert np.array_equal(read_crops(Path(name), said.append), expected)
+    assert said == [
+        f"list.{kind}: the paths are in the column `{x}`" for kind, x in (("parquet", "image"), ("csv", "filename"))
+    ]
+    Path("both.csv").write_text("image,file\na,b\n")
+    with pytest.raises(InputError, match="no column `path` but image and file: name the one that is meant `path`"):
+        read_crops(Path("both.csv"))
+    assert not are_crops(ranges_file())

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +23,7 @@ from fiqa_trt.errors import InputError
 from fiqa_trt.evaluation import read_rated
 from fiqa_trt.ratings import Form, read_ratings
 from fiqa_trt.training.dataset import read_labels
-from fiqa_trt.user_tables import numbers
+from fiqa_trt.whole_tables import Table
 
 HEADERS = [("path", "score"), ("image", "mos"), ("Filename", "MOS"), ("File Name", "Mean Opinion Score")]
 
@@ -86,27 +88,74 @@ def test_what_cannot_be_read_says_the_way_out(tmp_path: Path, raw: bytes, messag
 def test_columns_without_a_name(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path;score;;\na;1,5;;\nb;2;;\n;;;\n")
     found = read_ratings(tmp_path / "t.csv")
-    assert (found.paths, found.values.tolist(), found.others) == (["a", "b"], [1.5, 2], {})
+    assert (found.paths, found.values.tolist(), set(found.columns)) == (["a", "b"], [1.5, 2], {"path", "score"})
 
 
 def test_decimals_are_of_one_kind() -> None:
-    assert numbers(["1,5", "2"], "score", "t").tolist() == [1.5, 2]
+    def numbers(*cells: object) -> list[float]:
+        table = Table("t.parquet", {"score": list(cells)}, list(range(len(cells))))
+        return [float(value) for value in table.numbers("score")]
+
+    assert numbers("1,5", "2") == [1.5, 2]
     for cells in (["1,5", "2.5"], ["1.234,5"], ["1,234.5"], ["1,2,3"], ["x"], [None], [float("inf")]):
-        with pytest.raises(InputError, match="t"):
-            numbers(cells, "score", "t")
+        with pytest.raises(InputError, match=r"t\.parquet, row 1: the score"):
+            numbers(*cells)
 
 
 def test_blank_ratings_are_skipped_on_request_and_rows_of_nothing_always(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("path,score\na.jpg,1\nb.jpg,\nc.jpg,NA\n,\n,\nd.jpg,2\n")
-    with pytest.raises(InputError, match=r"row 2: .*--skip-blank"):
+    with pytest.raises(InputError, match=r"line 3: the score is blank; --skip-blank"):
         read_ratings(table)
     found = read_ratings(table, Form(skip_blank=True))
-    assert (found.paths, found.blank, found.rows) == (["a.jpg", "d.jpg"], 2, [1, 6])
-    assert "2 rows without a rating" in found.notes()[0]
+    assert (found.paths, found.table.blank) == (["a.jpg", "d.jpg"], 2)
+    assert [found.table.place(row) for row in range(2)] == ["line 2", "line 7"]
+    assert "2 rows with a blank left out" in found.notes()
     table.write_text("path,score\na.jpg,1\n,2\n")
-    with pytest.raises(InputError, match="row 2: a row has no path"):
+    with pytest.raises(InputError, match="line 3: a row has no path"):
         read_ratings(table)
+
+
+CELLS = st.sampled_from(["a.jpg", "two\nlines", "three\r\n\r\nlines", "b;c", 'd"e'])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(CELLS, min_size=1, max_size=6),
+    st.sampled_from(",;\t"),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.integers(0, 2),
+)
+def test_a_row_is_named_by_the_line_that_an_editor_shows(
+    tmp_path: Path, cells: list[str], separator: str, end: str, encoding: str, gap: int
+) -> None:
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter=separator, lineterminator=end)
+    writer.writerow(("path", "score"))
+    for cell in cells:
+        file.write(end * gap)
+        writer.writerow((cell, 1))
+    writer.writerow(("here", "x"))
+    (tmp_path / "t.csv").write_bytes(file.getvalue().encode(encoding))
+    line = 1 + next(at for at, line in enumerate(file.getvalue().splitlines()) if line.startswith("here"))
+    with pytest.raises(InputError, match=rf"t\.csv, line {line}: the score 'x' is not"):
+        read_ratings(tmp_path / "t.csv")
+
+
+def test_a_row_of_a_parquet_is_named_by_its_number(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a", "b"], "score": [1.0, None]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"t\.parquet, row 2: the score is blank; --skip-blank"):
+        read_ratings(tmp_path / "t.parquet")
+
+
+def test_the_columns_that_were_taken_are_named(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("image,score,MOS,rating\na,1,2,3\n")
+    assert read_ratings(table).notes() == [
+        f"columns of {table}: path = image, score = score (not MOS, rating: --score-column takes another)"
+    ]
+    assert read_ratings(table, Form(score="MOS")).notes() == [f"columns of {table}: path = image, score = MOS"]
 
 
 @pytest.fixture
@@ -141,8 +190,8 @@ def test_images_are_matched_however_their_paths_are_written(scored: Path, form: 
     found = read_rated(scored, rate(scored, *paths))
     assert found.scores == pytest.approx(np.arange(40) / 100)
     assert found.ratings.tolist() == list(range(40))
-    assert how in " ".join(found.notes)
-    assert bool(how) == bool(found.notes)
+    assert how in " ".join(found.notes[1:])
+    assert bool(how) == bool(found.notes[1:])
 
 
 def test_real_paths(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +202,7 @@ def test_real_paths(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scored.parent)
     for path in (folder / "11.jpg", Path("link/p1/11.jpg"), scored.parent / "link" / "p1" / "11.jpg"):
         found = read_rated(scored, rate(scored, os.fspath(path)))
-        assert (rounded(found.scores), found.notes) == ([0.11], ["paths matched: 1 by real path"])
+        assert (rounded(found.scores), found.notes[1:]) == ([0.11], ["paths matched: 1 by real path"])
 
 
 def test_ends_that_fit_several_images_match_none(tmp_path: Path) -> None:
@@ -171,7 +220,7 @@ def test_an_image_that_is_rated_twice_counts_once(scored: Path) -> None:
     found = read_rated(scored, rate(scored, "d/p1/11.jpg", "d/p1/12.jpg", "./d/p1/11.jpg", "/q/p1/13.jpg"))
     assert rounded(found.scores) == [0.11, 0.12, 0.13]
     assert found.ratings.tolist() == [1, 1, 3]
-    assert "1 images are rated more than once" in found.notes[0]
+    assert "1 images are rated more than once" in found.notes[1]
 
 
 def test_training_takes_the_same_tables(tmp_path: Path) -> None:
@@ -184,7 +233,7 @@ def test_training_takes_the_same_tables(tmp_path: Path) -> None:
     labels = read_labels(table)
     assert labels.paths == [str(tmp_path / f"{index}.jpg") for index in range(34)]
     assert labels.scores[3] == pytest.approx((3 / 40 + 0.5) / 2)
-    assert labels.notes == ("1 images are rated more than once: the mean counts",)
+    assert labels.notes[1] == "1 images are rated more than once: the mean counts"
     table.write_bytes(text(("Filename", "MOS"), [*rows, ("7", "0,5")], ";").encode("utf-16"))
     with pytest.raises(InputError, match=r"7 may be 7\.jpg or 7\.png"):
         read_labels(table)
@@ -199,9 +248,15 @@ def test_the_options_of_eval(scored: Path) -> None:
     assert isinstance(CliRunner().invoke(group, call).exception, InputError)
     done = CliRunner().invoke(group, [*call, "--skip-blank", "--json"])
     result = json.loads(done.stdout)
-    assert (result["rows"], result["notes"]) == (9, ["1 rows without a rating left out"])
+    assert (result["rows"], result["notes"][1:]) == (9, ["1 rows with a blank left out"])
     assert result["measures"]["srcc"]["value"] == 1
-    for wrong in (["--pairs", "x.csv", "--skip-blank"], ["--labels", "x.csv", "--distance"]):
+    for wrong in (
+        ["--pairs", "x.csv", "--by", "x"],
+        ["--pairs", "x.csv", "--path-column", "x"],
+        ["--labels", "x.csv", "--path-column", "x", "--path-column", "y"],
+        ["--labels", "x.csv", "--distance"],
+        ["--labels", "x.csv", "--same-column", "x"],
+    ):
         assert CliRunner().invoke(group, ["eval", str(scored), *wrong]).exit_code == 2
 
 
@@ -209,7 +264,7 @@ def test_ratings_of_one_image_that_disagree_about_it(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     rows = [(f"{index}.jpg", f"{index / 40}", f"g{index}") for index in range(34)]
     table.write_text(text(("path", "score", "group"), [*rows, ("3.jpg", "1", "g4")], ","))
-    with pytest.raises(InputError, match=r"rows 4 and 35: the same image, but `group` is 'g3' and 'g4'"):
+    with pytest.raises(InputError, match=r"line 5 and line 36: the same image, but `group` is 'g3' and 'g4'"):
         read_labels(table)
 
 
@@ -232,3 +287,10 @@ def test_no_group_is_on_two_sides_whatever_the_table_says(tmp_path: Path, rows: 
     found = set(zip([person for person, _ in given], split, strict=True))
     assert len(found) == len(sides)
     assert {person for person, side in found if side == "test"} == {g for g, side in sides.items() if side == "test"}
+
+
+def test_a_column_that_makes_way_cannot_be_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("path,mos,score\na.jpg,1,x\n")
+    assert read_ratings(tmp_path / "l.csv", Form(score="mos")).columns["input_score"] == ["x"]
+    with pytest.raises(InputError, match="mos and score cannot both be `score`; rename one of them"):
+        read_ratings(tmp_path / "l.csv", Form(score="mos"), ["score"])

@@ -159,9 +159,9 @@ def test_a_shard_as_a_row_of_a_list(images: list[bytes], tmp_path: Path) -> None
     file.write_text(f"{shard}::a.jpg\n{shard}\n{shard}::b.jpg\n{tmp_path}/gone.tar::a.jpg\n")
     score_dataset(Source(list_file=str(file)), tmp_path / "s.parquet", mean_workers)
     statuses = [row["status"] for row in pq.read_table(tmp_path / "s.parquet").to_pylist()]
-    assert statuses == ["ok", "not_an_image", "missing", "missing"]
+    assert statuses == ["ok", "unsupported", "missing", "missing"]
     tar(tmp_path / "gone.tar", [("a.jpg", images[0])])
-    assert retry_failed(tmp_path / "s.parquet", mean_workers).statuses == {"ok": 2, "not_an_image": 1, "missing": 1}
+    assert retry_failed(tmp_path / "s.parquet", mean_workers).statuses == {"ok": 2, "unsupported": 1, "missing": 1}
 
 
 def test_sizes_of_members(tmp_path: Path) -> None:

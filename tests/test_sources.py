@@ -150,7 +150,7 @@ def test_parquet_with_a_dictionary(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("l.csv", b"file,id\na.jpg,1\n", "has no column `path`, only: file, id"),
+        ("l.csv", b"name,id\na.jpg,1\n", "has no column `path`, only: name, id"),
         ("l.csv", b"", "has no column `path`, only: none"),
         ("l.csv", b"path,path\na,b\n", "more than one column named path"),
         ("l.csv", b"path,id\na.jpg,1,2\n", "as csv"),

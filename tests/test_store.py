@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fiqa_trt.engines import RELEASED
+from fiqa_trt.engines import RELEASED, EngineInfo
 from fiqa_trt.engines.manifest import MANIFEST, Manifest, Target, new_engine, this_processor
-from fiqa_trt.engines.store import best_engine, list_engines
+from fiqa_trt.engines.store import best_engine, how_to_speed_up, list_engines
 from fiqa_trt.errors import EngineError, RunError
 from fiqa_trt.spec import ModelSpec
 
@@ -202,7 +202,38 @@ def test_auto_takes_the_quickest(tmp_path: Path) -> None:
     assert best("fp16") == "fp16"
     put(tmp_path / "foreign", manifest("fp16", 9999, model="b" * 64))
     assert best() == "fp32"
+    # Timed on different days: what counts is the gain, where all record it.
+    put(tmp_path / "fp32", manifest("fp32", 900, gain=1.0))
+    put(tmp_path / "int8", manifest("int8", 300, gain=1.5))
+    put(tmp_path / "fp16", manifest("fp16", 100, gain=1.4))
+    assert best() == "int8"
+    put(tmp_path / "fp16", manifest("fp16", 100, gain=1.45))
+    assert best() == "fp16"  # as quick, but for noise
+    for name in ("fp32", "fp16", "int8"):
+        put(tmp_path / name, manifest(name, 900, gain=0.9))
+    assert best() is None  # slower than what runs without any
+    assert best("int8") == "int8"
     assert best_engine(list_engines(tmp_path, MODEL), "cuda") is None
+
+
+def test_what_would_be_quicker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIQA_TRT_ENGINES", str(tmp_path))
+    plain = EngineInfo("openvino 1", "x", "fp32", "fp32", 8, MODEL, ("a", "b"), "f" * 64)
+    wanted = ("fp16", "int8")
+
+    def said(info: EngineInfo = plain) -> str:
+        return how_to_speed_up(info, "cpu", wanted)
+
+    both = "fiqa-trt build --precision fp16 --device cpu; fiqa-trt build --precision int8 --device cpu"
+    assert said() == f"build an engine ({both})"
+    put(tmp_path / "fp16", manifest("fp16", gain=1.5))
+    assert said() == f"take the engine {tmp_path}/fp16 (1.50 times the speed without it)"
+    ours = dataclasses.replace(plain, payload=hashlib.sha256(PAYLOAD).hexdigest())
+    assert said(ours) == "build an engine (fiqa-trt build --precision int8 --device cpu)"
+    put(tmp_path / "int8", manifest("int8", gain=0.7, payload_sha256="e" * 64))
+    assert "int8" not in said(ours)  # it is there, and slower
+    assert "are there" in said(ours)
+    assert how_to_speed_up(plain, "cuda", ("fp16",)) == "build an engine (fiqa-trt build --precision fp16)"
 
 
 def test_the_released_directory_is_an_engine() -> None:

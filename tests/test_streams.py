@@ -183,6 +183,65 @@ def test_json_of_a_build_that_calibrates(place: Path, tmp_path: Path) -> None:
     assert "nncf" not in done.stderr
 
 
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"report", "eval"}))
+def test_every_command_is_silent_on_request_and_speaks_json(name: str) -> None:
+    import importlib
+
+    options = {
+        option for param in importlib.import_module(f"fiqa_trt.cli.{name}").command.params for option in param.opts
+    }
+    assert {"-q", "--quiet", "--json"} <= options
+
+
+@pytest.mark.parametrize("name", [each.values[0] for each in _with_json()])
+def test_nothing_but_a_reason_comes_of_a_failure(name: str, place: Path, tmp_path: Path) -> None:
+    """Standard output is empty, standard error ends in a line, and the exit code tells."""
+    gone, image = tmp_path / "gone", place / "crops" / "0.jpg"
+    calls: dict[str, list[object]] = {
+        "score": [gone, "-o", tmp_path / "s.parquet"],
+        "show": [image, "--engine", gone],
+        "report": [gone, "-o", tmp_path / "r.html"],
+        "filter": [gone, "-o", tmp_path / "k.txt"],
+        "build": ["--checkpoint", gone, "--device", "cpu", "-o", tmp_path / "e"],
+        "engines": [gone],
+        "doctor": ["extra"],
+        "bench": [gone],
+        "eval": [gone, "--labels", place / "ratings.csv"],
+        "export": [gone, "-o", tmp_path / "e"],
+        "synthesize": [gone, "-o", tmp_path / "set"],
+        "train": [gone, "-o", tmp_path / "m.safetensors"],
+    }
+    call = [*COMMAND, name, *map(str, calls[name]), "--json", "-q"]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode in (1, 2), done.stdout) == (True, "")
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["fiqa-trt"]
+
+
+def test_json_though_nothing_could_be_scored(place: Path, tmp_path: Path) -> None:
+    cut = place / "crops" / "cut.jpg"
+    assert json.loads(shell("", "show", cut, "--json", code=3).stdout)["images"][0]["status"] == "truncated"
+    assert json.loads(shell("", "score", cut, "-o", tmp_path / "s.csv", "--json", code=3).stdout)["failed"] == 1
+
+
+def test_what_libraries_warn_of_is_for_their_users(place: Path) -> None:
+    program = """
+import logging, sys, warnings
+from fiqa_trt import api, cli
+import fiqa_trt.explaining
+class Noisy(api.Scorer):
+    def score(self, items):
+        warnings.warn("by warnings")
+        logging.getLogger("torch").warning("by logging")
+        return super().score(items)
+api.Scorer = Noisy
+sys.argv = ["fiqa-trt", "show", sys.argv[1], "--device", "cpu"]
+cli.main()
+"""
+    call = [sys.executable, "-c", program, str(place / "crops" / "0.jpg")]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == ""
+
+
 def test_pictures_are_written_though_the_reader_of_the_table_left(place: Path, tmp_path: Path) -> None:
     shell("-q | true; exit ${PIPESTATUS[0]}", "show", place / "crops" / "0.jpg", "--explain", "-o", tmp_path, code=141)
     assert (tmp_path / "0.jpg.explain.png").exists()

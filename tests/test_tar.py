@@ -143,6 +143,13 @@ def test_wherever_it_is_damaged_the_rest_is_read_and_the_place_is_named(
     assert error is not None or len(found) == len(intact)
 
 
+def test_a_tar_of_one_member_whose_own_header_is_damaged() -> None:
+    """What announces it, its long name, is whole: so it is a tar."""
+    whole = build([("contiguous", "ü", "a", 0)], tarfile.PAX_FORMAT)
+    found, error = by_us(whole[:1024] + b"\xab" * 512 + whole[1536:])
+    assert (found, "a damaged header" in str(error)) == ([], True)
+
+
 @settings(max_examples=60, deadline=None)
 @given(_ENTRIES, _FORMATS, st.data())
 def test_wherever_it_is_cut_something_says_so(entries: Entries, form: int, draw: st.DataObject) -> None:

@@ -18,7 +18,7 @@ from fiqa_trt.cli import group
 from fiqa_trt.engines import RELEASED, Manifest
 from fiqa_trt.engines.manifest import MANIFEST
 from fiqa_trt.errors import EngineError, UsageError
-from fiqa_trt.triton import Network, Tensor, describe, read_onnx, read_plan, write_repository
+from fiqa_trt.triton import Model, Network, Tensor, describe, read_onnx, read_plan
 from fiqa_trt.verification import verification_batch
 
 
@@ -105,14 +105,17 @@ def test_an_engine_directory_goes_in_as_it_is(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / MANIFEST).write_text(json.dumps({**values, "backend": "openvino"}))
-    with pytest.raises(EngineError, match="is for openvino; Triton takes ONNX"):
-        write_repository(other, tmp_path, "x")
+    with pytest.raises(EngineError, match=r"is for openvino, .* as ONNX: fiqa-trt export --triton 'a b' --name x$"):
+        Model(Path("a b"), "x").write(other)
+    (other / MANIFEST).write_text(json.dumps({**values, "backend": "openvino", "precision": "int8", "model": "0" * 64}))
+    with pytest.raises(EngineError, match="fiqa-trt export CHECKPOINT --precision int8 --triton m; CHECKPOINT is"):
+        call(other, "--triton", "m")
     for wrong in (["--name", "x", "-o", tmp_path / "o"], [], [RELEASED, "-o", tmp_path / "o"]):
         with pytest.raises(UsageError):
             call(*wrong)
     for name in ("", ".x", "a/b", "ä", 'a"b', ".."):
         with pytest.raises(UsageError, match="--name"):
-            write_repository(RELEASED, tmp_path, name)
+            Model(tmp_path, name).write(RELEASED)
     with pytest.raises(EngineError, match="not an ONNX network"):
         read_onnx(b"nothing of the kind")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fiqa", "other"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -252,6 +254,46 @@ def test_outputs_that_cannot_be_updated(folder: Path, tmp_path: Path) -> None:
         update(folder, kept)
 
 
+def test_a_disk_that_fails_costs_no_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, inner, shard = tmp_path / "s.parquet", folder / os.fsdecode(b"caf\xe9"), folder / "s.tar"
+    put(inner / "deep" / "0.jpg", 5, 1)
+    tar(shard, [("x/1.jpg", image(5)), ("\udcff.jpg", image(5))])
+    update(folder, output)
+    before, whole, real = rows(output), shard.read_bytes(), os.scandir
+
+    def scandir(path: str) -> Any:
+        if path == str(inner):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        with pytest.raises(InputError, match=r"caf%E9 cannot be read to its end, and the rows of what"):
+            update(folder, output)
+        assert rows(output) == before
+        update(folder, output, keep_gone=True)
+    assert {row["path"] for row in before} < {row["path"] for row in rows(output)}
+    assert len(rows(output)) == len(before) + 1
+    update(folder, output)  # all is well again
+    assert rows(output) == before
+    inner.rename(tmp_path / "disk")
+    inner.symlink_to(tmp_path / "disk")
+    update(folder, output)
+    (tmp_path / "disk").rename(tmp_path / "away")
+    with pytest.raises(InputError, match=r"caf%E9 cannot be read to its end"):
+        update(folder, output)
+    inner.unlink()
+    (tmp_path / "away").rename(inner)
+    shard.write_bytes(b"not a tar any more" * 100)
+    with pytest.raises(InputError, match=r"s\.tar cannot be read to its end"):
+        update(folder, output)
+    shard.write_bytes(whole)
+    shutil.rmtree(inner)
+    put(inner, 5, 1)  # a file instead: what was in the folder is gone indeed
+    update(folder, output)
+    assert len(rows(output)) == len(before) - 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -278,6 +320,30 @@ def test_times_that_broken_clocks_set(tmp_path: Path, suffix: str, moment: int |
     update(path.parent, output)
     assert update(path.parent, output)[1] == 0
     assert len(rows(output)) == 1
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_times_name_their_zone_and_those_of_earlier_versions_are_read(
+    folder: Path, tmp_path: Path, suffix: str
+) -> None:
+    output = tmp_path / f"s{suffix}"
+    update(folder, output)
+    if suffix == ".parquet":
+        table = pq.read_table(output)
+        assert table.schema.field("modified").type == pa.timestamp("us", "UTC")
+        place = table.column_names.index("modified")
+        pq.write_table(table.set_column(place, "modified", table["modified"].cast(pa.timestamp("us"))), output)
+    else:
+        written = output.read_text()
+        zoned = re.compile(r"(\d\d:\d\d:\d\d\.\d{6})Z")
+        assert len(zoned.findall(written)) == len(rows(output))
+        output.write_text(zoned.sub(r"\1", written))
+    before = rows(output)
+    retry_failed(output, mean_workers)
+    assert rows(output) == before
+    assert update(folder, output)[1] == 0
+    assert rows(output) == before
+    assert suffix == ".parquet" or len(zoned.findall(output.read_text())) == len(before)
 
 
 @given(st.integers())

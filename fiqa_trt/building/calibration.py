@@ -16,9 +16,10 @@ from fiqa_trt.engines.manifest import digest_of
 from fiqa_trt.engines.quantize import Ranges, calibrate, simulated
 from fiqa_trt.errors import EngineError, InputError
 from fiqa_trt.records import Status
-from fiqa_trt.shards import ShardReader, read_recorded
-from fiqa_trt.sources import Source, list_inputs
+from fiqa_trt.shards import TABLES, TAR, ShardReader, read_recorded
+from fiqa_trt.sources import list_inputs, source_of
 from fiqa_trt.spec import PreprocessSpec
+from fiqa_trt.user_tables import KINDS
 from fiqa_trt.verification import TOLERANCES, Agreement, compare, verification_batch
 
 MIN_CROPS = 32
@@ -94,12 +95,17 @@ def read_ranges(calibration: Path | None) -> Ranges:
     """The ranges of a file, or the shipped ones. Raises EngineError if there are none."""
     path = calibration or ranges_file()
     if not path.exists():
-        raise EngineError(f"{path} does not exist; --calibration DIR measures INT8 ranges on crops of yours")
+        raise EngineError(f"{path} does not exist; --calibration also takes crops to measure them on")
     return Ranges.read(path)
 
 
+def are_crops(calibration: Path) -> bool:
+    """Whether crops are given, in any of the ways in which `score` takes them, and not a file of ranges."""
+    return calibration.is_dir() or calibration.suffix.lower() in (".txt", *KINDS, TAR, *TABLES)
+
+
 def int8_ranges(checkpoint: Path, calibration: Path | None, say: Say = lambda message: None) -> Ranges:
-    """Ranges of a checkpoint: of a file, the shipped ones (None), or measured here on a folder of crops.
+    """Ranges of a checkpoint: of a file, the shipped ones (None), or measured here on crops.
 
     Where the shipped ones serve these crops better they are taken after all, and `say` hears of it.
 
@@ -107,8 +113,9 @@ def int8_ranges(checkpoint: Path, calibration: Path | None, say: Say = lambda me
         EngineError: there are none, or they are of another checkpoint.
         InputError: the crops cannot be used.
     """
-    if calibration is not None and calibration.is_dir():
-        crops = read_crops(calibration)
+    if calibration is not None and are_crops(calibration):
+        crops = read_crops(calibration, say)
+        say(f"measuring INT8 ranges on {len(crops)} crops, which takes minutes")
         return _better(checkpoint, measure(checkpoint, crops, str(calibration)), crops, say)
     ranges = read_ranges(calibration)
     ranges.check_model(digest_of(checkpoint))
@@ -151,13 +158,15 @@ def _better(checkpoint: Path, own: Ranges, crops: Pixels, say: Say) -> Ranges:
     return shipped if prefers_shipped(trials[0], trials[1], say) else own
 
 
-def read_crops(folder: Path, count: int = MAX_CROPS) -> Pixels:
-    """Up to `count` crops of a folder, spread evenly over its listing: uint8 [N, 224, 224, 3].
+def read_crops(given: Path, say: Say = lambda message: None, count: int = MAX_CROPS) -> Pixels:
+    """Up to `count` crops of a folder, a shard, a table or a list, spread evenly over it: uint8 [N, 224, 224, 3].
+
+    `say` is that of `list_inputs`.
 
     Raises:
-        InputError: no such folder, or fewer than MIN_CROPS crops that can be decoded.
+        InputError: as `list_inputs`, or fewer than MIN_CROPS crops that can be decoded.
     """
-    paths = [path for batch in list_inputs(Source((str(folder),))) for path in batch.column("path").to_pylist()]
+    paths = [path for batch in list_inputs(source_of(str(given)), say) for path in batch.column("path").to_pylist()]
     chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, min(2 * count, len(paths))).astype(int)]
     decoder, crops = CpuDecoder(), np.zeros((min(count, len(chosen)), _SIZE, _SIZE, 3), np.uint8)
     filled, reader = 0, ShardReader()
@@ -168,7 +177,7 @@ def read_crops(folder: Path, count: int = MAX_CROPS) -> Pixels:
     reader.close()
     if filled < MIN_CROPS:
         raise InputError(
-            f"--calibration {folder}: {filled} of {len(paths)} images could be decoded; calibrating takes at least "
+            f"--calibration {given}: {filled} of {len(paths)} images could be decoded; calibrating takes at least "
             f"{MIN_CROPS}, better {MAX_CROPS}, that look like those to be scored"
         )
     return crops[:filled]

@@ -111,7 +111,7 @@ def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say:
         )  # fmt: skip
 
     types = ["fp32"] if request.precision == "fp32" else ["fp16", "bf16"]
-    best = quickest(measured, [(executed, compiled) for executed in types for compiled in (False, True)], say)
+    _, best = quickest(measured, [(executed, compiled) for executed in types for compiled in (False, True)], say)
     target = Target("cuda", *gpu_target(torch.device(device)))
     versions = {"torch": torch.__version__, "driver": driver_version()}
     batch = (1, best.info.batch, largest)

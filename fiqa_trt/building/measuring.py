@@ -7,7 +7,7 @@ import dataclasses
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -17,10 +17,11 @@ import numpy.typing as npt
 from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.store import NOISE
 from fiqa_trt.errors import EngineError
 from fiqa_trt.verification import Agreement, check, compare, verification_batch
 
-_TIMED_SECONDS, _ROUNDS = 0.4, 5
+_TIMED_SECONDS, _ROUNDS = 0.3, 7
 
 Pixels = npt.NDArray[np.uint8]
 Say = Callable[[str], None]
@@ -40,38 +41,43 @@ def infer(engine: Engine, images: Pixels) -> Scores:
 
 
 def throughput(engine: Engine, seconds: float) -> float:
-    """Images per second of an engine that is kept busy, its copies included."""
+    """Images per second of an engine that is kept busy for `seconds` or a little longer, its copies included.
+
+    From the first image that goes in to the last that comes out: what is under way when a clock stops would count for
+    more, the larger the batch.
+    """
     images = verification_batch()
     images = np.resize(images, (engine.info.batch, *images.shape[1:]))
-    flying = deque(engine.submit(images) for _ in range(2 * engine.slots))
-
-    def turn() -> None:
+    for future in [engine.submit(images) for _ in range(engine.slots)]:  # the first calls allocate
+        future.result()
+    flying, done, began = deque[Future[Scores]](), 0, time.perf_counter()
+    while time.perf_counter() - began < seconds or done % engine.slots:  # all its slots have the same to do
         flying.append(engine.submit(images))
-        flying.popleft().result()
-
-    for _ in range(len(flying)):  # the first calls allocate, and what they finished is not to be counted
-        turn()
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        turn()
         done += 1
-    rate = done * len(images) / (time.perf_counter() - began)
+        if len(flying) > 2 * engine.slots:
+            flying.popleft().result()
     for future in flying:
         future.result()
-    return rate
+    return done * len(images) / (time.perf_counter() - began)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What an engine turned out to be: itself with the quickest batch, images per second, agreement with FP32.
+    """What an engine turned out to be.
 
-    `scores` are those of the verification batch.
+    Attributes:
+        info: of it with the batch that was chosen.
+        rate: images per second.
+        agreement: with FP32.
+        scores: of the verification batch.
+        gain: images for each one that another engine scored in the same time; 0 where there was none to compare with.
     """
 
     info: EngineInfo
     rate: float
     agreement: dict[str, float]
     scores: Scores
+    gain: float = 0.0
 
 
 def measure_engine(
@@ -82,24 +88,26 @@ def measure_engine(
     what: str,
     say: Say,
     *,
-    at_once: bool = False,
+    beside: Engine | None = None,
 ) -> Measured:
     """Verify an engine with every batch size, and time it.
 
     Args:
         open_with: opens it with a batch size.
-        batches: sizes to try; those that the machine has no memory for are left out, and `say` hears of it.
+        batches: sizes to try, the one to be preferred first; those that the machine has no memory for are left out,
+            and `say` hears of it.
         reference: member scores of the verification batch.
         precision: whose tolerance holds.
         what: the engine, in a word.
         say: told what was measured.
-        at_once: keep all open and time them in turn, so that none has a quiet moment of the machine for itself. Not on
-            a GPU, whose memory that could exceed.
+        beside: another engine. It and all batch sizes are then kept open and timed in turn, round by round, so that
+            what else the machine does, it does to all of them. Not on a GPU, whose memory that could exceed.
 
     Raises:
         EngineError: out of tolerance, or it cannot be opened with any batch size.
     """
     rates, found = dict[int, list[float]](), dict[int, tuple[EngineInfo, Agreement, Scores]]()
+    gain = 0.0
     with contextlib.ExitStack() as stack:
         engines = dict[int, Engine]()
         for batch in batches:
@@ -116,26 +124,58 @@ def measure_engine(
             agreement = compare(scores, reference)
             check(agreement, precision, f"the {what} engine")
             found[batch] = engine.info, agreement, scores
-            if not at_once:
+            if beside is None:
                 rates[batch] = [throughput(engine, _TIMED_SECONDS) for _ in range(_ROUNDS)]
                 stack.pop_all().close()
-        if at_once:
-            rounds = [[throughput(engine, _TIMED_SECONDS) for engine in engines.values()] for _ in range(_ROUNDS)]
-            rates = {batch: [one[place] for one in rounds] for place, batch in enumerate(engines)}
-    medians = {batch: statistics.median(values) for batch, values in rates.items()}
+        if beside is not None:
+            rates, others = _in_turn(engines, beside, _ROUNDS)
+        best = choose(rates)
+        if beside is not None:
+            if len(engines) > 1:  # one right after the other, twice as often: engines of other days compare by it
+                duel, others = _in_turn({best: engines[best]}, beside, 2 * _ROUNDS)
+                rates[best] = duel[best]
+            gain = statistics.median(ours / theirs for ours, theirs in zip(rates[best], others, strict=True))
+    medians = {batch: statistics.median(rates[batch]) for batch in sorted(rates)}
     say(f"{what}, images/s by batch: " + ", ".join(f"{batch}: {rate:,.0f}" for batch, rate in medians.items()))
-    best = max(medians, key=lambda batch: medians[batch])
     info, agreement, scores = found[best]
-    return Measured(info, medians[best], agreement.rounded(), scores)
+    return Measured(info, medians[best], agreement.rounded(), scores, gain)
 
 
-def quickest(measured: Callable[[T], Measured], ways: Sequence[T], say: Say) -> Measured:
+def _in_turn(engines: dict[int, Engine], beside: Engine, rounds: int) -> tuple[dict[int, list[float]], list[float]]:
+    """Rates of engines, and of the one beside them, in rounds; every second round goes backwards."""
+    rates: dict[int, list[float]] = {batch: [] for batch in engines}
+    others = list[float]()
+    turns = [(beside, others), *((engine, rates[batch]) for batch, engine in engines.items())]
+    for number in range(rounds):
+        for engine, into in turns[:: -1 if number % 2 else 1]:
+            into.append(throughput(engine, _TIMED_SECONDS))
+    return rates, others
+
+
+def choose(rates: Mapping[T, Sequence[float]]) -> T:
+    """The first way that none outruns for sure: by more than 5 % at the median, and in all rounds but one.
+
+    Args:
+        rates: images/s round by round, the way to be preferred first.
+    """
+    best = max(rates, key=lambda way: statistics.median(rates[way]))
+
+    def beaten(way: T) -> bool:
+        ratios = [first / second for first, second in zip(rates[best], rates[way], strict=True)]
+        return statistics.median(ratios) > NOISE and sum(ratio > 1 for ratio in ratios) >= len(ratios) - 1
+
+    return next(way for way in rates if not beaten(way))
+
+
+def quickest(measured: Callable[[T], Measured], ways: Sequence[T], say: Say) -> tuple[T, Measured]:
     """The quickest of several ways to run a network that are within tolerance; the others are told to `say`.
+
+    Of ways that are as quick, but for noise, it is the first.
 
     Raises:
         EngineError: none is; the message is the last one's.
     """
-    best: Measured | None = None
+    best: tuple[T, Measured] | None = None
     for index, way in enumerate(ways):
         try:
             found = measured(way)
@@ -144,10 +184,15 @@ def quickest(measured: Callable[[T], Measured], ways: Sequence[T], say: Say) -> 
                 raise
             say(f"left out: {exc}")
             continue
-        if best is None or found.rate > best.rate:
-            best = found
+        if best is None or _speed(found) > NOISE * _speed(best[1]):
+            best = way, found
     assert best is not None
     return best
+
+
+def _speed(found: Measured) -> float:
+    """What ways are compared by: a load that comes or goes between them does not change what one is of another."""
+    return found.gain or found.rate
 
 
 def with_figures(manifest: Manifest, found: Measured) -> Manifest:
@@ -158,6 +203,7 @@ def with_figures(manifest: Manifest, found: Measured) -> Manifest:
         executed=found.info.executed,
         batch=(low, found.info.batch, high),
         throughput=round(found.rate, 1),
+        gain=round(found.gain, 3),
         agreement=found.agreement,
         reference=rounded(found.scores),
     )

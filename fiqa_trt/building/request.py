@@ -18,7 +18,7 @@ class Request:
         device: auto, cpu, cuda or cuda:i.
         backend: auto, openvino, tensorrt or torch.
         max_batch: largest batch; None for 32 on a CPU and 512 on a GPU.
-        calibration: for int8: a folder of crops, or a file of ranges; None for the shipped ranges.
+        calibration: for int8: crops in a folder, a shard or a list, or a file of ranges; None for the shipped ones.
         output: the engine directory; None for one in the store, named after backend and precision.
     """
 

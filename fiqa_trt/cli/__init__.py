@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import errno
 import importlib
+import logging
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import click
@@ -92,6 +94,10 @@ def main() -> None:
     results = streams.secure()
     # DALI would write a complaint about every damaged image to the terminal; our rows hold them.
     os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "0")
+    # What other libraries warn of (a missing CUDA, their own deprecations) is for those who program with them.
+    logging.disable(logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, signal.default_int_handler)
@@ -140,7 +146,13 @@ def _starved(error: Exception) -> bool:
     """Whether there was no memory, no thread or no file descriptor left, which every library says in its own way."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
-    signs = ("can't start new thread", "failed to map segment", "Cannot allocate memory", "bad_alloc")
+    signs = (
+        "can't start new thread",
+        "failed to map segment",
+        "Cannot allocate memory",
+        "bad_alloc",
+        "Failed to launch worker thread",
+    )
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import speaker
+from fiqa_trt.cli.common import quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import InputError, OutputError, UsageError
+from fiqa_trt.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from fiqa_trt.benchmark import Benchmark
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Measure each stage of scoring, and all of it, on this machine.")
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1, type=click.Path())
+@click.option("--list", "list_file", metavar="FILE", type=click.Path(), help="A list of images, as of score.")
+@click.option("--path-column", metavar="NAME", help="The list's column of paths.  [default: path, image, ...]")
 @click.option(
     "--size", default=224, show_default=True, type=click.IntRange(16, 4096), help="Of generated crops, in px."
 )
@@ -44,10 +46,11 @@ if TYPE_CHECKING:
 )
 @click.option("--compare", type=click.Path(path_type=Path, dir_okay=False), help="An earlier -o to compare with.")
 @click.option("--latency", is_flag=True, help="Time single images instead, from 1 thread and from 16 (p50, p95, p99).")
-@click.option("-q", "--quiet", is_flag=True, help="No messages; the table only.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
+@quiet_and_json
 def command(
     inputs: tuple[str, ...],
+    list_file: str | None,
+    path_column: str | None,
     size: int,
     images: int,
     device: str,
@@ -65,9 +68,9 @@ def command(
 ) -> None:
     """Measure how fast listing, reading, decoding and the engine are by themselves, and a whole run.
 
-    Without INPUT, on crops that are generated for it. The bound is what the stages allow together: the slowest one
-    where they overlap on different hardware, the harmonic sum where they share the processor's cores. Medians of three
-    rounds; files come from the system's cache where it holds them.
+    Without INPUT or --list, on crops that are generated for it. The bound is what the stages allow together: the
+    slowest one where they overlap on different hardware, the harmonic sum where they share the processor's cores.
+    Medians of three rounds; files come from the system's cache where it holds them.
 
     \b
     Examples:
@@ -78,25 +81,26 @@ def command(
     """
     from fiqa_trt.benchmark import generate, run_benchmark
     from fiqa_trt.sources import Source
-    from fiqa_trt.storage import atomic
+    from fiqa_trt.storage import atomic, check_output
     from fiqa_trt.workers import Setup
 
     if latency and compare is not None:
         raise UsageError("--compare is of rates, and --latency measures none: leave one out")
-    if output is not None and not (output.parent.is_dir() and os.access(output.parent, os.W_OK)):
-        raise OutputError(f"cannot write {output}: the folder {output.parent} does not exist or cannot be written")
+    if output is not None:
+        check_output(output, (output.suffix.lower(),))
     before = None if compare is None else _read(compare)
     say = speaker(quiet)
     threads = workers or len(os.sched_getaffinity(0))
     setup = Setup(device, precision, engine, batch_size, decoder, threads)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     with tempfile.TemporaryDirectory() as scratch:
-        if inputs:
-            what = " ".join(inputs)
-        else:
-            what = f"generated JPEGs of {size} px"
+        given = inputs or list_file
+        source = Source(
+            inputs if given else (scratch,), list_file, limit=images, image_column=image_column, path_column=path_column
+        )
+        what = source.describe() if given else f"generated JPEGs of {size} px"
+        if not given:
             generate(Path(scratch), images, size)
-        source = Source(inputs or (scratch,), limit=images, image_column=image_column)
         if latency:
             facts = _latency(source, setup, what, say)
             text = describe_latency(facts)

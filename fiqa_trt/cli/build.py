@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 
@@ -27,13 +27,12 @@ _PATH = click.Path(path_type=Path)
     "--calibration",
     metavar="DIR|FILE",
     type=_PATH,
-    help="For int8: a folder of crops like yours, or a file of ranges.  [default: the shipped ranges]",
+    help="For int8: crops like yours (a folder, a shard, a list), or a file of ranges.  [default: the shipped ranges]",
 )
 @click.option(
     "-o", "--output", metavar="DIR", type=_PATH, help="The engine directory.  [default: engines/BACKEND-PRECISION]"
 )
-@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as one JSON object on stdout.")
+@quiet_and_json
 def command(
     checkpoint: Path | None,
     precision: str,
@@ -58,6 +57,7 @@ def command(
     """
     from fiqa_trt.building import Request, build
     from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.store import is_slower
 
     say = speaker(quiet)
     request = Request(precision, checkpoint or CHECKPOINT, device, backend, max_batch, calibration, output)
@@ -67,8 +67,11 @@ def command(
     size = (built.folder / manifest.payload).stat().st_size / 1e6
     what = f"{manifest.backend} {manifest.precision} (run as {manifest.executed})"
     say(f"{what} for {manifest.target.name}, {size:.1f} MB")
-    say(f"quickest batch {manifest.batch[1]}: {manifest.throughput:,.0f} images/s")
+    gain = f", {manifest.gain:.2f} times the speed without it" if manifest.gain else ""
+    say(f"best batch {manifest.batch[1]}: {manifest.throughput:,.0f} images/s{gain}")
     say("against FP32: " + ", ".join(f"{name} {value:.5g}" for name, value in manifest.agreement.items()))
     say(f"written to {built.folder} in {manifest.seconds:.0f} s")
+    if is_slower(manifest):
+        say("score is quicker without it, so auto leaves it; --engine takes it all the same")
     if as_json:
         give(json.dumps({"folder": str(built.folder), **dataclasses.asdict(manifest)}))

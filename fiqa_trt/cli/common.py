@@ -6,13 +6,22 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
+
+import click
 
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, tell
 from fiqa_trt.errors import printable
 
 INTERRUPTED = 130
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def quiet_and_json(function: F) -> F:
+    """The options of every command: `quiet`, and `as_json` for one object on stdout once the command has finished."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(function)
+    return click.option("-q", "--quiet", is_flag=True, help="No progress and no messages; errors only.")(function)
 
 
 def speaker(quiet: bool) -> Callable[[str], None]:

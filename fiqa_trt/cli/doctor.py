@@ -9,12 +9,13 @@ import warnings
 
 import click
 
+from fiqa_trt.cli.common import quiet_and_json
 from fiqa_trt.cli.streams import give
 
 
 @click.command(short_help="Say what works on this machine, and how to mend the rest.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(as_json: bool) -> None:
+@quiet_and_json
+def command(quiet: bool, as_json: bool) -> None:
     """Say which engines and decoders work on this machine and, for each that does not, what would make it work.
 
     \b

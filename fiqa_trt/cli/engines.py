@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.streams import give, tell
-from fiqa_trt.errors import EngineError, printable
+from fiqa_trt.cli.common import quiet_and_json, speaker
+from fiqa_trt.cli.streams import give
+from fiqa_trt.errors import EngineError
 
 if TYPE_CHECKING:
     from fiqa_trt.engines.store import Found
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 @click.command(short_help="List the engines that were built.")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(folder: Path | None, as_json: bool) -> None:
+@quiet_and_json
+def command(folder: Path | None, quiet: bool, as_json: bool) -> None:
     """List the engines in FOLDER (default: engines), and whether each can be used here.
 
     \b
@@ -28,7 +29,7 @@ def command(folder: Path | None, as_json: bool) -> None:
     """
     from fiqa_trt.engines import RELEASED, Manifest
     from fiqa_trt.engines.manifest import MANIFEST
-    from fiqa_trt.engines.store import best_engine, list_engines, store
+    from fiqa_trt.engines.store import best_engine, is_slower, list_engines, store
 
     place = folder or store()
     if folder is not None and not folder.is_dir():
@@ -51,14 +52,17 @@ def command(folder: Path | None, as_json: bool) -> None:
         give(json.dumps({"engines": entries}))
         return
     if not found:
-        tell(f"no engines in {printable(str(place))}; make one with: fiqa-trt build")
+        speaker(quiet)(f"no engines in {place}; make one with: fiqa-trt build")
     for entry in found:
         manifest = entry.manifest
         if manifest is None:
             give(f"{entry.folder}: {entry.problem}")
             continue
         rate = f"{manifest.throughput:,.0f} images/s" if manifest.throughput else "not timed"
+        rate += f" ({manifest.gain:.2f} times the speed without it)" if manifest.gain else ""
         verdict = entry.problem or ("usable, the choice of auto" if entry.folder in chosen else "usable")
+        if entry.problem is None and is_slower(manifest):
+            verdict += ", but slower than without it: auto leaves it"
         what = f"{manifest.backend} {manifest.precision}, {manifest.target.name or 'any'}, {rate}"
         give(f"{entry.folder}: {what}; {verdict}")
 

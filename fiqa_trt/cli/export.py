@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
-from fiqa_trt.cli.streams import give, tell
+from fiqa_trt.cli.common import quiet_and_json, speaker
+from fiqa_trt.cli.streams import give
 
 _PATH = click.Path(path_type=Path)
 
@@ -30,8 +34,9 @@ _PATH = click.Path(path_type=Path)
     "--calibration",
     metavar="DIR|FILE",
     type=_PATH,
-    help="For int8: a folder of crops like yours, or a file of ranges.  [default: the shipped ranges]",
+    help="For int8: crops like yours (a folder, a shard, a list), or a file of ranges.  [default: the shipped ranges]",
 )
+@quiet_and_json
 def command(
     checkpoint: Path | None,
     output: Path | None,
@@ -40,6 +45,8 @@ def command(
     _format: str,
     precision: str,
     calibration: Path | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Write CHECKPOINT (default: the released one) as an engine directory: ONNX (opset 18) and its manifest.
 
@@ -54,10 +61,10 @@ def command(
       fiqa-trt export --triton /models --name face_quality
     """
     from fiqa_trt.building.calibration import int8_ranges
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines import CHECKPOINT, Manifest
     from fiqa_trt.errors import EngineError, UsageError
     from fiqa_trt.export import export
-    from fiqa_trt.triton import write_repository
+    from fiqa_trt.triton import DEFAULT_NAME, Model, check_engine
 
     if output is None and triton is None:
         raise UsageError("export needs -o DIR for an engine directory, or --triton DIR for a model repository")
@@ -65,23 +72,32 @@ def command(
         raise UsageError("--name is of the model in --triton DIR; leave it out")
     if calibration is not None and precision != "int8":
         raise EngineError("--calibration is for --precision int8; leave it out")
-    file = checkpoint or CHECKPOINT
+    file, say = checkpoint or CHECKPOINT, speaker(quiet)
+    model = None if triton is None else Model(triton, name or DEFAULT_NAME)
+    if file.is_dir() and (output is not None or model is None or precision != "fp32"):
+        raise UsageError(f"{file} is a folder: an engine directory goes into --triton DIR as it is, without -o")
+    if model is not None:
+        model.check()
+        if file.is_dir():
+            check_engine(file, model)
+    facts: dict[str, Any] = {"engine": None, "triton": None}
+    lines = list[str]()
     with tempfile.TemporaryDirectory() as scratch:
         if file.is_dir():
-            if output is not None or triton is None or precision != "fp32":
-                raise UsageError(f"{file} is a folder: an engine directory goes into --triton DIR as it is, without -o")
-            folder = file
+            folder, manifest = file, Manifest.read(file)
         else:
             folder = output or Path(scratch) / "onnx"
-            ranges = int8_ranges(file, calibration, tell) if precision == "int8" else None
+            ranges = int8_ranges(file, calibration, say) if precision == "int8" else None
             manifest = export(file, folder, ranges)
             within = f"{manifest.payload} of {manifest.model[:12]}, within {manifest.agreement['max']:.1g} of PyTorch"
-            give(f"{output or triton}: {within}")
-        if triton is not None:
-            network = write_repository(folder, triton, name or "fiqa")
+            facts["engine"] = output and str(output)
+            lines.append(f"{output or triton}: {within}")
+        if model is not None:
+            network = model.write(folder)
             given = ", ".join(f"{each.name} {each.kind} {list(each.shape)}" for each in network.inputs)
-            give(f"{triton / (name or 'fiqa')}: {given}")
+            facts["triton"] = {"folder": str(model.folder), **dataclasses.asdict(network)}
+            lines.append(f"{model.folder}: {given}")
             if network.batch[0] > 1:
-                tell(
-                    f"it takes {network.batch[0]} images at least, so Triton cannot batch: each request brings its own"
-                )
+                say(f"it takes {network.batch[0]} images at least, so Triton cannot batch: each request brings its own")
+    facts["manifest"] = {**dataclasses.asdict(manifest), "reference": None}
+    give(json.dumps(facts) if as_json else "\n".join(lines))

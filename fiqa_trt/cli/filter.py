@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, give
 from fiqa_trt.errors import number_of, printable
@@ -78,8 +78,7 @@ class _Score(click.types.FloatParamType):
 )
 @click.option("--update", is_flag=True, help="Bring a folder OUT that filter has filled up to date with SCORES.")
 @click.option("--restart", is_flag=True, help="Replace a file OUT that is there.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary; errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
+@quiet_and_json
 def command(
     scores: Path | None,
     output: Path | None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import complain, give
@@ -48,8 +48,9 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     "list_file",
     metavar="FILE",
     type=click.Path(),
-    help=".txt (a path a line), .csv, .tsv or .parquet (column path; others are carried along).",
+    help=".txt (a path a line), .csv, .tsv or .parquet (a column of paths; others are carried along).",
 )
+@click.option("--path-column", metavar="NAME", help="The list's column of paths.  [default: path, image, ...]")
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option("--all-files", is_flag=True, help="Try every file of a folder, whatever its suffix.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many inputs.")
@@ -96,12 +97,12 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     show_default=True,
     help="Rows of a unit of work: the most a kill can cost.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary; errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
+@quiet_and_json
 def command(
     inputs: tuple[str, ...],
     output: Path | None,
     list_file: str | None,
+    path_column: str | None,
     image_column: str | None,
     all_files: bool,
     limit: int | None,
@@ -140,9 +141,10 @@ def command(
     """
     if (output is None) == (retry_failed is None):
         raise click.UsageError("give either -o OUT or --retry-failed OUT")
-    if retry_failed is not None and (inputs or list_file or all_files or limit or restart or update):
+    if retry_failed is not None and (inputs or list_file or path_column or all_files or limit or restart or update):
         raise click.UsageError(
-            "--retry-failed takes its inputs from OUT: no INPUT, --list, --all-files, --limit, --restart, --update"
+            "--retry-failed takes its inputs from OUT: no INPUT, --list, --path-column, --all-files, --limit, "
+            "--restart, --update"
         )
     if update and (restart or limit):
         raise click.UsageError("--update takes all inputs, and what is there already: no --limit, no --restart")
@@ -187,7 +189,7 @@ def command(
             summary = retry(retry_failed, opened, options, bar, say, image_column)
         else:
             assert output is not None
-            source = Source(inputs, list_file, all_files, limit, image_column)
+            source = Source(inputs, list_file, all_files, limit, image_column, path_column)
             if update:
                 summary = update_dataset(source, output, opened, options, bar, say, keep_gone=keep_gone)
             else:
@@ -211,4 +213,4 @@ def describe(summary: Summary) -> str:
         )
     if summary.quantiles:
         lines.append("scores: " + "  ".join(f"{float(q):.0%} {value:.3f}" for q, value in summary.quantiles.items()))
-    return "\n".join([*lines, f"written to {summary.output}"])
+    return "\n".join(lines if summary.already else [*lines, f"written to {summary.output}"])

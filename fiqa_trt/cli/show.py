@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import speaker
+from fiqa_trt.cli.common import quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import OutputError, printable
 
@@ -28,8 +28,7 @@ NOTHING_SCORED = 3
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="As of score.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
 @click.option("--engine", default="auto", show_default=True, metavar="auto|openvino|tensorrt|torch|DIR")
-@click.option("-q", "--quiet", is_flag=True, help="No messages; the table only.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
+@quiet_and_json
 def command(
     images: tuple[str, ...],
     explain: bool,
@@ -62,8 +61,12 @@ def command(
     from fiqa_trt.explaining import read_distribution
     from fiqa_trt.storage import atomic
 
-    among = None if scores is None else read_distribution(scores)
-    with Scorer(device, precision, engine, batch=min(len(images), 8), say=speaker(quiet)) as scorer:
+    among, say = None if scores is None else read_distribution(scores), speaker(quiet)
+    if explain:
+        _check_targets([_target(image, output) for image in images if "::" in image or Path(image).exists()])
+    with Scorer(device, precision, engine, batch=min(len(images), 8), say=say) as scorer:
+        if among is not None and (difference := among.difference(scorer.info)) is not None:
+            say(f"{scores}: {difference}")
         found = scorer.score(images)
         good = [score for score in found if explain and score.path is not None and score.score is not None]
         seen = [scorer.pixels(str(score.path)) for score in good]
@@ -72,12 +75,11 @@ def command(
         give(json.dumps({"images": [{**dataclasses.asdict(s), "better_than": below.get(s.path)} for s in found]}))
     else:
         give(table(found, None if among is None else below))
-    targets = [_target(str(score.path), output) for score in good]
-    _check_targets(targets)
-    for score, pixels, target in zip(good, seen, targets, strict=True):
+    for score, pixels in zip(good, seen, strict=True):
+        target = _target(str(score.path), output)
         with atomic(target) as temporary:
             picture(pixels, score, among).save(temporary, "PNG")
-        speaker(quiet)(f"written: {printable(str(target))}")
+        say(f"written: {target}")
     if all(score.score is None for score in found):
         sys.exit(NOTHING_SCORED)
 

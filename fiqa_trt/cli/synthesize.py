@@ -9,10 +9,11 @@ from pathlib import Path
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import InputError
+from fiqa_trt.shards import DEFAULT_COLUMN
 from fiqa_trt.sources import Source
 
 _NONE = "none"
@@ -28,8 +29,10 @@ _NONE = "none"
     "list_file",
     metavar="FILE",
     type=click.Path(),
-    help=".csv or .parquet: column path; optional group, split, quality and face_x, face_y, face_w, face_h.",
+    help=".csv or .parquet: a column of paths; optional group, split, quality and face_x, face_y, face_w, face_h.",
 )
+@click.option("--path-column", metavar="NAME", help="The list's column of paths.  [default: path, image, ...]")
+@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option("--per-face", type=click.IntRange(1, 1000), default=5, show_default=True, help="Crops of each image.")
 @click.option("--size", type=click.IntRange(64, 1024), default=224, show_default=True, help="Of the crops, in px.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -40,12 +43,13 @@ _NONE = "none"
 )
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes.  [default: one a core]")
 @click.option("--restart", is_flag=True, help="Forget what DIR holds.")
-@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
+@quiet_and_json
 def command(
     inputs: tuple[str, ...],
     output: Path,
     list_file: str | None,
+    path_column: str | None,
+    image_column: str | None,
     per_face: int,
     size: int,
     seed: int,
@@ -77,9 +81,11 @@ def command(
     checkpoint = None if reference == _NONE else Path(reference) if reference else CHECKPOINT
     say, bar = speaker(quiet), ProgressLine("images", quiet=quiet)
     with interruptible(bar, "run the same command again to resume"):
-        faces = read_faces(Source(inputs, list_file))
+        source = Source(inputs, list_file, image_column=image_column, path_column=path_column)
+        faces = read_faces(source, say)
         count = workers or len(os.sched_getaffinity(0))
-        made = synthesize(faces, output, per_face, seed, checkpoint, count, size, restart, bar)
+        column = image_column or DEFAULT_COLUMN
+        made = synthesize(faces, output, per_face, seed, checkpoint, count, size, restart, column, bar)
     for line in made.failed[:10]:
         say(f"left out: {line}")
     say(f"{made.crops:,} crops of {len(faces) - len(made.failed):,} images, {len(made.failed):,} left out")

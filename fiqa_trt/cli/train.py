@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import EngineError
@@ -50,8 +50,7 @@ _NONE = "none"
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode.  [default: one a core]")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished training, exactly.")
 @click.option("--restart", is_flag=True, help="Forget an unfinished training; replace an existing output.")
-@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
+@quiet_and_json
 def command(
     labels: Path,
     output: Path,
@@ -97,13 +96,13 @@ def command(
     chosen = recipe.read_recipe(config, changes)
     form = Form(path_column, score_column, skip_blank)
     rows = dataset.read_labels(labels, images, score_range, chosen.val_share, chosen.seed, form)
-    for line in rows.notes:
-        say(line)
     place = choose_device(device, say)
     threads = workers or len(os.sched_getaffinity(0))
     begun = run.start([Path(path) for path in init if path != _NONE] if init else [CHECKPOINT], chosen.seed)
     folder = run.TrainingFolder(output)
     folder.prepare(resume=resume, restart=restart)
+    for line in rows.notes:
+        say(line)
     hint = "the same command with --resume continues from the last finished epoch"
     bar = ProgressLine("images", quiet=quiet)
 

@@ -58,6 +58,7 @@ class Manifest:
         spec: the model's preprocessing and members.
         reference: member scores of the verification batch, which every start is checked against: by PyTorch in FP32 for
             an `onnx` payload, else by the engine itself when it was built; empty if an earlier version built it.
+        gain: how many times as quick as what is used where nothing was built, both timed in turn; 0 if unknown.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Manifest:
     versions: dict[str, str]
     spec: ModelSpec
     reference: tuple[tuple[float, ...], ...] = ()
+    gain: float = 0.0
 
     def dump(self) -> str:
         """As JSON."""

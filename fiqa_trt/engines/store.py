@@ -7,9 +7,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fiqa_trt.engines.base import PRECISIONS
+from fiqa_trt.engines.base import PRECISIONS, EngineInfo
 from fiqa_trt.engines.manifest import MANIFEST, Manifest, this_processor
 from fiqa_trt.errors import EngineError
+from fiqa_trt.shell import command_line
+
+NOISE = 1.05
+"""Two engines whose speeds differ by less than this factor count as equally quick."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +74,11 @@ def _difference(manifest: Manifest, model: str, device: str) -> str | None:
 
 
 def best_engine(found: Sequence[Found], kind: str, precision: str = "auto") -> Found | None:
-    """The usable engine with the highest recorded throughput; of equals the more precise one.
+    """The quickest usable engine; of those that are as quick, but for noise, the most precise one.
 
-    INT8 is only chosen by name, or where it outruns an FP16 engine that stands beside it (FP32, on a processor without
-    16-bit arithmetic).
+    What is compared is the gain over what runs without any engine, as engines are timed on different days; where one
+    does not record it, the throughput. Only by name is one chosen that is slower than none, or an INT8 one without an
+    FP16 one beside it that it outruns (FP32, on a processor without 16-bit arithmetic).
 
     Args:
         found: of `list_engines`.
@@ -91,7 +96,44 @@ def best_engine(found: Sequence[Found], kind: str, precision: str = "auto") -> F
         precisions = {manifest.precision for _, manifest in usable}
         features = {feature for _, manifest in usable for feature in manifest.target.features}
         rival = "fp16" if kind == "cuda" or features & {"BF16", "FP16"} else "fp32"
-        if rival not in precisions:
-            usable = [(entry, manifest) for entry, manifest in usable if manifest.precision != "int8"]
-    ranked = max(usable, key=lambda e: (e[1].throughput, -PRECISIONS.index(e[1].precision)), default=None)
-    return ranked[0] if ranked else None
+        usable = [
+            (entry, manifest)
+            for entry, manifest in usable
+            if not is_slower(manifest) and (manifest.precision != "int8" or rival in precisions)
+        ]
+    known = all(manifest.gain for _, manifest in usable)
+    speeds = [(manifest.gain if known else manifest.throughput) for _, manifest in usable]
+    near = [
+        (PRECISIONS.index(manifest.precision), -speed, entry)
+        for speed, (entry, manifest) in zip(speeds, usable, strict=True)
+        if speed * NOISE >= max(speeds)
+    ]
+    return min(near, key=lambda each: each[:2])[2] if near else None
+
+
+def how_to_speed_up(info: EngineInfo, kind: str, wanted: Sequence[str]) -> str:
+    """What would make an engine quicker here, in words: one that is there, one to be built, or another machine.
+
+    Args:
+        info: of the engine.
+        kind: `cpu` or `cuda`.
+        wanted: precisions that are worth building here.
+    """
+    found = [e for e in list_engines(store(), info.model, "cuda" if kind == "cuda" else None) if e.problem is None]
+    built = [entry.manifest for entry in found if entry.manifest is not None and entry.manifest.target.kind == kind]
+    gain = next((manifest.gain for manifest in built if manifest.payload_sha256 == info.payload), 1.0)
+    best = best_engine(found, kind)
+    if best is not None and best.manifest is not None and best.manifest.gain > NOISE * gain:
+        return f"take the engine {best.folder} ({best.manifest.gain:.2f} times the speed without it)"
+    device = ["--device", "cpu"] if kind == "cpu" else []
+    missing = [name for name in wanted if name not in {manifest.precision for manifest in built}]
+    if missing:
+        commands = [command_line("fiqa-trt", "build", "--precision", name, *device) for name in missing]
+        return f"build an engine ({'; '.join(commands)})"
+    more = "GPUs (--devices all)" if kind == "cuda" else "cores, or a GPU"
+    return f"use more {more}: the engines that can be built here are there"
+
+
+def is_slower(manifest: Manifest) -> bool:
+    """Whether an engine was slower, when it was built, than what runs without it."""
+    return 0 < manifest.gain * NOISE < 1

@@ -13,7 +13,7 @@ from fiqa_trt.evaluation.measures import (
 )
 from fiqa_trt.evaluation.plots import plot_agreement, plot_edc
 from fiqa_trt.evaluation.printing import FORMATS, OVERALL, Table, agreement_table, edc_table
-from fiqa_trt.evaluation.reading import Pairs, Rated, read_pairs, read_rated
+from fiqa_trt.evaluation.reading import PairForm, Pairs, Rated, read_pairs, read_rated
 
 __all__ = [
     "AREAS",
@@ -25,6 +25,7 @@ __all__ = [
     "Agreement",
     "Edc",
     "Estimate",
+    "PairForm",
     "Pairs",
     "Rated",
     "Table",

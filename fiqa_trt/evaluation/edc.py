@@ -66,19 +66,40 @@ def edc(quality: Values, similarity: Values, threshold: float) -> Edc:
 
 
 def threshold_at_fnmr(similarity: Values, rate: float) -> float:
-    """The similarity at which at most `rate` of the mated pairs [N] are false non-matches, as close as ties allow."""
+    """The similarity at which at most `rate` of the mated pairs [N] are false non-matches, as close as ties allow.
+
+    Raises:
+        InputError: `rate` is less than one pair.
+    """
     ordered = np.sort(similarity)
-    return float(ordered[min(int(np.floor(rate * len(ordered) + 1e-9)), len(ordered) - 1)])
+    return float(ordered[min(_measurable(rate, len(ordered), "FNMR", "mated"), len(ordered) - 1)])
 
 
 def threshold_at_fmr(similarity: Values, rate: float) -> float:
     """The lowest similarity at which at most `rate` of the non-mated pairs [N] are false matches (similarity >= it).
 
     Raises:
-        InputError: there are no non-mated pairs.
+        InputError: there are no non-mated pairs, or `rate` is less than one of them, but not 0.
     """
     if not len(similarity):
         raise InputError("a false match rate needs pairs of different people (same = 0), and there are none")
     ordered = np.sort(similarity)[::-1]
-    allowed = int(np.floor(rate * len(ordered) + 1e-9))
+    allowed = _measurable(rate, len(ordered), "FMR", "non-mated") if rate else 0
     return float(np.nextafter(ordered[allowed], np.inf)) if allowed < len(ordered) else float(ordered[-1])
+
+
+def _measurable(rate: float, pairs: int, what: str, kind: str) -> int:
+    """How many of so many pairs a rate is. Raises InputError if not one."""
+    count = int(np.floor(rate * pairs + 1e-9))
+    if not count:
+        raise InputError(
+            f"an {what} of {rate:g} cannot be measured with {pairs:,} {kind} pairs: the smallest is "
+            f"--{what.lower()} {_rounded_up(1 / pairs):g}"
+        )
+    return count
+
+
+def _rounded_up(rate: float) -> float:
+    """To two digits."""
+    step = 10.0 ** (np.floor(np.log10(rate)) - 1)
+    return float(np.ceil(rate / step - 1e-9) * step)

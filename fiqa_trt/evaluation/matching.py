@@ -75,8 +75,12 @@ class Scores:
             images: folder that they start from.
 
         Raises:
-            InputError: none is found.
+            InputError: none is found; `images` is no folder, and no path of the scores starts with it.
         """
+        if images is not None and not images.is_dir():  # paths of another machine are as good
+            start = os.path.join(os.path.normpath(images), "")
+            if not any(name.startswith(start) for name in self.names):
+                raise InputError(f"--images {images}: no such folder, and no path of {self.path} starts with it")
         wanted = list(dict.fromkeys(names))
         rows: dict[str, int] = {}
         how = Counter[str]()

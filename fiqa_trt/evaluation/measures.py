@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,11 @@ MIN_ROWS = 8  # a 4-parameter fit of fewer points says nothing
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A figure with its bootstrap 95 % interval."""
+    """A figure with its bootstrap 95 % interval, None where nothing was drawn."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Agreement:
     Attributes:
         rows: pairs of score and rating.
         measures: each of MEASURES. SRCC and KRCC (tau-b) compare orders; PLCC is Pearson's r, raw and after the
-            logistic; RMSE is in units of the rating, raw and after the logistic.
+            logistic; RMSE is in units of the rating, raw (for scores of that scale) and after the logistic.
         logistic: its four parameters, see `logistic`.
     """
 
@@ -51,6 +51,17 @@ def logistic(scores: Values, high: float, low: float, middle: float, width: floa
     return np.asarray(low + (high - low) * expit((scores - middle) / max(abs(width), _NARROWEST)))
 
 
+def _slopes(scores: Values, high: float, low: float, middle: float, width: float) -> Values:
+    """Derivatives of `logistic` by its parameters, [N, 4]."""
+    from scipy.special import expit
+
+    scale = max(abs(width), _NARROWEST)
+    distance = (scores - middle) / scale
+    share = expit(distance)
+    by_middle = (low - high) * share * (1 - share) / scale
+    return np.stack([share, 1 - share, by_middle, by_middle * distance * np.sign(width)], axis=1)
+
+
 def fit_logistic(
     scores: Values, ratings: Values, start: Sequence[float] | None = None
 ) -> tuple[float, float, float, float]:
@@ -58,6 +69,11 @@ def fit_logistic(
 
     Where the least squares do not converge, or end in one value for all scores, it is the logistic that they begin
     with, which is monotonic.
+
+    Args:
+        scores: float64 [N].
+        ratings: float64 [N].
+        start: the parameters for much the same rows, from which a few steps are enough.
     """
     from scipy.optimize import least_squares
 
@@ -69,8 +85,11 @@ def fit_logistic(
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             # Near a straight line the parameters run on for ever; what was found by then is as good.
-            begin = plain if start is None else start
-            found = least_squares(lambda p: logistic(scores, *p) - ratings, begin, method="lm", max_nfev=4000).x
+            begin, steps, enough = (plain, 4000, 1e-8) if start is None else (start, 50, 1e-5)
+            found = least_squares(
+                lambda p: logistic(scores, *p) - ratings, begin, lambda p: _slopes(scores, *p), method="lm",
+                max_nfev=steps, ftol=enough,
+            ).x  # fmt: skip
     except (RuntimeError, ValueError):
         found = begin
     mapped = logistic(scores, *found)
@@ -103,14 +122,21 @@ def comparable(scores: Values, ratings: Values) -> bool:
     return bool(len(scores) >= MIN_ROWS and np.ptp(scores) > 0 and np.ptp(ratings) > 0)
 
 
-def agreement(scores: Values, ratings: Values, resamples: int = 1000, seed: int = 0) -> Agreement:
+def agreement(
+    scores: Values,
+    ratings: Values,
+    resamples: int = 1000,
+    seed: int = 0,
+    report: Callable[[int], None] = lambda done: None,
+) -> Agreement:
     """SRCC, KRCC, PLCC and RMSE of scores [N] with ratings [N], with percentile bootstrap 95 % intervals over rows.
 
     Args:
         scores: float64 [N], any monotonic scale.
         ratings: float64 [N], any scale.
-        resamples: bootstrap draws; 0 gives intervals of no width.
+        resamples: bootstrap draws; 0 gives no intervals.
         seed: of the draws.
+        report: receives the number of draws done.
 
     Raises:
         InputError: fewer than MIN_ROWS rows, a value that is not finite, all scores or all ratings alike.
@@ -129,8 +155,9 @@ def agreement(scores: Values, ratings: Values, resamples: int = 1000, seed: int 
         chosen = rng.integers(0, len(scores), len(scores))
         if np.ptp(scores[chosen]) > 0 and np.ptp(ratings[chosen]) > 0:
             draws.append(_measure(scores[chosen], ratings[chosen], parameters))
+            report(len(draws))
     measures = {}
     for name, value in values.items():
-        low, high = np.percentile([draw[name] for draw in draws] or [value], [2.5, 97.5])
-        measures[name] = Estimate(value, float(low), float(high))
+        ends = np.percentile([draw[name] for draw in draws], [2.5, 97.5]).tolist() if draws else (None, None)
+        measures[name] = Estimate(value, *ends)
     return Agreement(len(scores), measures, parameters)

@@ -10,12 +10,12 @@ from fiqa_trt.errors import printable
 from fiqa_trt.evaluation.edc import AREAS, DISCARDS, Edc
 from fiqa_trt.evaluation.measures import Agreement, Estimate
 
+# RMSE of raw scores is not among them: scores and ratings are hardly ever of one scale.
 HEADINGS = {
     "srcc": "SRCC",
     "krcc": "KRCC",
     "plcc": "PLCC",
     "plcc_logistic": "PLCC (logistic)",
-    "rmse": "RMSE",
     "rmse_logistic": "RMSE (logistic)",
 }
 OVERALL = "all"
@@ -47,9 +47,15 @@ def agreement_table(parts: Sequence[tuple[str, Agreement]]) -> Table:
     return Table(("", "images", *HEADINGS.values()), rows)
 
 
-def edc_table(curve: Edc) -> Table:
-    """FNMR at some shares of discarded pairs, and areas under the curve beside the best possible."""
-    rows = [(f"FNMR, {share:.0%} discarded", f"{curve.at(share):.4f}", "") for share in DISCARDS]
+def edc_table(curve: Edc, point: Sequence[tuple[str, str]]) -> Table:
+    """Where the curve starts, FNMR at some shares of discarded pairs, and areas beside the best possible.
+
+    Args:
+        curve: what is shown.
+        point: lines about the threshold: what, and how much.
+    """
+    rows = [(what, value, "") for what, value in point]
+    rows += [(f"FNMR, {share:.0%} discarded", f"{curve.at(share):.4f}", "") for share in DISCARDS]
     rows += [
         (f"pAUC to {share:.0%}", f"{curve.pauc(share):.5f}", f"{curve.pauc(share, ideal=True):.5f}") for share in AREAS
     ]
@@ -59,7 +65,7 @@ def edc_table(curve: Edc) -> Table:
 def _with_interval(found: Estimate) -> str:
     if not math.isfinite(found.value):
         return "n/a"
-    if found.low == found.high == found.value or not math.isfinite(found.low + found.high):
+    if found.low is None or found.high is None or not math.isfinite(found.low + found.high):
         return f"{found.value:.4f}"
     return f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
 

@@ -11,8 +11,10 @@ import numpy.typing as npt
 from fiqa_trt.errors import InputError
 from fiqa_trt.evaluation.matching import Scores
 from fiqa_trt.evaluation.measures import Values
+from fiqa_trt.outputs import SUFFIXES, read_schema
 from fiqa_trt.ratings import Form, read_ratings
-from fiqa_trt.user_tables import Column, numbers, read_columns
+from fiqa_trt.user_tables import PATH_NAMES, Column
+from fiqa_trt.whole_tables import Table, is_empty, read_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +24,10 @@ class Rated:
     Attributes:
         scores: float64 [N].
         ratings: float64 [N].
-        groups: N values of the column that divides them; all empty without one.
+        groups: N values of the column that divides them, empty where it is; all empty without one.
         failed: rated images that have no score.
         unmatched: rated images that are not among the scores.
-        notes: lines for the user: what was left out or averaged, and how paths were matched.
+        notes: lines for the user: columns, what was left out or averaged, and how paths were matched.
     """
 
     scores: Values
@@ -74,9 +76,10 @@ def read_rated(
         form: what the user says of `labels`.
 
     Raises:
-        InputError: a file that cannot be read, a missing column, a rating that is no number, not one path in common.
+        InputError: a file that cannot be read, a missing column, a rating that is no number, not one path in common,
+            the two files in each other's place.
     """
-    known = Scores(scores, column)
+    known, doubts = _scores(scores, column, labels, "--labels")
     table = read_ratings(labels, form, [by] if by else [])
     found = known.match(table.paths, labels, images)
     matched = [row for row, name in enumerate(table.paths) if name in found.rows]
@@ -85,67 +88,129 @@ def read_rated(
     rated = rated.merged([found.rows[name] for name in rated.paths], [by] if by else [])
     values = [known.values[found.rows[name]] for name in rated.paths]
     kept = [row for row, value in enumerate(values) if value is not None]
-    groups = ["" if value is None else str(value) for value in rated.others[by]] if by else [""] * len(values)
+    groups = ["" if is_empty(value) else str(value) for value in rated.columns[by]] if by else [""] * len(values)
     return Rated(
         np.array([values[row] for row in kept], np.float64),
         rated.values[kept],
         [groups[row] for row in kept],
         len(values) - len(kept),
         unmatched,
-        [*rated.notes(), *filter(None, [found.note()])],
+        [*doubts, *rated.notes(), *filter(None, [found.note()])],
     )
 
 
+def _scores(scores: Path, column: str, table: Path, option: str) -> tuple[Scores, list[str]]:
+    """The scores, and what looks as if the two files stood in each other's place."""
+    swapped = _is_output(table) and not _is_output(scores)
+    try:
+        known = Scores(scores, column)
+    except InputError as exc:
+        if swapped and scores.is_file():
+            raise InputError(f"{scores} holds no scores, {table} does: give `{table} {option} {scores}`") from exc
+        raise
+    doubt = f"{scores} has no column `status`, {table} has: are these scores, and those the {option[2:]}?"
+    return known, [doubt] if swapped else []
+
+
+def _is_output(path: Path) -> bool:
+    try:
+        return path.suffix.lower() in SUFFIXES and bool(read_schema(path, ("path", "score", "status")))
+    except InputError:
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class PairForm:
+    """What the user says of a table of pairs.
+
+    Attributes:
+        paths: its columns of paths; empty to recognise them.
+        same: its column that says whether both are of one person; None to recognise it.
+        value: its column of similarities; None to recognise it.
+        distance: these are distances, the lower the more alike.
+        skip_blank: leave out the pairs that lack either.
+    """
+
+    paths: tuple[str, str] | tuple[()] = ()
+    same: str | None = None
+    value: str | None = None
+    distance: bool = False
+    skip_blank: bool = False
+
+    def columns(self) -> tuple[list[Column], list[Column]]:
+        """Those of paths, and what they say."""
+        images = [
+            Column(side, tuple(_names(side, number, role)), "--path-column (given twice)", given)
+            for side, number, role, given in zip("ab", "12", _ROLES, self.paths or (None, None), strict=True)
+        ]
+        others = _DISTANCE_NAMES if self.distance else _SIMILARITY_NAMES
+        return images, [
+            Column("same", _SAME_NAMES, "--same-column", self.same),
+            Column("similarity", others, "--score-column", self.value),
+        ]
+
+
+_ROLES = ("reference", "probe")
+_SAME_NAMES = ("is_same", "issame", "same_person", "same_identity", "label", "match", "mated", "genuine")
+_SIMILARITY_NAMES = ("score", "sim", "cosine", "cosine_similarity", "similarity_score", "comparison_score")
+_DISTANCE_NAMES = ("distance", "dist", "cosine_distance", "euclidean_distance")
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
-_SIMILARITY = ("similarity", "distance")  # by whether it is a distance
+
+
+def _names(side: str, number: str, role: str) -> list[str]:
+    """What people call the column of paths of one side of a pair."""
+    stems = ("path", *PATH_NAMES)
+    return [role, *(f"{stem}{gap}{mark}" for stem in stems for gap in ("", "_") for mark in (side, number))]
 
 
 def read_pairs(
-    scores: Path, pairs: Path, images: Path | None = None, column: str = "score", *, distance: bool = False
+    scores: Path, pairs: Path, images: Path | None = None, column: str = "score", form: PairForm | None = None
 ) -> Pairs:
     """Pairs of images with their similarity and the lower of their scores.
 
     Args:
         scores: an output of `fiqa-trt score`.
-        pairs: a table with the columns `a`, `b` (paths), `same` (1 or 0) and `similarity`.
+        pairs: a table with the columns `a`, `b` (paths), `same` (1 or 0) and `similarity`, or of names like these.
         images: folder that the paths of `pairs` start from.
         column: which column of `scores` to take.
-        distance: the last column, which may be called `distance` as well, is the lower the more alike they are.
+        form: what the user says of `pairs`.
 
     Raises:
         InputError: as in `read_rated`; a `same` that is neither; no mated pair; pairs of the same person are less alike
             than those of different people, so that similarities were taken for distances or the other way round.
     """
-    known = Scores(scores, column)
-    alike = Column("similarity", ("distance",)) if distance else "similarity"
+    form = form or PairForm()
+    known, doubts = _scores(scores, column, pairs, "--pairs")
     try:
-        table = read_columns(pairs, ("a", "b", "same", alike))
+        table = read_table(pairs, *form.columns(), skip_blank=form.skip_blank)
     except InputError as exc:
-        hint = "; of distances, give --distance" if "no column `similarity`" in str(exc) and not distance else ""
+        hint = "; of distances, give --distance" if "no column `similarity`" in str(exc) and not form.distance else ""
         raise InputError(f"{exc}{hint}") from exc
-    values = numbers(table["similarity"], _SIMILARITY[distance], str(pairs)) * (-1 if distance else 1)
-    found = known.match([name for one in ("a", "b") for name in table[one]], pairs, images)
-    same = _verdicts(table["same"], pairs)
+    values = table.numbers("similarity") * (-1 if form.distance else 1)
+    sides = table.columns["a"], table.columns["b"]
+    found = known.match([name for side in sides for name in side], pairs, images)
+    same = _verdicts(table)
     quality = np.full(len(same), np.nan)
-    for row, both in enumerate(zip(table["a"], table["b"], strict=True)):
+    for row, both in enumerate(zip(*sides, strict=True)):
         one, other = (known.values[found.rows[name]] if name in found.rows else None for name in both)
         if one is not None and other is not None:
             quality[row] = min(one, other)
-    _check_direction(values, same, pairs, distance=distance)
+    _check_direction(values, same, pairs, distance=form.distance)
     kept = np.isfinite(quality)
     if not same[kept].any():
         raise InputError(f"{pairs}: no pair of the same person has scores on both sides")
-    notes = [*filter(None, [found.note()])]
+    notes = [*doubts, *table.notes(), *filter(None, [found.note()])]
     if same.all():
         notes.append("no pairs of different people, so nothing tells whether a higher value means more alike")
     return Pairs(quality[kept], values[kept], same[kept], int((~kept).sum()), notes)
 
 
-def _verdicts(cells: list[object], pairs: Path) -> npt.NDArray[np.bool_]:
+def _verdicts(table: Table) -> npt.NDArray[np.bool_]:
+    cells = table.columns["same"]
     texts = [str(cell).strip().lower().removesuffix(".0") for cell in cells]
     for row, text in enumerate(texts):
         if text not in (*_TRUE, *_FALSE):
-            raise InputError(f"{pairs}, row {row + 1}: `same` is {cells[row]!r}, not 1 or 0")
+            raise InputError(f"{table.where(row)}: `same` is {cells[row]!r}, not 1 or 0")
     return np.array([text in _TRUE for text in texts], bool)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import math
 import os
 import threading
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from fiqa_trt.records import Outcome, Status, open_path
 from fiqa_trt.shards import ShardReader, locate, read_recorded
 from fiqa_trt.spec import PreprocessSpec, digest
 from fiqa_trt.storage import atomic
-from fiqa_trt.user_tables import numbers
+from fiqa_trt.whole_tables import Table, is_empty
 
 TRAIN, VAL, TEST = "train", "val", "test"
 MIN_ROWS = 32
@@ -35,6 +34,7 @@ _SIDES = {
     **dict.fromkeys((TEST, "testing"), TEST),
 }
 _CHUNK = 256
+_COVERED = 0.25  # of a scale: ratings that fill less of it may be of another one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,42 +97,54 @@ def read_labels(
         form: what the user says of the table.
 
     Raises:
-        InputError: as `read_ratings`; a score out of range, constant scores, a weight that is not positive, a split of
-            another name or with a group on two sides, too few rows, an image rated twice of which the rows disagree.
+        InputError: as `read_ratings`; no folder `images`; a score out of range, constant scores, a weight that is not
+            positive, a split of another name or with a group on two sides, too few rows, an image rated twice of which
+            the rows disagree.
     """
     name, (low, high) = str(table), score_range
+    if images is not None and not images.is_dir():
+        raise InputError(f"--images {images}: no such folder")
     ratings = read_ratings(table, form)
     if len(ratings.paths) < MIN_ROWS:
         raise InputError(f"{name} has {len(ratings.paths)} rows; training needs at least {MIN_ROWS}")
     if not low < high:
         raise InputError(f"the score range {low:g} {high:g} must rise: worst first, then best")
-    raw = ratings.values
+    raw, said = ratings.values, ratings.table.told("score")
     if raw.min() < low or raw.max() > high:
         raise InputError(
-            f"{name}: scores run from {raw.min():g} to {raw.max():g}, outside {low:g} to {high:g}; give the scale's "
+            f"{name}: {said} runs from {raw.min():g} to {raw.max():g}, outside {low:g} to {high:g}; give the scale's "
             "ends as --score-range WORST BEST"
         )
     if np.ptp(raw) == 0:
-        raise InputError(f"{name}: every score is {raw[0]:g}; there is nothing to learn")
+        raise InputError(f"{name}: every {said} is {raw[0]:g}; there is nothing to learn")
     files = _files(ratings.paths, os.fspath(images or table.parent), name)
-    ratings = ratings.merged(files, [column for column in ("weight", "group", "split") if column in ratings.others])
-    files, columns = list(dict.fromkeys(files)), ratings.others
+    ratings = ratings.merged(files, [column for column in ("weight", "group", "split") if column in ratings.columns])
+    files, columns = list(dict.fromkeys(files)), ratings.columns
     if len(files) < MIN_ROWS:
         raise InputError(f"{name} rates {len(files)} images; training needs at least {MIN_ROWS}")
-    weights = numbers(columns["weight"], "weight", name) if "weight" in columns else np.ones(len(files))
+    weights = ratings.table.numbers("weight") if "weight" in columns else np.ones(len(files))
     if weights.min() <= 0:
-        raise InputError(f"{name}: a weight of {weights.min():g}; weights must be positive (leave the row out instead)")
+        where = ratings.table.where(int(weights.argmin()))
+        raise InputError(f"{where}: a weight of {weights.min():g}; they must be positive (leave the row out instead)")
     # Sets that `synthesize` wrote have a chain of degradations; of earlier ones the photograph is no group yet.
     single = columns["source"] if {"source", "chain"} <= columns.keys() else files
     named = zip(columns.get("group", single), single, strict=True)
-    groups = [str(own) if _is_blank(group) else str(group) for group, own in named]
-    split, notes = _split(columns.get("split", [None] * len(files)), groups, val_share, seed, name)
+    groups = [str(own) if is_empty(group) else str(group) for group, own in named]
+    split, drawn = _split(ratings.table, groups, val_share, seed)
     scores = (ratings.values - low) / (high - low)
-    return Labels(files, scores.astype(np.float32), weights.astype(np.float32), split, (*ratings.notes(), *notes))
+    notes = (*ratings.notes(), *_narrow(raw, low, high), *drawn)
+    return Labels(files, scores.astype(np.float32), weights.astype(np.float32), split, notes)
 
 
-def _is_blank(cell: object) -> bool:
-    return cell in (None, "") or (isinstance(cell, float) and math.isnan(cell))
+def _narrow(raw: npt.NDArray[np.float64], low: float, high: float) -> list[str]:
+    """A warning if ratings look as if they were of another scale than that from `low` to `high`."""
+    share = float(np.ptp(raw)) / (high - low)
+    if share >= _COVERED:
+        return []
+    return [
+        f"the ratings run from {raw.min():g} to {raw.max():g}, {share:.1%} of the scale from {low:g} to {high:g}: if "
+        "theirs is another, give its ends as --score-range WORST BEST"
+    ]
 
 
 def _files(paths: list[str], folder: str, name: str) -> list[str]:
@@ -161,20 +173,22 @@ def _files(paths: list[str], folder: str, name: str) -> list[str]:
     return [file(path) for path in paths]
 
 
-def _split(
-    given: list[object], groups: list[str], share: float, seed: int, name: str
-) -> tuple[npt.NDArray[np.str_], list[str]]:
-    """The side of every row, and what to say about it."""
+def _split(table: Table, groups: list[str], share: float, seed: int) -> tuple[npt.NDArray[np.str_], list[str]]:
+    """The side of every row of a table, and what to say about it."""
     sides: dict[str, str] = {}
-    for group, cell in zip(groups, given, strict=True):
-        if _is_blank(cell):
+    given = table.columns.get("split", [None] * len(groups))
+    for row, (group, cell) in enumerate(zip(groups, given, strict=True)):
+        if is_empty(cell):
             continue
         side = _SIDES.get(str(cell).strip().lower())
         if side is None:
-            raise InputError(f"{name}: a split must be `{TRAIN}`, `{VAL}` or `{TEST}`, not {cell!r}")
+            raise InputError(f"{table.where(row)}: a split must be `{TRAIN}`, `{VAL}` or `{TEST}`, not {cell!r}")
         if sides.setdefault(group, side) != side:
-            raise InputError(f"{name}: the group {group!r} is in both splits; no person may be on both sides")
-    notes, free = [], {group for group in groups if group not in sides}
+            raise InputError(
+                f"{table.where(row)}: the group {group!r} is in `{side}`, before it was in `{sides[group]}`; no person "
+                "may be on both sides"
+            )
+    notes, free = list[str](), {group for group in groups if group not in sides}
     if sides and free:
         rows = sum(group in free for group in groups)
         notes.append(f"{rows:,} rows without a split: drawn, {share:.0%} of their groups to validate")
@@ -182,13 +196,15 @@ def _split(
         held = {group for group, side in sides.items() if side == TRAIN}
         notes.append(f"no rows to validate besides those of `{TEST}`: {share:.0%} of the `{TRAIN}` groups do")
         free |= held
+    if free and not {"group", "chain"} & table.columns.keys():
+        notes.append("no column `group`: images of one person may be on both sides of the split that is drawn")
     if free:
         sides |= _draw(free, share, seed, needed=VAL not in sides.values())
     split = np.array([sides[group] for group in groups])
     for side, purpose in ((VAL, "validate"), (TRAIN, "train")):
         if side not in sides.values():
             one = "; all are of one group (person or photograph), and no group may be on both sides"
-            raise InputError(f"{name}: no rows are left to {purpose} with{one if len(set(groups)) == 1 else ''}")
+            raise InputError(f"{table.name}: no rows are left to {purpose} with{one if len(set(groups)) == 1 else ''}")
     return split, notes
 
 

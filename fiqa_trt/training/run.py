@@ -276,7 +276,7 @@ def describe_test(epoch: Epoch, count: int) -> str:
     srcc, plcc, rmse = epoch.test_srcc[last], epoch.test_plcc[last], epoch.test_rmse[last]
     values = [("SRCC", srcc), ("PLCC", plcc), ("RMSE", rmse)]
     text = ", ".join(f"{name} {value:.4f}" for name, value in values if value is not None)
-    return f"test ({count:,} images that chose nothing): {text}"
+    return f"test ({count:,} images that chose nothing): {text} of the scale"
 
 
 def _figures(srcc: Measures, plcc: Measures, rmse: dict[str, float]) -> str:

@@ -34,7 +34,7 @@ from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.networks import Ensemble
 from fiqa_trt.progress import Progress
 from fiqa_trt.records import ImageError
-from fiqa_trt.shards import ShardReader, read_recorded
+from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import ModelSpec, digest
 from fiqa_trt.storage import atomic
@@ -73,15 +73,15 @@ class Face:
 _FACE_COLUMNS = ("path", "group", "split", "quality", "face_x", "face_y", "face_w", "face_h")
 
 
-def read_faces(source: Source) -> list[Face]:
+def read_faces(source: Source, say: Callable[[str], None] = lambda message: None) -> list[Face]:
     """Faces of a folder, or of a list with the optional columns `group`, `split`, `quality` and `face_x`, `face_y`,
-    `face_w`, `face_h`.
+    `face_w`, `face_h`. `say` is that of `list_inputs`.
 
     Raises:
         InputError: as `list_inputs`; a `quality` or a box that is not what it should be.
     """
     faces = []
-    for batch in list_inputs(source):
+    for batch in list_inputs(source, say):
         for row in batch.select([name for name in batch.schema.names if name in _FACE_COLUMNS]).to_pylist():
             try:
                 box = tuple(float(row[f"face_{side}"]) for side in "xywh") if row.get("face_w") else None
@@ -139,6 +139,7 @@ class _Job:
     seed: int
     reference: Path | None
     size: int
+    image_column: str
 
     @property
     def part(self) -> Path:
@@ -169,7 +170,7 @@ def _render(job: _Job) -> _Made:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     clean, degraded, rows, failed = list[Image](), list[Image](), list[dict[str, object]](), list[str]()
-    reader = ShardReader()
+    reader = ShardReader(job.image_column)
     for index, face in job.faces:
         try:
             blob = read_recorded(face.path, reader)
@@ -255,6 +256,7 @@ def synthesize(
     workers: int = 2,
     size: int = ModelSpec().preprocess.size,
     restart: bool = False,
+    image_column: str = DEFAULT_COLUMN,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Synthesized:
     """Write `per_face` degraded crops of each face below `out`, and `labels.csv` with a row for each.
@@ -272,6 +274,7 @@ def synthesize(
         workers: processes.
         size: side of the crops in pixels; labels are computed at 224 px whatever it is.
         restart: forget what is in `out`.
+        image_column: of the tables among what `faces` are in.
         report: receives the number of photographs done.
 
     Raises:
@@ -281,7 +284,7 @@ def synthesize(
     """
     numbered = list(enumerate(faces))
     chunk = max(1, CHUNK // per_face)
-    every = _Job(numbered, out, per_face, seed, reference, size)
+    every = _Job(numbered, out, per_face, seed, reference, size, image_column)
     jobs = [dataclasses.replace(every, faces=numbered[at : at + chunk]) for at in range(0, len(faces), chunk)]
     rows, failed, done = list[dict[str, object]](), list[str](), 0
     try:
