@@ -331,6 +331,7 @@ def filter_scores(
     shard_size: int = delivery.SHARD_SIZE,
     image_column: str | None = None,
     companions: str | None = None,
+    update: bool = False,
     restart: bool = False,
     report: Report = _silent,
 ) -> Filtered:
@@ -338,8 +339,8 @@ def filter_scores(
 
     Args:
         scores: what `score_dataset` wrote.
-        output: see `delivery.deliver`, like `way`, `root`, `shard_size`, `image_column`, `companions`, `restart` and
-            `report`; None only chooses.
+        output: see `delivery.deliver`, like `way`, `root`, `shard_size`, `image_column`, `companions`,
+            `update`, `restart` and `report`; None only chooses.
         min_score: see `filtering.Rules`, like the next ones.
         max_disagreement: see above.
         per_group: a number, or a share like `50%`.
@@ -351,6 +352,7 @@ def filter_scores(
         shard_size: see above.
         image_column: see above.
         companions: see above.
+        update: see above.
         restart: see above.
         report: see above.
 
@@ -366,7 +368,7 @@ def filter_scores(
     delivered = None
     if output is not None:
         options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
-        options["companions"] = companions
+        options |= {"companions": companions, "update": update}
         delivered = delivery.deliver(
             Path(scores), selection.mask, Path(output), way, restart=restart, report=report, **options
         )

@@ -98,6 +98,7 @@ def test_only_what_differs_is_scored(folder: Path, tmp_path: Path, suffix: str) 
     (folder / "3.jpg").unlink()
     summary, seen, said = update(folder, output)
     assert "1 new, 2 changed, 4 unchanged, 1 gone" in said
+    assert "1 row leaves, of inputs that are gone; --keep-gone keeps them" in said
     assert (summary.images, summary.scored_now, seen) == (7, 3, 3)
     score_dataset(Source((str(folder),)), anew, workers(Counting()))
     assert rows(output) == rows(anew)
