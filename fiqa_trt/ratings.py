@@ -11,13 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.user_tables import Column
+from fiqa_trt.user_tables import PATH_NAMES, Column
 from fiqa_trt.whole_tables import Table, read_table
 
-PATH_NAMES = (
-    "image", "filename", "file", "file_name", "image_path", "image_name", "image_file", "img", "img_name", "img_path",
-    "filepath", "file_path",
-)  # fmt: skip
 SCORE_NAMES = ("mos", "rating", "mean_opinion_score", "quality_mos", "mos_score", "mean_score", "mean_rating")
 
 

@@ -45,6 +45,12 @@ _NOT_TEXT = (
 )
 
 
+PATH_NAMES = (
+    "image", "filename", "file", "file_name", "image_path", "image_name", "image_file", "img", "img_name", "img_path",
+    "filepath", "file_path",
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Column:
     """A column that a table must have.

@@ -12,8 +12,8 @@ from fiqa_trt.errors import InputError
 from fiqa_trt.evaluation.matching import Scores
 from fiqa_trt.evaluation.measures import Values
 from fiqa_trt.outputs import SUFFIXES, read_schema
-from fiqa_trt.ratings import PATH_NAMES, Form, read_ratings
-from fiqa_trt.user_tables import Column
+from fiqa_trt.ratings import Form, read_ratings
+from fiqa_trt.user_tables import PATH_NAMES, Column
 from fiqa_trt.whole_tables import Table, is_empty, read_table
 
 
