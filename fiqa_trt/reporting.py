@@ -38,6 +38,7 @@ BARS = 50
 SIDES = (0, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1 << 31)  # short edges in pixels, for the table
 THUMBNAIL = 112
 MOST_FAILURES = 100
+MOST_PLAIN = 500  # groups of the table that is there without JavaScript
 DEFAULT_SHARE = 0.2  # the threshold at first: what `filter --keep 80%` would drop
 
 Counts = npt.NDArray[np.int64]
@@ -125,6 +126,11 @@ class Survey:
         pairs = zip(self.groups, self.runs.left(step), strict=True)
         return [group.name for group, kept in pairs if group.mean is not None and not kept]
 
+    @property
+    def unscored(self) -> list[str]:
+        """Groups without an image that has a score, of which no threshold leaves anything."""
+        return [group.name for group in self.groups if group.mean is None]
+
 
 class _Extremes:
     """The lowest (by `key`) rows seen so far."""
@@ -208,7 +214,9 @@ def survey(
         if wanted > 0 and failed.num_rows:
             known = [name for name in ("path", "status", "error") if name in table.column_names]
             failures += [_failure(row) for row in failed.select(known).slice(0, wanted).to_pylist()]
-        ledger.add(group_of(table), np.asarray(table["score"].to_numpy(), np.float32))
+        of = group_of(table)
+        told = of.is_valid()  # not of a failed row whose path does not tell it
+        ledger.add(of.filter(told), np.asarray(table["score"].filter(told).to_numpy(), np.float32))
     images = sum(tally.statuses.values())
     if not images:
         raise InputError(f"{scores} has no rows")
@@ -358,8 +366,17 @@ def write_report(output: Path, found: Survey) -> None:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("fiqa_trt"), autoescape=True, finalize=_plain)
+    step = round(found.threshold * STEPS)
     page = environment.get_template("report.html").render(
-        survey=found, steps=STEPS, groups=_columns(found), scores=path_word(found.provenance["file"])
+        survey=found,
+        steps=STEPS,
+        here=step,
+        kept=found.scored - found.below[step],
+        lost=found.lost(step),
+        left=found.runs.left(step).tolist(),
+        plain=MOST_PLAIN,
+        groups=_columns(found),
+        scores=path_word(found.provenance["file"]),
     )
     with atomic(output) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,62 @@ def test_nothing_delivered_is_said(scores: Path, crops: Path, tmp_path: Path) ->
     assert "not one of the images" in done.output
 
 
+@pytest.mark.parametrize("form", [["out", "--copy"], ["k.tar"], ["k.txt"], ["k.parquet"], ["k.csv", "--dry-run"]])
+def test_nothing_kept_is_said_and_leaves_nothing(scores: Path, tmp_path: Path, form: list[str]) -> None:
+    before = sorted(tmp_path.iterdir())
+    done = CliRunner().invoke(
+        group, ["filter", str(scores), "--min-score", "0.99", "-o", str(tmp_path / form[0]), *form[1:]]
+    )
+    assert done.exit_code == 3, done.output
+    assert "0 of 11 rows kept" in done.output
+    assert "written" in done.output.splitlines()[-1]
+    assert sorted(tmp_path.iterdir()) == before
+    found = re.search(r"the highest score is (0\.\d+), and --min-score 0\.99 is above it", done.output)
+    assert found is not None
+    assert call(scores, "--min-score", found[1], "--dry-run").startswith("1 of 11 rows kept")
+    done = CliRunner().invoke(group, ["filter", str(scores), "--min-score", "0.99", "--dry-run", "--json", "-q"])
+    assert (json.loads(done.stdout)["kept"], done.exit_code) == (0, 3)
+
+
+def test_words_of_one_and_of_a_dry_run(scores: Path, crops: Path, tmp_path: Path) -> None:
+    best = call(scores, "--dry-run", "--top", 1, "-o", tmp_path / "k.txt")
+    assert "would write 1 row\n" in best
+    for path in crops.rglob("*.jpg"):
+        path.with_suffix(".txt").write_text("caption")
+    arguments = (scores, "--top", 1, "-o", tmp_path / "out", "--copy")
+    assert "1 image has companions (.txt) that stay behind" in call(*arguments, "--dry-run")
+    said = call(*arguments, "--companions", "auto", "--dry-run")
+    assert "would write 1 image, " in said
+    assert "1 companion (captions, labels and the like) would go along" in said
+    said = call(*arguments, "--companions", "auto")
+    assert "1 companion (captions, labels and the like) went along" in said
+    assert "is already complete: 1 image\n" in call(*arguments, "--companions", "auto")
+
+
+def test_lost_and_unscored_groups_are_named_apart(scores: Path, crops: Path) -> None:
+    def said(*arguments: object) -> str:
+        return call(scores, "--dry-run", "--group-by", r"([^/]+)\.jpg$", *arguments)
+
+    text = said("--min-score", 0.99, "--keep-at-least", 1)
+    assert "10 brought back by --keep-at-least" in text
+    assert "1 of 11 groups has no scored image, so nothing can be kept" in text
+    assert "bad" in text.splitlines()[-1]
+    text = said("--top", 9)
+    assert "1 of 11 groups loses everything (--keep-at-least 1 rescues what has scores): " in text
+    facts = json.loads(said("--top", 9, "--json", "-q"))
+    assert (len(facts["lost_groups"]), facts["unscored_groups"], facts["brought_back"]) == (1, ["bad"], 0)
+
+
+@pytest.mark.parametrize("arguments", [["-o", "x"], ["-o", "x.txt", "--root", "/"], ["-o", "s.parquet"]])
+def test_a_call_that_cannot_be_has_no_summary(
+    scores: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(scores.parent)
+    done = CliRunner().invoke(group, ["filter", str(scores), "--top", "1", *arguments])
+    assert isinstance(done.exception, FiqaError)
+    assert "kept" not in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -57,6 +114,7 @@ def test_nothing_delivered_is_said(scores: Path, crops: Path, tmp_path: Path) ->
         (["-o", "x.txt", "--keep", "0%"], "--keep 0%: neither a number"),
         (["-o", "x.txt", "--top", "1", "--root", "/"], "--root /: it goes with"),
         (["-o", "x.txt", "--min-score", "1.5"], "between 0 and 1"),
+        (["-o", "x.txt", "--min-score", "60%"], "60% is no score, which is a number from 0 to 1; for the best share"),
     ],
 )
 def test_mistakes(scores: Path, arguments: list[str], message: str) -> None:
@@ -64,3 +122,5 @@ def test_mistakes(scores: Path, arguments: list[str], message: str) -> None:
     said = str(done.exception) if isinstance(done.exception, FiqaError) else done.output
     assert message in said
     assert done.exit_code != 0
+    done = CliRunner().invoke(group, ["filter", "nothere.parquet", *arguments])
+    assert "'nothere.parquet' does not exist" in done.output or "is no score" in done.output

@@ -144,6 +144,15 @@ def test_reasons_and_lost_groups(scores: Path) -> None:
     assert (rescued.dropped, rescued.brought_back) == ({"failed": 1, "below --min-score": 2}, 1)
 
 
+def test_groups_of_which_every_image_failed(tmp_path: Path) -> None:
+    rows = [row("p1/a.jpg", 0.9), row("p2/a.jpg", None), row("p2/b.jpg", None), row("stray.jpg", None)]
+    path = write(tmp_path / "s.parquet", rows)
+    for rules in ({"per_group": Amount(1)}, {"min_score": 0.1, "keep_at_least": 1}):
+        found = chosen(path, group_by=r"^(p\d)/", **rules)  # which does not match the stray, that has no score
+        assert (found.kept, found.groups, found.lost, found.unscored) == (1, 2, [], ["p2"])
+    assert chosen(path, min_score=0.1, group_by=r"^(p\d)/").unscored == ["p2"]
+
+
 def test_disagreement(scores: Path) -> None:
     assert kept(scores, Rules(max_disagreement=0.2)) == [
         "p1/a.jpg", "p1/b.jpg", "p3/a.jpg", "s.tar::p/a.jpg", "s.tar::b.jpg",

@@ -233,7 +233,7 @@ def test_what_is_left_of_groups_is_what_filter_leaves(crowd: tuple[Path, dict[st
     left = dict(zip([group.name for group in found.groups], found.runs.left(step), strict=True))
     assert left == {name: sum(np.float32(s) >= np.float32(step / STEPS) for s in by_group[name]) for name in by_group}
     chosen = select(path, Rules(min_score=step / STEPS, per_group=Amount(100)))
-    assert sorted(found.lost(step)) == chosen.lost
+    assert (sorted(found.lost(step)), found.unscored) == (chosen.lost, chosen.unscored)
     assert sum(left.values()) == chosen.kept
 
 
@@ -299,11 +299,15 @@ def test_all_groups_in_a_browser(
     page.locator("#more").click()
     assert len(cells(0)) == 200
     page.locator("#only-lost").check()
-    assert page.locator("#shown").inner_text() == f"100 of {len(lost)} shown, out of 2,000"
+    empty = [name for name, scores in by_group.items() if not scores]
+    assert page.locator("#shown").inner_text() == f"100 of {len(lost) + len(empty)} shown, out of 2,000"
     assert set(cells(7)) == {"lost"}
+    page.locator("#search").fill(empty[0])
+    assert cells(7)[cells(0).index(empty[0].removeprefix("/data/"))] == "no score"
+    assert f"{len(empty)} of them have no scored image" in page.locator("body").inner_text()
     page.locator("#search").fill("/DATA/19")
     assert press(0) == "ascending"
-    wanted = [int(name.removeprefix("/data/")) for name in lost if name.startswith("/data/19")]
+    wanted = [int(name.removeprefix("/data/")) for name in (*lost, *empty) if name.startswith("/data/19")]
     assert list(map(int, cells(0))) == sorted(wanted)[:100]
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.locator("#search").fill("nobody")
@@ -312,6 +316,43 @@ def test_all_groups_in_a_browser(
     assert titles.index("Groups") > titles.index("The highest scores")
     assert not problems
     page.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_without_javascript_all_of_it_is_there(
+    browser: Any, crowd: tuple[Path, dict[str, list[float]]], tmp_path: Path, width: int
+) -> None:
+    report(crowd[0], "-o", tmp_path / "r.html", "--threshold", 0.7)
+    context = browser.new_context(java_script_enabled=False, viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto((tmp_path / "r.html").as_uri())
+    kept = select(crowd[0], Rules(min_score=0.7)).kept
+    assert page.locator("#count").inner_text() == f"{kept:,}"
+    assert page.locator("#command").inner_text() == "0.700"
+    assert page.locator("#lost-at").inner_text().startswith("groups that lose everything: ")
+    rows = page.locator("noscript tbody tr")
+    assert rows.count() == 500
+    worst = min((np.mean(scores), name) for name, scores in crowd[1].items() if scores)
+    assert rows.first.locator("td").all_inner_texts()[:4] == [
+        worst[1].removeprefix("/data/"), *rows.first.locator("td").all_inner_texts()[1:3], f"{worst[0]:.3f}",
+    ]  # fmt: skip
+    assert not page.locator("#slider").is_visible()
+    assert not page.locator("#search").is_visible()
+    assert page.locator("noscript p").inner_text().startswith("The first 500; all of them")
+    context.close()
+
+
+def test_groups_without_a_score_and_rows_of_no_group(tmp_path: Path) -> None:
+    rows = [row("p1/a.jpg", 0.9), row("p2/a.jpg", None), row("p3/a.jpg", 0.1), row("stray.jpg", None)]
+    path = write(tmp_path / "s.parquet", rows)
+    found = survey(path, group_by=r"^(p\d)/")
+    assert (found.group_count, found.unscored, found.lost(500)) == (3, ["p2"], ["p3"])
+    said = CliRunner().invoke(group, ["report", str(path), "-o", str(tmp_path / "r.html"), "--json", "--no-images"])
+    facts = json.loads(said.stdout)
+    assert (facts["images"], facts["scored"], facts["unscored_groups"]) == (4, 2, ["", "p2"])
+    assert "2 of 4 groups have no scored image" in said.stderr
+    quiet = CliRunner().invoke(group, ["report", str(path), "-o", str(tmp_path / "q.html"), "-q", "--no-images"])
+    assert (quiet.output, quiet.exit_code) == ("", 0)
 
 
 def test_the_command_can_be_copied_and_pasted(

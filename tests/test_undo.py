@@ -194,6 +194,24 @@ def test_nothing_is_overwritten_or_lost(scores: Path, mask: Any, crops: Path, tm
     assert wanted(crops) == expected
 
 
+def test_every_undo_has_an_end(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fill_folder(scores, mask, out, "move")
+    (out / "a" / "2.jpg").unlink()  # can never be taken back
+    (out / "a" / "4.jpg").write_bytes(b"edited")
+    said = call("--undo", out, code=3)
+    assert f"{out}/a/2.jpg (from {crops}/a/2.jpg): neither in the folder nor in its old place" in said
+    assert (
+        f"put what stays in its old place by hand, or delete it; then this ends it: fiqa-trt filter --undo {out}"
+        in said
+    )
+    (out / "a" / "4.jpg").rename(crops / "a" / "4.jpg")
+    said = call("--undo", out, code=3)  # says for the last time what is missing
+    assert "8 files were in the old place already" in said
+    assert "this ends it" not in said
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("place", ["link", "unlink"])
 def test_killed_anywhere_it_goes_on(
     scores: Path, mask: Any, crops: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
@@ -269,7 +287,7 @@ def test_the_command(scores: Path, crops: Path, tmp_path: Path) -> None:
     assert tree(crops) == expected
     assert "goes alone, not with --top\n" in call("--undo", out, "--top", 3, code=2)
     assert "goes alone, not with SCORES, --dry-run\n" in call(scores, "--undo", out, "--dry-run", code=2)
-    assert "no such folder; it goes when everything in it has been taken back" in call("--undo", out, code=2)
+    assert "no such folder; it goes when everything in it has been taken back" in call("--undo", out, code=1)
     assert "give SCORES" in call("--top", 3, code=2)
 
 
@@ -292,3 +310,152 @@ def test_nothing_stays_where_nothing_was_delivered(scores: Path, mask: Any, crop
     (tmp_path / "out").mkdir()
     fill_folder(scores, mask, tmp_path / "out", "copy")
     assert os.listdir(tmp_path / "out") == []
+
+
+def again(crops: Path, scores: Path) -> None:
+    scores.unlink()
+    score_dataset(Source((str(crops),)), scores, mean_workers)
+
+
+def names_in(table: Path, column: str, start: Path) -> list[str]:
+    return [os.path.relpath(path, start) for path in pq.read_table(table)[column].to_pylist()]
+
+
+@pytest.mark.parametrize("way", ["copy", "hardlink", "symlink"])
+def test_a_filled_folder_is_brought_up_to_date(scores: Path, mask: Any, crops: Path, tmp_path: Path, way: str) -> None:
+    """Of nine images one is not kept any more, one is another now, one is gone, one was edited, and one is new."""
+    (crops / "a" / "2.txt").write_text("caption")
+    (crops / "a" / "4.txt").write_text("caption")
+    out, first = tmp_path / "out", (crops / "a" / "0.jpg").read_bytes()
+    fill_folder(scores, mask, out, way, companions=Wish())
+    (out / "a" / "8.jpg").unlink()
+    (out / "a" / "8.jpg").write_bytes(b"edited")
+    gone = (crops / "b" / "3.jpg").read_bytes()
+    (crops / "b" / "3.jpg").unlink()
+    (crops / "b" / "5.jpg").unlink()  # a new file: the old one may be linked to
+    (crops / "b" / "5.jpg").write_bytes(first)
+    shutil.copy(crops / "a" / "0.jpg", crops / "new.jpg")
+    again(crops, scores)
+    keep = ~only(scores, "a/0.jpg", "a/2.jpg", "a/8.jpg", "bad.jpg")
+    with pytest.raises(FiqaError, match="--update makes it what this one keeps"):
+        fill_folder(scores, keep, out, way, companions=Wish())
+    before = tree(out)
+    stays = 1 if way == "symlink" else 2  # a link that leads nowhere holds nothing
+    dry = delivery.deliver(scores, keep, out, way, companions="auto", update=True, dry_run=True)
+    assert tree(out) == before
+    done = fill_folder(scores, keep, out, way, companions=Wish(), update=True)
+    for found in (dry, done):
+        assert (found.written, found.already) == (2, 5)
+        assert (found.removed, found.staying) == (5 - 1 - stays, stays)
+        assert found.skipped == {"changed since it was delivered, so it was left where it is": 1}
+    expected = {name: data for name, data in tree(crops).items() if name.endswith(("4.txt", ".jpg"))}
+    for name in ("a/0.jpg", "a/2.jpg", "a/bad.jpg"):
+        del expected[name]
+    expected |= {"a/8.jpg": b"edited"} if way == "symlink" else {"a/8.jpg": b"edited", "b/3.jpg": gone}
+    assert tree(out) == expected
+    assert sorted(names_in(out / TABLE, "path", out)) == sorted(name for name in expected if name.endswith(".jpg"))
+    assert names_in(out / TABLE, "path", out) == names_in(out / TABLE, "original_path", crops)
+    repeated = fill_folder(scores, keep, out, way, companions=Wish())
+    assert (repeated.written, repeated.already, repeated.staying) == (0, 7, stays)
+    assert (tree(out), pq.read_table(out / TABLE).num_rows) == (expected, 7 + stays)
+
+
+@pytest.mark.parametrize("place", ["unlink", "copy2"])
+def test_an_update_that_was_stopped_goes_on(
+    scores: Path, mask: Any, crops: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, out = (os if place == "unlink" else shutil), tmp_path / "out"
+    fill_folder(scores, mask, out, "copy")
+    shutil.copy(crops / "a" / "0.jpg", crops / "a" / "2.jpg")
+    os.utime(crops / "a" / "2.jpg", (1, 1))
+    (crops / "b" / "1.jpg").unlink()
+    again(crops, scores)
+    keep = ~only(scores, "a/4.jpg", "a/6.jpg", "bad.jpg")
+    real = getattr(module, place)
+
+    def killed(*args: Any, **options: Any) -> None:
+        if str(args[0]).endswith(("6.jpg", "2.jpg")):
+            raise Stop
+        real(*args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(module, place, killed)
+        fill_folder(scores, keep, out, "copy", update=True)
+    fill_folder(scores, keep, out, "copy", update=True)
+    expected = {name: data for name, data in tree(crops).items() if name.endswith(".jpg")}
+    for name in ("a/4.jpg", "a/6.jpg", "a/bad.jpg"):
+        del expected[name]
+    assert {**expected, "b/1.jpg": b""} == {**tree(out), "b/1.jpg": b""}
+    assert sorted(names_in(out / TABLE, "path", out)) == sorted([*expected, "b/1.jpg"])
+
+
+def test_what_was_moved_stays_and_more_comes(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    """A move again and again, out of a folder that fills anew, with a name that comes twice."""
+    expected, out = tree(crops), tmp_path / "out"
+    fill_folder(scores, mask, out, "move")
+    (crops / "a" / "2.jpg").write_bytes(expected["a/0.jpg"])
+    (crops / "b" / "new.jpg").write_bytes(expected["a/0.jpg"])
+    again(crops, scores)
+    kept = only(scores, "2.jpg", "new.jpg")
+    done = fill_folder(scores, kept, out, "move", update=True)
+    assert (done.written, done.removed, done.staying) == (1, 0, 9)
+    assert done.skipped == {"another image has its place in the output": 1}
+    assert (out / "a" / "2.jpg").read_bytes() == expected["a/2.jpg"]
+    assert (crops / "a" / "2.jpg").read_bytes() == expected["a/0.jpg"]
+    assert len(names_in(out / TABLE, "path", out)) == 10
+    (crops / "a" / "2.jpg").unlink()
+    assert undo_move(out).finished
+    assert tree(crops) == {**expected, "b/new.jpg": expected["a/0.jpg"]}
+
+
+def test_an_update_of_members_of_shards(crops: Path, tmp_path: Path) -> None:
+    files = [(f"{index}.jpg", (crops / "ab"[index % 2] / f"{index}.jpg").read_bytes()) for index in range(4)]
+    scores, out, shard = tmp_path / "s.parquet", tmp_path / "out", tmp_path / "s.tar"
+    score_dataset(Source((str(tar(shard, files)),)), scores, mean_workers)
+    fill_folder(scores, np.ones(4, bool), out, "copy")
+    done = fill_folder(scores, only(scores, "0.jpg", "1.jpg"), out, "copy", update=True)
+    assert (done.removed, done.already, done.staying) == (2, 2, 0)
+    tar(shard, files[:1])
+    os.utime(shard, (5, 5))
+    scores.unlink()
+    score_dataset(Source((str(shard),)), scores, mean_workers)
+    done = fill_folder(scores, np.ones(1, bool), out, "copy", update=True)
+    assert (done.removed, done.written, done.staying) == (1, 1, 1)  # nothing else holds the other one
+    assert tree(out) == {"s.tar/0.jpg": files[0][1], "s.tar/1.jpg": files[1][1]}
+
+
+def test_updates_that_are_refused(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fill_folder(scores, mask, out, "copy", companions=Wish())
+    for options, message in (
+        ({"way": "hardlink", "companions": Wish()}, "filled by --copy, not --hardlink"),
+        ({"way": "copy"}, "with other --companions"),
+        ({"way": "copy", "companions": Wish(), "root": str(tmp_path)}, f"with --root {crops}, not {tmp_path}"),
+    ):
+        with pytest.raises(FiqaError, match=message):
+            fill_folder(scores, ~mask, out, update=True, **options)  # type: ignore[arg-type]
+    (out / TABLE).unlink()
+    with pytest.raises(FiqaError, match="cannot be told what was delivered"):
+        fill_folder(scores, ~mask, out, "copy", companions=Wish(), update=True)
+    with pytest.raises(FiqaError, match="--update goes with --copy"):
+        delivery.deliver(scores, mask, tmp_path / "k.txt", update=True)
+
+
+def test_the_loop_of_every_week(scores: Path, crops: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    call(scores, "-o", out, "--copy", "--top", 3, "--update")
+    shutil.copytree(crops / "b", crops / "c")
+    again(crops, scores)
+    assert "--update makes it what this one keeps" in call(scores, "-o", out, "--copy", "--top", 8, code=1)
+    said = call(scores, "-o", out, "--copy", "--top", 8, "--update", "--dry-run")
+    assert "would write" in said
+    said = call(scores, "-o", out, "--copy", "--top", 8, "--update")
+    assert f"written to {out}" in said
+    assert len(tree(out)) == 8
+    said = call(scores, "-o", out, "--copy", "--top", 2, "--update", "--dry-run")
+    assert "6 would be taken out: not kept any more, or changed since" in said
+    assert "would write 0 images" in said
+    said = call(scores, "-o", out, "--copy", "--top", 2, "--update")
+    assert "6 taken out: not kept any more, or changed since" in said
+    assert len(tree(out)) == 2
+    assert not any(path.is_dir() and not os.listdir(path) for path in out.rglob("*"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
-from fiqa_trt.errors import DifferentRun
+from fiqa_trt.cli.streams import give
+from fiqa_trt.errors import DifferentRun, number_of
 
 
 @click.command(short_help="Show a scores file as a page.")
@@ -21,6 +23,7 @@ from fiqa_trt.errors import DifferentRun
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option("--restart", is_flag=True, help="Replace a page that is there.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no messages; errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object on stdout.")
 def command(
     scores: Path,
     output: Path,
@@ -31,6 +34,7 @@ def command(
     image_column: str | None,
     restart: bool,
     quiet: bool,
+    as_json: bool,
 ) -> None:
     """Write one self-contained page about SCORES, a file that score wrote.
 
@@ -61,8 +65,15 @@ def command(
             report=bar,
         )
         write_report(output, found)
-    say = speaker(quiet)
+    say, step = speaker(quiet), round(found.threshold * STEPS)
+    lost, unscored, groups = found.lost(step), found.unscored, number_of(found.group_count, "group")
     if found.scored:
-        step = round(found.threshold * STEPS)
-        say(f"at {found.threshold:.3f} {len(found.lost(step)):,} of {found.group_count:,} groups lose everything")
-    say(f"{found.images:,} images, {found.images - found.scored:,} failed; written to {output}")
+        say(f"at {found.threshold:.3f} {len(lost):,} of {groups} {'loses' if len(lost) == 1 else 'lose'} everything")
+    if unscored:
+        say(f"{len(unscored):,} of {groups} {'has' if len(unscored) == 1 else 'have'} no scored image")
+    say(f"{number_of(found.images, 'image')}, {found.images - found.scored:,} failed; written to {output}")
+    if as_json:
+        facts: dict[str, object] = {"output": str(output), "images": found.images, "scored": found.scored}
+        facts |= {"statuses": found.statuses, "quantiles": found.quantiles, "agreement": found.agreement}
+        facts |= {"threshold": found.threshold, "kept": found.scored - found.below[step]}
+        give(json.dumps({**facts, "groups": found.group_count, "lost_groups": lost, "unscored_groups": unscored}))
