@@ -433,7 +433,7 @@ def test_updates_that_are_refused(scores: Path, mask: Any, crops: Path, tmp_path
         ({"way": "copy", "companions": Wish(), "root": str(tmp_path)}, f"with --root {crops}, not {tmp_path}"),
     ):
         with pytest.raises(FiqaError, match=message):
-            fill_folder(scores, ~mask, out, update=True, **options)  # type: ignore[arg-type]
+            fill_folder(scores, ~mask, out, update=True, **options)
     (out / TABLE).unlink()
     with pytest.raises(FiqaError, match="cannot be told what was delivered"):
         fill_folder(scores, ~mask, out, "copy", companions=Wish(), update=True)
