@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.errors import InputError, UsageError, one_line
+from fiqa_trt.errors import InputError, UsageError, number_of, one_line
 from fiqa_trt.outputs import read_output
 from fiqa_trt.records import Status, own_columns
 from fiqa_trt.shards import SEPARATOR
@@ -164,7 +164,7 @@ def select(scores: Path, rules: Rules) -> Selection:
     kept = drop("failed", everything, ~np.isnan(values))
     if not kept.any():
         raise InputError(
-            f"{scores}: not one of its {len(values):,} rows has a score, so there is nothing to choose from"
+            f"{scores}: none of its {number_of(len(values), 'row')} has a score, so there is nothing to choose from"
         )
     kept = scored = drop("duplicate", kept, _first_of_each(columns.paths, kept))
     if rules.min_score is not None:

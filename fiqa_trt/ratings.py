@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.errors import InputError
+from fiqa_trt.errors import InputError, number_of
 from fiqa_trt.user_tables import PATH_NAMES, Column
 from fiqa_trt.whole_tables import Table, read_table
 
@@ -87,7 +87,7 @@ class Ratings:
         """What to tell the user about these rows."""
         lines = self.table.notes()
         if self.repeated:
-            lines.append(f"{self.repeated:,} images are rated more than once: the mean counts")
+            lines.append(f"{number_of(self.repeated, 'image is', 'images are')} rated more than once: the mean counts")
         return lines
 
     def select(self, rows: Sequence[int]) -> Ratings:

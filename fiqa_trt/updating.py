@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiqa_trt.errors import DifferentRun, InputError, one_line
+from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
 from fiqa_trt.outputs import check_columns, holder, output_metadata, read_output, with_metadata
 from fiqa_trt.pipeline import READERS
 from fiqa_trt.records import Origin, open_path, output_schema, own_columns, own_types, record_path
@@ -151,6 +151,11 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     if not keep_gone:
         _refuse_unreadable(output, old["path"].take(pa.array(changes.gone)), now, changes)
     say(f"{output}: {changes}")
+    if len(changes.gone) and not keep_gone:
+        say(
+            f"{number_of(len(changes.gone), 'row leaves', 'rows leave')}, of inputs that are gone; --keep-gone keeps them, "
+            "as for images that filter --move took away and --undo can bring back"
+        )
     # Our own columns in their types, and not as text: what the format makes of them is its writer's matter.
     rows = pa.schema([*list(ours)[: len(own)], *list(schema)[len(own) :]])
     gone = _gone(output, changes.gone, rows) if keep_gone else rows.empty_table()

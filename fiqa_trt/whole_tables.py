@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.errors import InputError
+from fiqa_trt.errors import InputError, number_of
 from fiqa_trt.user_tables import Column, header, place, read_columns
 
 _BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "-")
@@ -88,7 +88,7 @@ class Table:
         taken = [f"{each.name} = {self.told(each.name)}" for each in self.needed if isinstance(each, Column)]
         lines = [f"columns of {self.name}: {', '.join(taken)}"]
         if self.blank:
-            lines.append(f"{self.blank:,} rows with a blank left out")
+            lines.append(f"{number_of(self.blank, 'row')} with a blank left out")
         return lines
 
 

@@ -203,7 +203,7 @@ def test_eval_of_ratings(scores: Path, tmp_path: Path) -> None:
     options = ("--labels", labels, "--resamples", 20, "--by", "camera", "--plot", tmp_path / "plot.png")
     text = call(scores, *options)
     assert "40 images, 0 without a score" in text
-    assert "left out: 1 groups with fewer than 8 images" in text
+    assert "left out: 1 group with fewer than 8 images" in text
     assert f"written to {tmp_path / 'plot.png'}" in text
     result = json.loads(call(scores, *options, "-q", "--json"))
     assert set(result["groups"]) == {"a", "b"}
@@ -275,8 +275,9 @@ def test_mistakes_are_named(scores: Path, tmp_path: Path) -> None:
         ("--pairs", labels): "no column `a`",
         ("--labels", labels): "line 2: the score 'good'",
         ("--labels", labels, "--by", "camera"): "no column `camera`",
-        ("--labels", labels, "--column", "sharpness"): "no column sharpness",
-        ("--labels", labels, "--column", "status"): "--column status: in",
+        ("--labels", labels, "--column", "score_mobilenet"): "has no such column; scores in it: score",
+        ("--labels", labels, "--column", "status"): "--column status: no score; scores in it: score",
+        ("--labels", labels, "--column", "width"): "--column width: no score; scores in it: score",
         ("--labels", tmp_path / "gone.csv"): "gone.csv",
         ("--labels", write(tmp_path / "e.csv", "path,score", [])): "no rows",
         (
@@ -296,7 +297,7 @@ def test_groups_that_say_nothing_are_counted_and_those_without_a_name_have_one(s
     labels = write(tmp_path / "l.csv", "path,score,camera", rows)
     text = call(scores, "--labels", labels, "--by", "camera", "--resamples", 5)
     assert "left out: 10 groups with fewer than 8 images\n" in text
-    assert "left out: 1 groups with scores or ratings all alike\n" in text
+    assert "left out: 1 group with scores or ratings all alike\n" in text
     assert "tiny" not in text
     assert [line.split("  ")[0] for line in text.splitlines()[-3:]] == ["all", "(blank)", "good"]
     result = json.loads(call(scores, "--labels", labels, "--by", "camera", "--resamples", 5, "-q", "--json"))

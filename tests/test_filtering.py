@@ -107,7 +107,7 @@ def test_any_combination_keeps_what_the_rules_say(
         return
     rules = Rules(min_score, None, per_group, keep, least)
     if all(score is None for _, _, score in items):
-        with pytest.raises(InputError, match="not one of its"):
+        with pytest.raises(InputError, match="none of its"):
             select(path, rules)
         return
     assert kept(path, rules) == plainly(rows, rules)
@@ -202,7 +202,7 @@ def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(tmp_path / "x.parquet").slice(0, 0), tmp_path / "x.parquet")
     refused("has no rows")
     write(tmp_path / "x.parquet", [row("a", None), row("b", None)])
-    refused("not one of its 2 rows has a score")
+    refused("none of its 2 rows has a score")
 
 
 def test_rules_that_cannot_be_meant() -> None:

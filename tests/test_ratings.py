@@ -220,7 +220,7 @@ def test_an_image_that_is_rated_twice_counts_once(scored: Path) -> None:
     found = read_rated(scored, rate(scored, "d/p1/11.jpg", "d/p1/12.jpg", "./d/p1/11.jpg", "/q/p1/13.jpg"))
     assert rounded(found.scores) == [0.11, 0.12, 0.13]
     assert found.ratings.tolist() == [1, 1, 3]
-    assert "1 images are rated more than once" in found.notes[1]
+    assert "1 image is rated more than once" in found.notes[1]
 
 
 def test_training_takes_the_same_tables(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_training_takes_the_same_tables(tmp_path: Path) -> None:
     labels = read_labels(table)
     assert labels.paths == [str(tmp_path / f"{index}.jpg") for index in range(34)]
     assert labels.scores[3] == pytest.approx((3 / 40 + 0.5) / 2)
-    assert labels.notes[1] == "1 images are rated more than once: the mean counts"
+    assert labels.notes[1] == "1 image is rated more than once: the mean counts"
     table.write_bytes(text(("Filename", "MOS"), [*rows, ("7", "0,5")], ";").encode("utf-16"))
     with pytest.raises(InputError, match=r"7 may be 7\.jpg or 7\.png"):
         read_labels(table)
@@ -248,7 +248,7 @@ def test_the_options_of_eval(scored: Path) -> None:
     assert isinstance(CliRunner().invoke(group, call).exception, InputError)
     done = CliRunner().invoke(group, [*call, "--skip-blank", "--json"])
     result = json.loads(done.stdout)
-    assert (result["rows"], result["notes"][1:]) == (9, ["1 rows with a blank left out"])
+    assert (result["rows"], result["notes"][1:]) == (9, ["1 row with a blank left out"])
     assert result["measures"]["srcc"]["value"] == 1
     for wrong in (
         ["--pairs", "x.csv", "--by", "x"],

@@ -15,7 +15,7 @@ import click
 
 from fiqa_trt.cli.common import quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import InputError, UsageError
+from fiqa_trt.errors import InputError, UsageError, number_of
 
 if TYPE_CHECKING:
     from fiqa_trt.benchmark import Benchmark
@@ -164,7 +164,7 @@ def describe(result: Benchmark, before: dict[str, Any] | None = None) -> str:
     """The table, for a person."""
     engine = result.engine
     lines = [
-        f"{result.what}, {result.images:,} images",
+        f"{result.what}, {number_of(result.images, 'image')}",
         f"{engine['backend']} on {engine['device']}, {engine['precision']} (run as {engine['executed']}), "
         f"batch {engine['batch']}; decoder: {result.decoder}",
         f"{'stage':12} {'images/s':>10}" + (f" {'before':>10} {'ratio':>6}" if before else ""),

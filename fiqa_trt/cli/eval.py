@@ -13,7 +13,7 @@ import click
 from fiqa_trt.cli.common import interruptible, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import EngineError, printable
+from fiqa_trt.errors import EngineError, number_of, printable
 from fiqa_trt.progress import Progress
 
 if TYPE_CHECKING:
@@ -192,10 +192,10 @@ def _labels(
     if plot is not None:
         evaluation.plot_agreement(rated, found, plot)
     notes = [
-        f"{found.rows:,} images, {rated.failed:,} without a score, {rated.unmatched:,} not among the scores",
+        f"{number_of(found.rows, 'image')}, {rated.failed:,} without a score, {rated.unmatched:,} not among the scores",
         *rated.notes,
         f"ratings from {rated.ratings.min():g} to {rated.ratings.max():g}: RMSE is on their scale, after the logistic",
-        *(f"left out: {count:,} groups with {reason}" for reason, count in left_out.items()),
+        *(f"left out: {number_of(count, 'group')} with {reason}" for reason, count in left_out.items()),
     ]
     figures = {
         **dataclasses.asdict(found),

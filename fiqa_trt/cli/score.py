@@ -18,6 +18,7 @@ from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import complain, give
+from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
     from fiqa_trt.scoring import Summary
@@ -198,14 +199,14 @@ def command(
     if as_json:
         give(json.dumps({**dataclasses.asdict(summary), "failed": summary.failed}))
     if summary.failed == summary.images or (max_failed is not None and summary.failed > max_failed(summary.images)):
-        complain(f"{summary.failed:,} of {summary.images:,} rows failed")
+        complain(f"{summary.failed:,} of {number_of(summary.images, 'row')} failed")
         sys.exit(BEYOND_MAX_FAILED)
 
 
 def describe(summary: Summary) -> str:
     """The end summary, a few lines for a person."""
     rate = f", {summary.scored_now / summary.seconds:,.0f} images/s" if summary.scored_now and summary.seconds else ""
-    lines = [f"{summary.images:,} images{rate}, {summary.failed:,} failed"]
+    lines = [f"{number_of(summary.images, 'image')}{rate}, {summary.failed:,} failed"]
     lines += [f"  {count:,} {status}" for status, count in summary.statuses.items() if status != "ok"]
     if summary.unforeseen:
         lines.append(

@@ -12,7 +12,7 @@ import click
 from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import InputError
+from fiqa_trt.errors import InputError, number_of
 from fiqa_trt.shards import DEFAULT_COLUMN
 from fiqa_trt.sources import Source
 
@@ -88,7 +88,8 @@ def command(
         made = synthesize(faces, output, per_face, seed, checkpoint, count, size, restart, column, bar)
     for line in made.failed[:10]:
         say(f"left out: {line}")
-    say(f"{made.crops:,} crops of {len(faces) - len(made.failed):,} images, {len(made.failed):,} left out")
+    images = number_of(len(faces) - len(made.failed), "image")
+    say(f"{number_of(made.crops, 'crop')} of {images}, {len(made.failed):,} left out")
     say(f"written to {made.table}")
     if as_json:
         give(json.dumps(dataclasses.asdict(made)))

@@ -13,7 +13,7 @@ import click
 from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, number_of
 from fiqa_trt.spec import MEMBERS
 
 _PATH = click.Path(path_type=Path)
@@ -112,7 +112,7 @@ def command(
 
     with interruptible(bar, "the same command starts again"):
         total = len(rows.paths)
-        say(f"decoding {total:,} images")
+        say(f"decoding {number_of(total, 'image')}")
         data = dataset.decode_images(rows, cache or folder.path / "images", threads, report=bar)
     for line in data.skipped[:10]:
         say(f"left out: {line}")

@@ -13,8 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.outputs import SUFFIXES, read_output
-from fiqa_trt.records import open_path
+from fiqa_trt.outputs import SUFFIXES, read_output, read_schema
+from fiqa_trt.records import open_path, own_columns
+from fiqa_trt.spec import MEMBERS
 
 WRITTEN, REAL, TAIL = "as written", "by real path", "by the end of the path"
 WITHOUT_EXTENSION = "by name without extension"
@@ -55,6 +56,13 @@ class Scores:
             raise InputError(f"cannot tell the format of {path}: name it {', '.join(SUFFIXES)}")
         self.path = path
         by_name: dict[str, float | None] = {}
+        own, known = own_columns(MEMBERS), read_schema(path, ["path"]).names
+        wrong = column in own and not column.startswith("score")
+        if wrong or column not in known:
+            # Those of ours that are scores, and what a list brought along, which may be another tool's.
+            scores = ", ".join(name for name in known if name.startswith("score") or name not in own)
+            what = "no score" if wrong else f"{path} has no such column"
+            raise InputError(f"--column {column}: {what}; scores in it: {scores}")
         for table in read_output(path, ("path", column)):
             kind = table.schema.field(column).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):

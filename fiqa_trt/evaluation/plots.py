@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fiqa_trt.errors import OutputError
+from fiqa_trt.errors import OutputError, number_of
 from fiqa_trt.evaluation.edc import Edc
 from fiqa_trt.evaluation.measures import Agreement, logistic
 from fiqa_trt.evaluation.reading import Rated
@@ -32,7 +32,9 @@ def plot_agreement(rated: Rated, found: Agreement, path: Path) -> None:
     line = np.linspace(rated.scores.min(), rated.scores.max(), 200)
     axes.plot(line, logistic(line, *found.logistic), "C1", label="4-parameter logistic")
     srcc, plcc = found.measures["srcc"].value, found.measures["plcc"].value
-    axes.set(xlabel="score", ylabel="rating", title=f"{found.rows:,} images, SRCC {srcc:.3f}, PLCC {plcc:.3f}")
+    axes.set(
+        xlabel="score", ylabel="rating", title=f"{number_of(found.rows, 'image')}, SRCC {srcc:.3f}, PLCC {plcc:.3f}"
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)
@@ -51,7 +53,7 @@ def plot_edc(curve: Edc, path: Path, at: str = "") -> None:
     axes.plot(curve.discard, curve.fnmr, label=f"quality (pAUC to 20 %: {curve.pauc(0.2):.4f})")
     axes.plot(curve.discard, curve.ideal, "k:", label="ideal")
     axes.set(xlabel="share of pairs discarded", ylabel="FNMR", xlim=(0, 0.95), ylim=(0, None))
-    axes.set_title(f"{curve.pairs:,} mated pairs, {at or f'threshold {curve.threshold:.4g}'}")
+    axes.set_title(f"{number_of(curve.pairs, 'mated pair')}, {at or f'threshold {curve.threshold:.4g}'}")
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decode import CpuDecoder
-from fiqa_trt.errors import InputError, storage_error
+from fiqa_trt.errors import InputError, number_of, storage_error
 from fiqa_trt.progress import Progress
 from fiqa_trt.ratings import Form, read_ratings
 from fiqa_trt.reading import is_remote
@@ -191,7 +191,7 @@ def _split(table: Table, groups: list[str], share: float, seed: int) -> tuple[np
     notes, free = list[str](), {group for group in groups if group not in sides}
     if sides and free:
         rows = sum(group in free for group in groups)
-        notes.append(f"{rows:,} rows without a split: drawn, {share:.0%} of their groups to validate")
+        notes.append(f"{number_of(rows, 'row')} without a split: drawn, {share:.0%} of their groups to validate")
     if TEST in sides.values() and VAL not in sides.values():
         held = {group for group, side in sides.items() if side == TRAIN}
         notes.append(f"no rows to validate besides those of `{TEST}`: {share:.0%} of the `{TRAIN}` groups do")

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fiqa_trt import __version__
-from fiqa_trt.errors import DifferentRun, EngineError, InputError, OutputError, RunError
+from fiqa_trt.errors import DifferentRun, EngineError, InputError, OutputError, RunError, number_of
 from fiqa_trt.fingerprint import Fingerprint, counted, refuse_difference
 from fiqa_trt.networks import Ensemble
 from fiqa_trt.progress import Progress
@@ -227,7 +227,7 @@ def train(
     judges = dataset.labels.scores[trainer.rows[VAL]]
     if not rankable(judges):
         say(
-            f"the {len(judges):,} labels to validate with are too few or all but alike (deviation {judges.std():.4f} "
+            f"the labels to validate with ({len(judges):,}) are too few or all but alike (deviation {judges.std():.4f} "
             "of the scale): SRCC and PLCC mean nothing there, so the epoch with the lowest RMSE is kept"
         )
     total = len(trainer.rows[TRAIN]) * recipe.epochs
@@ -276,7 +276,7 @@ def describe_test(epoch: Epoch, count: int) -> str:
     srcc, plcc, rmse = epoch.test_srcc[last], epoch.test_plcc[last], epoch.test_rmse[last]
     values = [("SRCC", srcc), ("PLCC", plcc), ("RMSE", rmse)]
     text = ", ".join(f"{name} {value:.4f}" for name, value in values if value is not None)
-    return f"test ({count:,} images that chose nothing): {text} of the scale"
+    return f"test ({number_of(count, 'image')} that chose nothing): {text} of the scale"
 
 
 def _figures(srcc: Measures, plcc: Measures, rmse: dict[str, float]) -> str:
