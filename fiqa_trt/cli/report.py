@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import DifferentRun, number_of
@@ -22,8 +22,7 @@ from fiqa_trt.errors import DifferentRun, number_of
 @click.option("--no-images", is_flag=True, help="No contact sheets; the images are not touched.")
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option("--restart", is_flag=True, help="Replace a page that is there.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, no messages; errors only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object on stdout.")
+@quiet_and_json
 def command(
     scores: Path,
     output: Path,
