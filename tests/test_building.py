@@ -323,7 +323,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         (["export", gone, "--triton", tmp_path, "--name", "a b"], "make a name of a model"),
         (["build", "--checkpoint", gone, "--device", "cpu", "-o", taken], "is not just an engine"),
         (["bench", gone, "-o", tmp_path / "no" / "b.json"], "does not exist"),
-        (["bench", gone, "-o", tmp_path / "file" / "b.json"], "Not a directory"),
+        (["bench", gone, "-o", tmp_path / "file" / "b.json"], "does not exist"),
         (["eval", gone, "--labels", gone, "--plot", tmp_path / "no" / "p.png"], "does not exist"),
         (["eval", gone, "--labels", gone, "--plot", tmp_path / "p.pdf"], "name it .png"),
         (["report", gone, "-o", tmp_path / "no" / "r.html"], "does not exist"),
