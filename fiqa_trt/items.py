@@ -75,6 +75,7 @@ def check_item(item: object, what: str) -> None:
         )
     elif not isinstance(item, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)):
         hint = "; numpy.asarray(x) may make one of it" if hasattr(item, "__array__") else ""
+        hint = "; give what its read() gives" if callable(getattr(item, "read", None)) else hint
         raise UsageError(f"{what} is a {_name(item)}, not {_KINDS}{hint}")
 
 

@@ -106,12 +106,12 @@ def check_source(source: Source, output: Path) -> None:
             _stdin()
             continue
         folder = _is_folder(given)
+        if output.exists() and output.samefile(given):
+            raise OutputError(f"{output} is one of the inputs; choose another -o")
         if source.list_file:
             column_of_paths(given, source.paths)
         elif not folder:
             _refuse(given, alone=len(source.inputs) == 1)
-        if output.exists() and output.samefile(given):
-            raise OutputError(f"{output} is one of the inputs; choose another -o")
 
 
 def _is_folder(given: str) -> bool:

@@ -121,7 +121,7 @@ def _existing(path: Path) -> os.stat_result | None:
     """What stands at a path, or at what it leads to, if there is anything. Raises OutputError if that is no file."""
     try:
         old = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if not stat.S_ISREG(old.st_mode):
         kind = "a folder" if stat.S_ISDIR(old.st_mode) else "a device or a pipe, not a file"

@@ -152,10 +152,9 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
         _refuse_unreadable(output, old["path"].take(pa.array(changes.gone)), now, changes)
     say(f"{output}: {changes}")
     if len(changes.gone) and not keep_gone:
-        rows_leave = number_of(len(changes.gone), "row leaves", "rows leave")
         say(
-            f"{rows_leave}, of inputs that are gone; --keep-gone keeps them, as for images that filter --move took "
-            "away and --undo can bring back"
+            f"{number_of(len(changes.gone), 'row leaves', 'rows leave')}, of inputs that are gone; --keep-gone keeps "
+            "them, as for images that filter --move took away and --undo can bring back"
         )
     # Our own columns in their types, and not as text: what the format makes of them is its writer's matter.
     rows = pa.schema([*list(ours)[: len(own)], *list(schema)[len(own) :]])

@@ -327,7 +327,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         (["eval", gone, "--labels", gone, "--plot", tmp_path / "no" / "p.png"], "does not exist"),
         (["eval", gone, "--labels", gone, "--plot", tmp_path / "p.pdf"], "name it .png"),
         (["report", gone, "-o", tmp_path / "no" / "r.html"], "does not exist"),
-        (["score", gone, "-o", tmp_path / "no" / "s.parquet"], "does not exist"),
+        (["score", taken, "-o", tmp_path / "no" / "s.parquet"], "does not exist"),
         (["show", taken / "photo.jpg", taken / "photo.jpg", "--explain", "--engine", gone], "written twice"),
     ):
         assert message in str(call(*map(str, words)).exception), words

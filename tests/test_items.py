@@ -127,7 +127,7 @@ def wrong(portrait: Image.Image) -> dict[str, tuple[Any, str]]:
         "dict": ({"image": array}, "dict"),
         "set": ({1}, "set"),
         "list": ([array], "list"),
-        "file": (io.BytesIO(b"x"), "BytesIO"),
+        "file": (io.BytesIO(b"x"), r"BytesIO.* give what its read\(\) gives"),
         "frame": (pd.DataFrame({"a": [1]}), "DataFrame"),
     }
 

@@ -225,15 +225,15 @@ def test_what_would_be_quicker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return how_to_speed_up(info, "cpu", wanted)
 
     both = "fiqa-trt build --precision fp16 --device cpu; fiqa-trt build --precision int8 --device cpu"
-    assert said() == f"build an engine ({both})"
+    assert said() == f"build what may be quicker ({both})"
     put(tmp_path / "fp16", manifest("fp16", gain=1.5))
     assert said() == f"take the engine {tmp_path}/fp16 (1.50 times the speed without it)"
     ours = dataclasses.replace(plain, payload=hashlib.sha256(PAYLOAD).hexdigest())
-    assert said(ours) == "build an engine (fiqa-trt build --precision int8 --device cpu)"
+    assert said(ours) == "build what may be quicker (fiqa-trt build --precision int8 --device cpu)"
     put(tmp_path / "int8", manifest("int8", gain=0.7, payload_sha256="e" * 64))
     assert "int8" not in said(ours)  # it is there, and slower
     assert "are there" in said(ours)
-    assert how_to_speed_up(plain, "cuda", ("fp16",)) == "build an engine (fiqa-trt build --precision fp16)"
+    assert how_to_speed_up(plain, "cuda", ("fp16",)) == "build what may be quicker (fiqa-trt build --precision fp16)"
 
 
 def test_the_released_directory_is_an_engine() -> None:

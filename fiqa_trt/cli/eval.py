@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import interruptible, speaker
+from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import EngineError, number_of, printable
@@ -49,7 +49,6 @@ _FEW = 10  # errors at a threshold; fewer are mostly chance
 @click.option("--distance", is_flag=True, help="Lower means more alike in --pairs (column distance or similarity).")
 @click.option("--resamples", type=click.IntRange(min=0), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--plot", metavar="FILE", type=_PATH, help="Scatter or EDC curve as PNG.")
-@click.option("-q", "--quiet", is_flag=True, help="The table and errors only.")
 @click.option(
     "--format",
     "form",
@@ -58,7 +57,7 @@ _FEW = 10  # errors at a threshold; fewer are mostly chance
     show_default=True,
     help="Of the table.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
+@quiet_and_json
 def command(
     scores: Path,
     labels: Path | None,

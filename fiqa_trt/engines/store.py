@@ -129,7 +129,7 @@ def how_to_speed_up(info: EngineInfo, kind: str, wanted: Sequence[str]) -> str:
     missing = [name for name in wanted if name not in {manifest.precision for manifest in built}]
     if missing:
         commands = [command_line("fiqa-trt", "build", "--precision", name, *device) for name in missing]
-        return f"build an engine ({'; '.join(commands)})"
+        return f"build what may be quicker ({'; '.join(commands)})"
     more = "GPUs (--devices all)" if kind == "cuda" else "cores, or a GPU"
     return f"use more {more}: the engines that can be built here are there"
 
