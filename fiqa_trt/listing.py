@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from fiqa_trt.errors import printable
+from fiqa_trt.errors import number_of, printable
 from fiqa_trt.foreign import INSIDE, container_with, is_system_folder, noted_as, noted_inside
 from fiqa_trt.formats import SUFFIXES, find_format
 from fiqa_trt.marks import NOTE, OURS, holds_copies
@@ -103,26 +103,26 @@ class LeftOut:
         rest = self._suffixes.total() - sum(count for _, count in self._suffixes.most_common(_KINDS))
         parts += [f"{rest:,} of other kinds"] if rest else []
         if self._tables.count:
-            parts.append(f"{_counted(self._tables, 'table')} (--image-column scores the images in them)")
+            parts.append(f"{number_of(self._tables.count, 'table')} (--image-column scores the images in them)")
         if self._unfit.count:
-            parts.append(f"{_counted(self._unfit, 'table')} ({self._unfit.names[0]})")
+            parts.append(f"{number_of(self._unfit.count, 'table')} ({self._unfit.names[0]})")
         if self._shards.count:
-            parts.append(f"{_counted(self._shards, 'shard')} without an image ({self._shards})")
+            parts.append(f"{number_of(self._shards.count, 'shard')} without an image ({self._shards})")
         if self._forks.count:
-            parts.append(f"{_counted(self._forks, 'resource fork')} ({self._forks})")
+            parts.append(f"{number_of(self._forks.count, 'resource fork')} ({self._forks})")
         if self._folders.count:
-            parts.append(f"{_counted(self._folders, 'system folder')} ({self._folders})")
+            parts.append(f"{number_of(self._folders.count, 'system folder')} ({self._folders})")
         if self._copies.count:
             parts.append(
-                f"{_counted(self._copies, 'folder')} of copies that filter made of these images ({self._copies}; "
-                "given as INPUT, such a folder is scored)"
+                f"{number_of(self._copies.count, 'folder')} of copies that filter made of these images "
+                f"({self._copies}; given as INPUT, such a folder is scored)"
             )
         if self._broken.count:
-            parts.append(f"{_counted(self._broken, 'broken link')} ({self._broken})")
+            parts.append(f"{number_of(self._broken.count, 'broken link')} ({self._broken})")
         if self._alike.count:
             least = "at least " if self._opened == _OPENED else ""
             parts.append(
-                f"{least}{_counted(self._alike, 'other file')} that may be images ({self._alike}; "
+                f"{least}{number_of(self._alike.count, 'other file')} that may be images ({self._alike}; "
                 "--all-files tries every file)"
             )
         return ", ".join(parts)
@@ -136,10 +136,6 @@ class LeftOut:
             if container is not None:
                 return f"{suffix} is {container.what}: {container.way_out}"
         return ""
-
-
-def _counted(group: _Group, what: str) -> str:
-    return f"{group.count:,} {what}{'' if group.count == 1 else 's'}"
 
 
 def _head(entry: os.DirEntry[str]) -> bytes:
