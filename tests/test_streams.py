@@ -307,10 +307,15 @@ def test_a_closed_terminal(nohup: bool, code: int, place: Path, tmp_path: Path) 
     listing = tmp_path / "l.txt"
     listing.write_text(f"{place}/crops/0.jpg\n" * 600)
     words = [*COMMAND, "score", "--list", listing, "-o", tmp_path / "s.parquet", "--unit-size", "64"]
-    process = subprocess.Popen(
-        ["bash", "-c", ("trap '' HUP; " if nohup else "") + 'exec "$@"', "bash", *map(str, words)],
-        stderr=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
+    # These tests may run under nohup themselves, and children inherit what is ignored.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            ["bash", "-c", ("trap '' HUP; " if nohup else "") + 'exec "$@"', "bash", *map(str, words)],
+            stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGHUP, before)
     deadline = time.monotonic() + 100
     while not list(tmp_path.glob("s.parquet.partial/parts/*")) and process.poll() is None:
         assert time.monotonic() < deadline
