@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fiqa_trt.version import __version__
+
 if TYPE_CHECKING:
     from fiqa_trt.api import Filtered, Score, Scorer, filter_scores, score_dataset
 
-__version__ = "0.1.0"
 __all__ = ["Filtered", "Score", "Scorer", "__version__", "filter_scores", "score_dataset"]
 
 

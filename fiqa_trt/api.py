@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -21,19 +21,12 @@ from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import EngineError, UsageError
 from fiqa_trt.items import PIXELS, Item, check_item, each_item, path_of, pixels_of
 from fiqa_trt.pipeline import bounded_map, decode_all, scores_of_good
-from fiqa_trt.progress import Progress
+from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.shards import Blob, ShardReader, read_recorded
 from fiqa_trt.sources import Source
 from fiqa_trt.updating import update_dataset
 from fiqa_trt.workers import InProcess, Processes, Setup, Workers, open_decoder, parse_devices
-
-Say = Callable[[str], None]
-Report = Callable[[Progress], None]
-
-
-def _silent(message: object) -> None:
-    """The default listener."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +72,7 @@ class Scorer:
         decoder: str = "auto",
         threads: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        say: Say = _silent,
+        say: Say = silent,
     ) -> None:
         """Open the engine and the decoder.
 
@@ -252,8 +245,8 @@ def score_dataset(
     restart: bool = False,
     update: bool = False,
     keep_gone: bool = False,
-    report: Report = _silent,
-    say: Say = _silent,
+    report: Report = silent,
+    say: Say = silent,
 ) -> scoring.Summary:
     """`fiqa-trt score`: every image of `inputs` into one file; goes on by itself with what an earlier call left.
 
@@ -333,7 +326,7 @@ def filter_scores(
     companions: str | None = None,
     update: bool = False,
     restart: bool = False,
-    report: Report = _silent,
+    report: Report = silent,
 ) -> Filtered:
     """`fiqa-trt filter`: choose rows of a scores file and, with an output, deliver their images.
 

@@ -20,16 +20,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fiqa_trt import __version__, scoring
+from fiqa_trt import scoring
 from fiqa_trt.decode import Decoded, Decoder
 from fiqa_trt.engines import Engine, open_engine, precisions_worth_building
 from fiqa_trt.engines.store import how_to_speed_up
 from fiqa_trt.errors import InputError
 from fiqa_trt.pipeline import READERS, Reader, bounded_map
+from fiqa_trt.progress import Say, silent
 from fiqa_trt.records import ImageError, Status
 from fiqa_trt.shards import Blob, Place
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.verification import portrait
+from fiqa_trt.version import __version__
 from fiqa_trt.workers import InProcess, Setup, open_decoder
 
 STAGES = ("list", "read", "decode", "engine")
@@ -234,9 +236,7 @@ class _Watch:
         return Usage(round(statistics.fmean(use) / 100, 3), round(statistics.fmean(power), 1), max(memory))
 
 
-def run_benchmark(
-    source: Source, setup: Setup, what: str, say: Callable[[str], None] = lambda message: None
-) -> Benchmark:
+def run_benchmark(source: Source, setup: Setup, what: str, say: Say = silent) -> Benchmark:
     """Measure every stage, and a whole run, on the inputs of `source`.
 
     Raises:
@@ -251,7 +251,7 @@ def run_benchmark(
         engine.close()
 
 
-def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: Callable[[str], None]) -> Benchmark:
+def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: Say) -> Benchmark:
     batch = engine.info.batch
     paths = [path for table in list_inputs(source) for path in table.column(0).to_pylist()]
     blobs = sample_blobs(paths, source.image_column)

@@ -14,7 +14,7 @@ import contextlib
 import functools
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoded
 from fiqa_trt.errors import EngineError, RunError, one_line
+from fiqa_trt.progress import Say, silent
 from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.structure import dimensions
@@ -33,8 +34,6 @@ PATIENCE = 16
 """Batches in a row that DALI may fail on before it is no longer asked."""
 
 _NO_MEMORY = re.compile("out of memory|alloc", re.IGNORECASE)
-
-Say = Callable[[str], None]
 
 
 class DaliDecoder:
@@ -51,7 +50,7 @@ class DaliDecoder:
         device: str = "cpu",
         max_pixels: int = DEFAULT_MAX_PIXELS,
         workers: int = 2,
-        say: Say = lambda message: None,
+        say: Say = silent,
     ) -> None:
         """Start DALI.
 

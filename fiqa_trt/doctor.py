@@ -11,11 +11,11 @@ import tempfile
 import textwrap
 from typing import Any
 
-from fiqa_trt import __version__
 from fiqa_trt.engines.cache import cache_folder
 from fiqa_trt.engines.manifest import this_processor
 from fiqa_trt.errors import FiqaError, one_line
 from fiqa_trt.shell import command_line
+from fiqa_trt.version import __version__
 
 PACKAGES = (
     "openvino", "torch", "torchvision", "torch-tensorrt", "tensorrt", "nvidia-dali-cuda130", "nvidia-ml-py",
@@ -50,7 +50,7 @@ class Gpu:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Diagnosis:
     """Everything that `fiqa-trt doctor` says."""
 
     version: str
@@ -64,12 +64,12 @@ class Report:
     checks: list[Check]
 
 
-def examine() -> Report:
+def examine() -> Diagnosis:
     """Try everything. Takes some seconds: it imports every library that is there."""
     gpus, nvml = _gpus()
     versions = {name: _version(name) for name in PACKAGES}
     has_gpu = bool(gpus)
-    return Report(
+    return Diagnosis(
         version=__version__,
         python=platform.python_version(),
         system=platform.platform(),

@@ -17,6 +17,7 @@ from fiqa_trt.decode import Decoded, Decoder
 from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import FiqaError, RunError, one_line
+from fiqa_trt.progress import Count, silent
 from fiqa_trt.reading import Read
 from fiqa_trt.records import Origin, Outcome, Status, to_table, unforeseen
 from fiqa_trt.shards import DEFAULT_COLUMN, Blob, Place, ShardReader, is_table, locate, read_places
@@ -135,7 +136,7 @@ def score_units(
     decoder: Decoder,
     engine: Engine,
     image_column: str | None = None,
-    report: Callable[[int, int], None] = lambda rows, failed: None,
+    report: Count = silent,
 ) -> Iterator[Unit]:
     """Score units of inputs; yields each unit's number and its output rows, in order.
 

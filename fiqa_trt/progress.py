@@ -1,8 +1,9 @@
-"""How far a run is; what the work reports and the command line shows."""
+"""How far a run is, and who hears of it: what the work reports and the command line shows."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,3 +14,15 @@ class Progress:
     total: int
     failed: int = 0
     before: int = 0
+
+
+Report = Callable[[Progress], None]
+"""Receives the progress after every batch."""
+Count = Callable[[int, int], None]
+"""Receives of each batch its rows and how many of them failed."""
+Say = Callable[[str], None]
+"""Hears, in lines, of what the user should know."""
+
+
+def silent(*told: object) -> None:
+    """The default of all three."""

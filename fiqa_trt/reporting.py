@@ -10,26 +10,25 @@ import base64
 import dataclasses
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt import __version__
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import InputError, printable
 from fiqa_trt.filtering import PARENT, grouping
 from fiqa_trt.groups import STEPS, Group, Ledger, Runs, steps_of
 from fiqa_trt.outputs import output_metadata, read_output
-from fiqa_trt.progress import Progress
+from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.records import ImageError, Status
 from fiqa_trt.scoring import Tally
 from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, read_recorded
 from fiqa_trt.shell import path_word, printed
 from fiqa_trt.spec import MEMBERS
 from fiqa_trt.storage import atomic
+from fiqa_trt.version import __version__
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +41,6 @@ MOST_PLAIN = 500  # groups of the table that is there without JavaScript
 DEFAULT_SHARE = 0.2  # the threshold at first: what `filter --keep 80%` would drop
 
 Counts = npt.NDArray[np.int64]
-Report = Callable[[Progress], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +162,7 @@ def survey(
     group_by: str = PARENT,
     sheet: int = 24,
     image_column: str | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
 ) -> Survey:
     """Gather everything that the page shows.
 

@@ -10,17 +10,9 @@ import pyarrow.compute as pc
 
 from fiqa_trt.errors import InputError, RunError
 from fiqa_trt.outputs import check_columns, output_metadata, read_output, read_schema
+from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.records import Status, needed_columns, own_columns
-from fiqa_trt.scoring import (
-    Options,
-    Report,
-    Say,
-    Summary,
-    begin_in_place,
-    open_run,
-    recorded_fingerprint,
-    refuse_incomparable,
-)
+from fiqa_trt.scoring import Options, Summary, begin_in_place, open_run, recorded_fingerprint, refuse_incomparable
 from fiqa_trt.sources import Source
 from fiqa_trt.workers import Workers
 
@@ -29,8 +21,8 @@ def retry_failed(
     output: Path,
     open_workers: Callable[[], Workers],
     options: Options = Options(),
-    report: Report = lambda progress: None,
-    say: Say = lambda message: None,
+    report: Report = silent,
+    say: Say = silent,
     image_column: str | None = None,
 ) -> Summary:
     """Score again, in place and atomically, the rows of a finished output whose status is not `ok`.

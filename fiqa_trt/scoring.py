@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fiqa_trt import __version__
 from fiqa_trt.errors import DifferentRun, InputError
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.outputs import (
@@ -29,12 +28,13 @@ from fiqa_trt.outputs import (
     with_metadata,
     write_output,
 )
-from fiqa_trt.progress import Progress
+from fiqa_trt.progress import Progress, Report, Say, silent
 from fiqa_trt.records import UNFORESEEN, Status, needed_columns, output_schema, own_columns
 from fiqa_trt.runs import RunFolder
 from fiqa_trt.sources import Source, check_source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.storage import check_output, target_of
+from fiqa_trt.version import __version__
 from fiqa_trt.workers import Workers
 
 UNIT_ROWS = 8192
@@ -119,10 +119,6 @@ class Tally:
         if below[-1] == 0:
             return {}
         return {f"{q:g}": float(np.searchsorted(below, q * below[-1])) / _BINS for q in QUANTILES}
-
-
-Say = Callable[[str], None]
-Report = Callable[[Progress], None]
 
 
 class Run:
@@ -247,8 +243,8 @@ def score_dataset(
     output: Path,
     open_workers: Callable[[], Workers],
     options: Options = Options(),
-    report: Report = lambda progress: None,
-    say: Say = lambda message: None,
+    report: Report = silent,
+    say: Say = silent,
 ) -> Summary:
     """Score every input of `source` into `output`; goes on by itself with what an earlier call left unfinished.
 

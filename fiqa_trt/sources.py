@@ -9,7 +9,7 @@ import functools
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from fiqa_trt.foreign import container_with, is_system_folder, suffix_of
 from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.listing import LeftOut, walk
 from fiqa_trt.lists import PATHS, column_of_paths, path_batches, read_list, read_paths
+from fiqa_trt.progress import Say, silent
 from fiqa_trt.reading import REMOTE, is_remote
 from fiqa_trt.records import ImageError, open_path, record_path
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, Shard, is_shard, is_table, open_shard
@@ -144,7 +145,7 @@ def _stdin() -> IO[bytes]:
     return stream  # type: ignore[no-any-return]
 
 
-def list_inputs(source: Source, say: Callable[[str], None] = lambda message: None) -> Iterator[pa.RecordBatch]:
+def list_inputs(source: Source, say: Say = silent) -> Iterator[pa.RecordBatch]:
     """Batches of inputs in order; column `path` first, then whatever a list carries. At least one batch, maybe empty.
 
     `say` hears of what was given and holds nothing to score, and of what is left out.
@@ -178,7 +179,7 @@ def list_inputs(source: Source, say: Callable[[str], None] = lambda message: Non
         raise InputError("; ".join((f"no images in {source.describe()}{hint}", *unsaid)))
 
 
-def _walk_inputs(source: Source, say: Callable[[str], None], unsaid: list[str]) -> Iterator[str]:
+def _walk_inputs(source: Source, say: Say, unsaid: list[str]) -> Iterator[str]:
     """Recorded paths of all inputs. What the only one of them leaves out, if it has nothing else, goes to `unsaid`."""
     for given in source.inputs:
         if given == _STDIN:

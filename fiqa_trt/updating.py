@@ -23,13 +23,12 @@ import pyarrow.compute as pc
 from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
 from fiqa_trt.outputs import check_columns, holder, output_metadata, read_output, with_metadata
 from fiqa_trt.pipeline import READERS
+from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.records import Origin, open_path, output_schema, own_columns, own_types, record_path
 from fiqa_trt.retrying import Fresh
 from fiqa_trt.scoring import (
     Options,
-    Report,
     Run,
-    Say,
     Summary,
     apart_from,
     begin_in_place,
@@ -103,8 +102,8 @@ def update_dataset(
     output: Path,
     open_workers: Callable[[], Workers],
     options: Options = Options(),
-    report: Report = lambda progress: None,
-    say: Say = lambda message: None,
+    report: Report = silent,
+    say: Say = silent,
     *,
     keep_gone: bool = False,
 ) -> Summary:

@@ -25,14 +25,12 @@ from fiqa_trt.engines import Engine, EngineInfo, open_engine
 from fiqa_trt.errors import EngineError, FiqaError, RunError, UsageError
 from fiqa_trt.fingerprint import FREE
 from fiqa_trt.pipeline import Unit, score_units
+from fiqa_trt.progress import Count, Say, silent
 from fiqa_trt.runs import RunFolder
 
 DECODERS = ("auto", "cpu", "dali")
 _AHEAD = 3  # units that a process has been given and not finished
 _CLOSING_SECONDS = 3.0
-
-Say = Callable[[str], None]
-Report = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Workers(Protocol):
     decoder: str
     setup: Setup
 
-    def work(self, folder: RunFolder, image_column: str | None, report: Report) -> None:
+    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
         """Score every pending unit of a run and write its part.
 
         Args:
@@ -98,7 +96,7 @@ class Workers(Protocol):
         ...
 
 
-def open_decoder(setup: Setup, place: str, say: Say = lambda message: None) -> Decoder:
+def open_decoder(setup: Setup, place: str, say: Say = silent) -> Decoder:
     """The decoder for an engine that takes its images at `place`, `cpu` or `cuda:i`.
 
     Raises:
@@ -127,7 +125,7 @@ class InProcess:
         self._engine, self._decoder = engine, decoder
 
     @classmethod
-    def open(cls, setup: Setup, say: Say = lambda message: None) -> InProcess:
+    def open(cls, setup: Setup, say: Say = silent) -> InProcess:
         """Open the engine and the decoder. Raises EngineError."""
         engine = open_engine(setup.device, setup.precision, setup.engine, setup.batch, say)
         try:
@@ -136,13 +134,13 @@ class InProcess:
             engine.close()
             raise
 
-    def work(self, folder: RunFolder, image_column: str | None, report: Report) -> None:
+    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
         """See `Workers.work`."""
         units = ((number, folder.unit(number)) for number in folder.pending())
         for number, table in self.score(units, image_column, report):
             folder.write_part(number, table)
 
-    def score(self, units: Iterable[Unit], image_column: str | None, report: Report) -> Iterator[Unit]:
+    def score(self, units: Iterable[Unit], image_column: str | None, report: Count) -> Iterator[Unit]:
         """See `pipeline.score_units`."""
         return score_units(units, self._decoder, self._engine, image_column, report)
 
@@ -268,9 +266,7 @@ class _Worker:
 class Processes:
     """One process for each device."""
 
-    def __init__(
-        self, devices: list[str], setup: Setup, output: Path, unit_rows: int, say: Say = lambda message: None
-    ) -> None:
+    def __init__(self, devices: list[str], setup: Setup, output: Path, unit_rows: int, say: Say = silent) -> None:
         """Start them and wait until each is ready.
 
         Args:
@@ -331,7 +327,7 @@ class Processes:
             self._said.add(told.message)
             self._say(f"{worker.device}: {told.message}")
 
-    def work(self, folder: RunFolder, image_column: str | None, report: Report) -> None:
+    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
         """See `Workers.work`."""
         waiting = deque(folder.pending())
         while waiting or any(worker.units for worker in self._workers):
@@ -348,7 +344,7 @@ class Processes:
                 worker = next(worker for worker in self._workers if worker.connection is connection)
                 self._guarded(worker, waiting, report, functools.partial(self._hear, worker, report))
 
-    def _guarded(self, worker: _Worker, waiting: deque[int], report: Report, action: Callable[[], None]) -> None:
+    def _guarded(self, worker: _Worker, waiting: deque[int], report: Count, action: Callable[[], None]) -> None:
         """Do something with a worker; if it turns out to be dead, the others get its units."""
         try:
             action()
@@ -364,7 +360,7 @@ class Processes:
             waiting.extendleft(sorted(worker.units, reverse=True))
             report(-worker.rows, -worker.failed)
 
-    def _hear(self, worker: _Worker, report: Report) -> None:
+    def _hear(self, worker: _Worker, report: Count) -> None:
         message = worker.connection.recv()
         if isinstance(message, FiqaError):
             raise message

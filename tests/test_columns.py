@@ -22,6 +22,7 @@ from fiqa_trt.delivery import write_rows
 from fiqa_trt.errors import UsageError
 from fiqa_trt.outputs import SUFFIXES, check_columns, read_output, to_json, write_output
 from fiqa_trt.outputs.columns import hold
+from fiqa_trt.progress import Count
 from fiqa_trt.records import own_columns, own_types
 from fiqa_trt.reporting import survey
 from fiqa_trt.retrying import retry_failed
@@ -29,7 +30,7 @@ from fiqa_trt.runs import RunFolder
 from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
-from fiqa_trt.workers import InProcess, Report
+from fiqa_trt.workers import InProcess
 from tests.conftest import MeanEngine, mean_workers
 
 ints = st.integers(-(2**63), 2**63 - 1)
@@ -192,7 +193,7 @@ class _Watched(InProcess):
 
     worked = 0
 
-    def work(self, folder: RunFolder, image_column: str | None, report: Report) -> None:
+    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
         _Watched.worked += 1
         super().work(folder, image_column, report)
 

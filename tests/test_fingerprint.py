@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fiqa_trt import __version__
 from fiqa_trt.cli.score import command as score_command
 from fiqa_trt.cli.synthesize import command as synthesize_command
 from fiqa_trt.cli.train import command as train_command
@@ -27,6 +26,7 @@ from fiqa_trt.outputs import output_metadata
 from fiqa_trt.retrying import retry_failed
 from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source
+from fiqa_trt.version import __version__
 from fiqa_trt.workers import InProcess, Setup
 from tests.conftest import MeanEngine, jpeg, mean_workers
 from tests.test_scoring import SMALL, Stop, rows, stop_after

@@ -12,6 +12,7 @@ LAYERS = {
         "records",
         "errors",
         "progress",
+        "version",
         "formats",
         "foreign",
         "fingerprint",

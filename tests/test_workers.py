@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.errors import EngineError, RunError
+from fiqa_trt.progress import Count
 from fiqa_trt.scoring import Options, Summary, score_dataset
 from fiqa_trt.sources import Source
-from fiqa_trt.workers import InProcess, Processes, Report, Setup, Workers, _Worker, parse_devices
+from fiqa_trt.workers import InProcess, Processes, Setup, Workers, _Worker, parse_devices
 from tests.test_cli import call
 
 SETUP = Setup(device="cpu", precision="fp32", batch=4)
@@ -61,7 +62,7 @@ def test_killed_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     parts = tmp_path / "s.parquet.partial" / "parts"
     hear = workers._hear
 
-    def kill_after_five_units(worker: _Worker, report: Report) -> None:  # in the parent, so that none is too late
+    def kill_after_five_units(worker: _Worker, report: Count) -> None:  # in the parent, so that none is too late
         hear(worker, report)
         while doomed and len(list(parts.glob("0*.parquet"))) >= 5:
             pid = doomed.pop()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from fiqa_trt.building.cpu import build_openvino
 from fiqa_trt.building.cuda import build_tensorrt, build_torch
-from fiqa_trt.building.measuring import Say
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines import choose_device
 from fiqa_trt.engines.manifest import Manifest, new_engine
 from fiqa_trt.engines.store import store
 from fiqa_trt.errors import EngineError
+from fiqa_trt.progress import Say, silent
 
 __all__ = ["Built", "Request", "build"]
 
@@ -27,7 +27,7 @@ class Built:
     manifest: Manifest
 
 
-def build(request: Request, say: Say = lambda message: None) -> Built:
+def build(request: Request, say: Say = silent) -> Built:
     """Build an engine, verify it against FP32, time it, and only then put it in place.
 
     Raises:

@@ -15,6 +15,7 @@ from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import digest_of
 from fiqa_trt.engines.quantize import Ranges, calibrate, simulated
 from fiqa_trt.errors import EngineError, InputError
+from fiqa_trt.progress import Say, silent
 from fiqa_trt.records import Status
 from fiqa_trt.shards import TABLES, TAR, ShardReader, read_recorded
 from fiqa_trt.sources import list_inputs, source_of
@@ -34,7 +35,6 @@ _ADVICE = (
 )
 
 Pixels = npt.NDArray[np.uint8]
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def are_crops(calibration: Path) -> bool:
     return calibration.is_dir() or calibration.suffix.lower() in (".txt", *KINDS, TAR, *TABLES)
 
 
-def int8_ranges(checkpoint: Path, calibration: Path | None, say: Say = lambda message: None) -> Ranges:
+def int8_ranges(checkpoint: Path, calibration: Path | None, say: Say = silent) -> Ranges:
     """Ranges of a checkpoint: of a file, the shipped ones (None), or measured here on crops.
 
     Where the shipped ones serve these crops better they are taken after all, and `say` hears of it.
@@ -158,7 +158,7 @@ def _better(checkpoint: Path, own: Ranges, crops: Pixels, say: Say) -> Ranges:
     return shipped if prefers_shipped(trials[0], trials[1], say) else own
 
 
-def read_crops(given: Path, say: Say = lambda message: None, count: int = MAX_CROPS) -> Pixels:
+def read_crops(given: Path, say: Say = silent, count: int = MAX_CROPS) -> Pixels:
     """Up to `count` crops of a folder, a shard, a table or a list, spread evenly over it: uint8 [N, 224, 224, 3].
 
     `say` is that of `list_inputs`.

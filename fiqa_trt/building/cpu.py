@@ -23,13 +23,14 @@ from fiqa_trt.building.calibration import (
     read_ranges,
     shipped_for,
 )
-from fiqa_trt.building.measuring import Measured, Say, batch_sizes, measure_engine, quickest, with_figures
+from fiqa_trt.building.measuring import Measured, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, this_processor
 from fiqa_trt.engines.quantize import Ranges, is_sensitive, with_qdq
 from fiqa_trt.errors import EngineError
+from fiqa_trt.progress import Say
 
 BATCHES = (4, 8, 16, 32)  # not 1: what an engine gains by it, if anything, the other stages of a run lose
 _PREFERRED = 8

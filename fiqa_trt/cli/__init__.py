@@ -14,10 +14,10 @@ from pathlib import Path
 
 import click
 
-from fiqa_trt import __version__
 from fiqa_trt.cli import streams
 from fiqa_trt.cli.common import end_interrupted
 from fiqa_trt.errors import FiqaError, one_line
+from fiqa_trt.version import __version__
 
 COMMANDS = {
     "score": "Score images into one file.",

@@ -7,7 +7,6 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import click
 from fiqa_trt.cli.common import quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import InputError, UsageError, number_of
+from fiqa_trt.progress import Say
 
 if TYPE_CHECKING:
     from fiqa_trt.benchmark import Benchmark
@@ -114,7 +114,7 @@ def command(
     give(json.dumps(facts) if as_json else text)
 
 
-def _latency(source: Source, setup: Setup, what: str, say: Callable[[str], None]) -> dict[str, Any]:
+def _latency(source: Source, setup: Setup, what: str, say: Say) -> dict[str, Any]:
     """What `--latency` finds."""
     from fiqa_trt.api import Scorer
     from fiqa_trt.benchmark import sample_blobs

@@ -13,6 +13,7 @@ import click
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, tell
 from fiqa_trt.errors import printable
+from fiqa_trt.progress import Say
 
 INTERRUPTED = 130
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,7 +25,7 @@ def quiet_and_json(function: F) -> F:
     return click.option("-q", "--quiet", is_flag=True, help="No progress and no messages; errors only.")(function)
 
 
-def speaker(quiet: bool) -> Callable[[str], None]:
+def speaker(quiet: bool) -> Say:
     """Prints lines on stderr, or nothing."""
     return lambda message: None if quiet else tell("\n".join(map(printable, message.split("\n"))))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fiqa_trt.delivery.common import Delivered, Report
+from fiqa_trt.delivery.common import Delivered
 from fiqa_trt.delivery.companions import Wish
 from fiqa_trt.delivery.folder import WAYS, check_folder, fill_folder, measure
 from fiqa_trt.delivery.plan import common_root
@@ -14,6 +14,7 @@ from fiqa_trt.delivery.undo import Undone, undo_move
 from fiqa_trt.errors import OutputError
 from fiqa_trt.filtering import Mask
 from fiqa_trt.outputs import SUFFIXES
+from fiqa_trt.progress import Report, silent
 
 __all__ = [
     "SHARD_SIZE",
@@ -44,7 +45,7 @@ def deliver(
     dry_run: bool = False,
     companions: str | None = None,
     update: bool = False,
-    report: Report = lambda progress: None,
+    report: Report = silent,
 ) -> Delivered:
     """Deliver the kept images in the form that `output` asks for.
 

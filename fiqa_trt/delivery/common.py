@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fiqa_trt.delivery.companions import Companion
 from fiqa_trt.formats import find_format
-from fiqa_trt.progress import Progress
 
 EXAMPLES = 20  # of skipped images are named
-
-Report = Callable[[Progress], None]
 
 
 @dataclasses.dataclass(frozen=True)

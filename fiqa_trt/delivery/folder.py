@@ -12,7 +12,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from fiqa_trt.delivery.common import Delivered, Report
+from fiqa_trt.delivery.common import Delivered
 from fiqa_trt.delivery.companions import Wish
 from fiqa_trt.delivery.file import (
     INSIDE,
@@ -32,7 +32,7 @@ from fiqa_trt.errors import OutputError, storage_error
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.fingerprint import counted
 from fiqa_trt.marks import MOVE, NOTE, TABLE, Mark, read_mark
-from fiqa_trt.progress import Progress
+from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.records import ImageError
 from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
 from fiqa_trt.spec import digest
@@ -111,7 +111,7 @@ def fill_folder(
     way: str,
     root: str | None = None,
     image_column: str | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
     companions: Wish | None = None,
     *,
     update: bool = False,

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, groupby, islice
 from pathlib import Path
 
-from fiqa_trt.delivery.common import Delivered, LeftBehind, Report, Skips, image_suffix
+from fiqa_trt.delivery.common import Delivered, LeftBehind, Skips, image_suffix
 from fiqa_trt.delivery.companions import Companion, Companions, Sample, Wish
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.outputs import check_columns, hold, read_schema, to_json
-from fiqa_trt.progress import Progress
+from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.records import ImageError, Status, open_path
 from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TAR, ShardReader, locate, read_places, read_recorded
 from fiqa_trt.storage import atomic, check_output
@@ -41,7 +41,7 @@ def write_shards(
     output: Path,
     shard_size: int = SHARD_SIZE,
     image_column: str | None = None,
-    report: Report = lambda progress: None,
+    report: Report = silent,
     *,
     restart: bool = False,
     companions: Wish | None = None,

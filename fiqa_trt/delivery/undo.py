@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from fiqa_trt.delivery.common import Report, Skips
+from fiqa_trt.delivery.common import Skips
 from fiqa_trt.delivery.file import Unlinkable, content, move, remove_empty, remove_folder, temporary_of
 from fiqa_trt.errors import InputError, storage_error
 from fiqa_trt.marks import JOURNAL, MOVE, NOTE, TABLE, read_mark
-from fiqa_trt.progress import Progress
+from fiqa_trt.progress import Progress, Report, silent
 
 _MISSING = "neither in the folder nor in its old place"
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -91,7 +91,7 @@ class Undone:
     finished: bool
 
 
-def undo_move(folder: Path, report: Report = lambda progress: None) -> Undone:
+def undo_move(folder: Path, report: Report = silent) -> Undone:
     """Take back what `fill_folder` has moved into a folder; a call that was stopped goes on where it was.
 
     Each file is compared with the digest that was noted before it was moved. What was changed since, and what has

@@ -11,6 +11,7 @@ from fiqa_trt.engines.base import PRECISIONS, Engine, EngineInfo
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.store import best_engine, list_engines, store
 from fiqa_trt.errors import EngineError, OutOfMemory
+from fiqa_trt.progress import Say, silent
 
 RELEASED = Path(__file__).parent.parent / "weights"
 CHECKPOINT = RELEASED / "ensemble.safetensors"
@@ -21,15 +22,13 @@ __all__ = [
     "open_sizes", "precisions_worth_building",
 ]  # fmt: skip
 
-Say = Callable[[str], None]
-
 
 def open_engine(
     device: str = "auto",
     precision: str = "auto",
     engine: str = "auto",
     batch: int | None = None,
-    say: Say = lambda message: None,
+    say: Say = silent,
 ) -> Engine:
     """The engine for this machine and these wishes.
 
@@ -67,7 +66,7 @@ def open_sizes(
     precision: str = "auto",
     engine: str = "auto",
     batch: int | None = None,
-    say: Say = lambda message: None,
+    say: Say = silent,
 ) -> tuple[Engine, Engine]:
     """`open_engine`, and the same engine for the fewest images that it takes: one, on most.
 
@@ -95,7 +94,7 @@ def open_sizes(
     return large, small
 
 
-def check_known(opened: Callable[[], tuple[Engine, Manifest]], say: Say = lambda message: None) -> Engine:
+def check_known(opened: Callable[[], tuple[Engine, Manifest]], say: Say = silent) -> Engine:
     """The engine that `opened` opens, with the manifest that says what it must score; see `known.difference`.
 
     If it does not, and came from a cache, that is dropped, and it is opened once more.
@@ -208,7 +207,7 @@ def _check_device(device: str) -> None:
         raise EngineError(f"--device {device}: it is one of auto, cpu, cuda, cuda:0, cuda:1, ...")
 
 
-def choose_device(device: str, say: Say = lambda message: None) -> str:
+def choose_device(device: str, say: Say = silent) -> str:
     """A device for torch: `auto` becomes `cuda` where that can be used, else `cpu`, and `say` hears why.
 
     Raises:

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,8 +24,8 @@ from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.manifest import Manifest, processor_description
 from fiqa_trt.errors import EngineError, RunError, one_line
+from fiqa_trt.progress import Say, silent
 
-Say = Callable[[str], None]
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _XML, _BIN = "network.xml", "network.bin"
 
@@ -53,7 +52,7 @@ class OpenVinoEngine:
         folder: Path,
         precision: str = "auto",
         batch: int | None = None,
-        say: Say = lambda message: None,
+        say: Say = silent,
     ) -> None:
         """Compile the network of an engine directory, or take it from the cache.
 

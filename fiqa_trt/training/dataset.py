@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.errors import InputError, number_of, storage_error
-from fiqa_trt.progress import Progress
+from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.ratings import Form, read_ratings
 from fiqa_trt.reading import is_remote
 from fiqa_trt.records import Outcome, Status, open_path
@@ -251,7 +250,7 @@ def decode_images(
     cache: Path,
     workers: int = 2,
     size: int = PreprocessSpec().size,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = silent,
 ) -> Dataset:
     """Decode every image once, exactly as `fiqa-trt score` does, into `cache`; a second call finds them there.
 
@@ -305,7 +304,7 @@ def _stamp(path: str) -> tuple[int, int]:
     return (info.st_size, info.st_mtime_ns)
 
 
-def _fill(paths: list[str], array: Path, workers: int, size: int, report: Callable[[Progress], None]) -> dict[int, str]:
+def _fill(paths: list[str], array: Path, workers: int, size: int, report: Report) -> dict[int, str]:
     """Decode into a new array file; what could not be read, by row."""
     decoder, local = CpuDecoder(), threading.local()
     shape = (len(paths), size, size, 3)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fiqa_trt import __version__
 from fiqa_trt.errors import DifferentRun, EngineError, InputError, OutputError, RunError, number_of
 from fiqa_trt.fingerprint import Fingerprint, counted, refuse_difference
 from fiqa_trt.networks import Ensemble
-from fiqa_trt.progress import Progress
+from fiqa_trt.progress import Progress, Report, Say, silent
 from fiqa_trt.spec import MEMBERS
 from fiqa_trt.storage import atomic, beside, check_output, target_of
 from fiqa_trt.training.dataset import TRAIN, VAL, Dataset
 from fiqa_trt.training.loop import Epoch, Measures, Trainer, rankable
 from fiqa_trt.training.recipe import Recipe
+from fiqa_trt.version import __version__
 
 _FINGERPRINT = "fingerprint"
 _HISTORY = "history"
@@ -185,8 +185,8 @@ def train(
     begun: Start,
     device: str = "cpu",
     resume: bool = False,
-    report: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda message: None,
+    report: Report = silent,
+    say: Say = silent,
 ) -> Trained:
     """Train and write the checkpoint of the best epoch, its log and its curves.
 

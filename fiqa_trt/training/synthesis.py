@@ -19,7 +19,7 @@ import json
 import multiprocessing
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -27,12 +27,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt import __version__
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.networks import Ensemble
-from fiqa_trt.progress import Progress
+from fiqa_trt.progress import Progress, Report, Say, silent
 from fiqa_trt.records import ImageError
 from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, read_recorded
 from fiqa_trt.sources import Source, list_inputs
@@ -40,6 +39,7 @@ from fiqa_trt.spec import ModelSpec, digest
 from fiqa_trt.storage import atomic
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
+from fiqa_trt.version import __version__
 
 TABLE = "labels.csv"
 PARTS = "parts"
@@ -73,7 +73,7 @@ class Face:
 _FACE_COLUMNS = ("path", "group", "split", "quality", "face_x", "face_y", "face_w", "face_h")
 
 
-def read_faces(source: Source, say: Callable[[str], None] = lambda message: None) -> list[Face]:
+def read_faces(source: Source, say: Say = silent) -> list[Face]:
     """Faces of a folder, or of a list with the optional columns `group`, `split`, `quality` and `face_x`, `face_y`,
     `face_w`, `face_h`. `say` is that of `list_inputs`.
 
@@ -257,7 +257,7 @@ def synthesize(
     size: int = ModelSpec().preprocess.size,
     restart: bool = False,
     image_column: str = DEFAULT_COLUMN,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = silent,
 ) -> Synthesized:
     """Write `per_face` degraded crops of each face below `out`, and `labels.csv` with a row for each.
 
