@@ -29,9 +29,9 @@ from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.engines import CHECKPOINT, Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import FiqaError, one_line
+from fiqa_trt.executor import Setup
 from fiqa_trt.sources import Source
 from fiqa_trt.verification import compare, verification_batch
-from fiqa_trt.workers import Setup
 
 BATCHES = (1, 8, 32, 128, 256, 512)
 SECONDS = 1.0

@@ -16,9 +16,9 @@ from fiqa_trt import Scorer
 from fiqa_trt.benchmark import read_rate
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.engines import open_engine
+from fiqa_trt.in_process import InProcess
 from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source
-from fiqa_trt.workers import InProcess
 
 IMAGES, TARS, GROUP_ROWS, ROUNDS, THREADS = 6000, 12, 500, 5, 2
 TINY, TINY_TARS = 200_000, 100

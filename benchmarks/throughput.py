@@ -11,9 +11,9 @@ from benchmarks.common import COMMAND, link_many, machine, make_crops, median, r
 from fiqa_trt.benchmark import bound_of, decode_rate, engine_rate, read_rate
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.engines import open_engine
+from fiqa_trt.in_process import InProcess
 from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source
-from fiqa_trt.workers import InProcess
 
 IMAGES, ROUNDS, THREADS = 4000, 5, 2
 

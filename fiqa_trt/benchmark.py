@@ -21,18 +21,21 @@ import numpy as np
 from PIL import Image
 
 from fiqa_trt import scoring
-from fiqa_trt.decode import Decoded, Decoder
+from fiqa_trt.decoder import Decoded, Decoder
+from fiqa_trt.decoders import open_decoder
 from fiqa_trt.engines import Engine, open_engine, precisions_worth_building
 from fiqa_trt.engines.store import how_to_speed_up
 from fiqa_trt.errors import InputError
+from fiqa_trt.executor import Setup
+from fiqa_trt.in_process import InProcess
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.pipeline import READERS, Reader, bounded_map
+from fiqa_trt.places import Place
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.records import ImageError, Status
-from fiqa_trt.shards import Blob, Place
+from fiqa_trt.reading import Blob
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.verification import portrait
 from fiqa_trt.version import __version__
-from fiqa_trt.workers import InProcess, Setup, open_decoder
 
 STAGES = ("list", "read", "decode", "engine")
 ROUNDS = 3
@@ -245,7 +248,7 @@ def run_benchmark(source: Source, setup: Setup, what: str, say: Say = silent) ->
     """
     engine = open_engine(setup.device, setup.precision, setup.engine, setup.batch, say)
     try:
-        decoder = open_decoder(setup, engine.place, say)
+        decoder = open_decoder(setup.decoder, engine.place, setup.threads, setup.max_pixels, say)
         return _measure(source, what, engine, decoder, say)
     finally:
         engine.close()

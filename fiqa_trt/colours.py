@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fiqa_trt import pillow, tiff
-from fiqa_trt.records import ImageError, Status
+from fiqa_trt.outcomes import ImageError, Status
 
 if TYPE_CHECKING:
     import numpy.typing as npt

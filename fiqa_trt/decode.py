@@ -7,35 +7,28 @@ anything to object to, Pillow decides.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
 from fiqa_trt import pillow, tiff
 from fiqa_trt.colours import to_rgb
+from fiqa_trt.decoder import DEFAULT_MAX_PIXELS, Decoded, Pixels
 from fiqa_trt.errors import one_line
 from fiqa_trt.formats import find_format, find_other
 from fiqa_trt.kinds import announced_size, ends_early, incomplete, unsupported, unsupported_as_it_failed
 from fiqa_trt.metadata import Bare, bare, bare_png
-from fiqa_trt.records import ImageError, Outcome, Status, unforeseen
+from fiqa_trt.outcomes import ImageError, Outcome, Status, unforeseen
 from fiqa_trt.spec import PreprocessSpec
 
 if TYPE_CHECKING:
     from PIL import ImageFile
-    from torch import Tensor
 
-Pixels = npt.NDArray[np.uint8]
-Images = Union[Pixels, "Tensor"]
-"""A batch where it was decoded: in memory as NumPy's, on a GPU as PyTorch's."""
-
-DEFAULT_MAX_PIXELS = 64_000_000
 
 ORIENTATION = 0x0112
 _SHORT = re.compile("truncated|not enough image data", re.IGNORECASE)
@@ -49,38 +42,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoded:
-    """A batch of inputs, decoded.
-
-    Attributes:
-        outcomes: N, in the order of the inputs.
-        pixels: uint8 RGB [batch, size, size, 3], batch >= N; row k is input k if its outcome is `ok`, and of no meaning
-            otherwise.
-    """
-
-    outcomes: list[Outcome]
-    pixels: Images
-
-
-class Decoder(Protocol):
-    """Turns the bytes of several files into one batch of pixels."""
-
-    name: str
-    max_pixels: int
-    """Larger images are refused."""
-    threads: int
-    """How many calls may run at once."""
-
-    def decode(self, blobs: Sequence[bytes | ImageError], batch: int) -> Decoded:
-        """Decode `blobs`, the bytes of up to `batch` files or why there are none. What is in one raises nothing.
-
-        Raises:
-            RunError: the device failed.
-        """
-        ...
 
 
 class CpuDecoder:

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoded
+from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.decoder import DEFAULT_MAX_PIXELS, Decoded
 from fiqa_trt.errors import EngineError, RunError, one_line
+from fiqa_trt.outcomes import ImageError, Outcome, Status
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.records import ImageError, Outcome, Status
 from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.structure import dimensions
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from fiqa_trt.api import Score
 from fiqa_trt.engines import EngineInfo
 from fiqa_trt.errors import InputError
 from fiqa_trt.outputs import output_metadata, read_output
+from fiqa_trt.score import Score
 
 _BINS = 50
 _MARGIN, _WIDTH = 16, 320

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fiqa_trt.decode import ORIENTATION, fit, turned
 from fiqa_trt.errors import UsageError
-from fiqa_trt.records import ImageError, Outcome, Status
+from fiqa_trt.outcomes import ImageError, Outcome, Status
 from fiqa_trt.spec import PreprocessSpec
 
 Item = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, Image.Image, npt.NDArray[np.uint8]]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fiqa_trt.api import Scorer
 from fiqa_trt.items import Item
+from fiqa_trt.scorer import Scorer
 
 THREADS = (1, 16)
 SECONDS = 5.0

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import IO, TYPE_CHECKING
 
+from fiqa_trt.address import as_uri, record_path
 from fiqa_trt.errors import InputError
 from fiqa_trt.foreign import container_with, suffix_of
 from fiqa_trt.formats import find_format
-from fiqa_trt.records import as_uri, record_path
 from fiqa_trt.user_tables import (
     BATCH_ROWS,
     HEAD_BYTES,

@@ -11,9 +11,9 @@ from bisect import bisect_left
 
 import numpy as np
 
-from fiqa_trt.records import Status
+from fiqa_trt.address import SEPARATOR
+from fiqa_trt.outcomes import Status
 
-SEPARATOR = "::"
 FILE, SPARSE, FAULTY, FOLDER = range(4)
 _LABEL, _DUMPDIR, _CONTINUED = b"V", b"D", b"M"  # GNU's types that tarfile takes for files
 

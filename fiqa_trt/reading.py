@@ -8,7 +8,7 @@ import re
 import stat
 from typing import NamedTuple
 
-from fiqa_trt.records import ImageError, Origin, Status
+from fiqa_trt.outcomes import ImageError, Origin, Status
 
 MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .jpg must not fill the memory.
 Blob = bytes | ImageError

@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.columns import DEFAULT_COLUMN
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import InputError, printable
-from fiqa_trt.filtering import PARENT, grouping
+from fiqa_trt.grouping import PARENT, grouping
 from fiqa_trt.groups import STEPS, Group, Ledger, Runs, steps_of
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.records import ImageError, Status
-from fiqa_trt.scoring import Tally
-from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, read_recorded
+from fiqa_trt.shards import ShardReader, read_recorded
 from fiqa_trt.shell import path_word, printed
 from fiqa_trt.spec import MEMBERS
 from fiqa_trt.storage import atomic
+from fiqa_trt.tally import Tally
 from fiqa_trt.version import __version__
 
 if TYPE_CHECKING:

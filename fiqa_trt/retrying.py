@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fiqa_trt.errors import InputError, RunError
+from fiqa_trt.executor import Workers
+from fiqa_trt.outcomes import Status
 from fiqa_trt.outputs import check_columns, output_metadata, read_output, read_schema
 from fiqa_trt.progress import Report, Say, silent
-from fiqa_trt.records import Status, needed_columns, own_columns
+from fiqa_trt.records import needed_columns, own_columns
 from fiqa_trt.scoring import Options, Summary, begin_in_place, open_run, recorded_fingerprint, refuse_incomparable
 from fiqa_trt.sources import Source
-from fiqa_trt.workers import Workers
 
 
 def retry_failed(

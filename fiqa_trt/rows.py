@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from fiqa_trt.columns import ImageColumn
 from fiqa_trt.errors import one_line
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.reading import FileChanged, Stamp, stamp_at
-from fiqa_trt.records import ImageError, Status
 
 if TYPE_CHECKING:
     import pyarrow as pa

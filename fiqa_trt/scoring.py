@@ -8,17 +8,16 @@ import hashlib
 import importlib.metadata
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fiqa_trt.errors import DifferentRun, InputError
+from fiqa_trt.executor import Workers
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
+from fiqa_trt.outcomes import Status
 from fiqa_trt.outputs import (
     SUFFIXES,
     check_columns,
@@ -29,17 +28,15 @@ from fiqa_trt.outputs import (
     write_output,
 )
 from fiqa_trt.progress import Progress, Report, Say, silent
-from fiqa_trt.records import UNFORESEEN, Status, needed_columns, output_schema, own_columns
+from fiqa_trt.records import needed_columns, output_schema, own_columns
 from fiqa_trt.runs import RunFolder
 from fiqa_trt.sources import Source, check_source, list_inputs
 from fiqa_trt.spec import PreprocessSpec
 from fiqa_trt.storage import check_output, target_of
+from fiqa_trt.tally import Tally
 from fiqa_trt.version import __version__
-from fiqa_trt.workers import Workers
 
 UNIT_ROWS = 8192
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-_BINS = 10_000
 # What scores depend on: rows may stand side by side only if these agree, and those that not every version records.
 _COMPARABLE = ("model", "precision", "executed", "preprocess")
 _SINCE = ("image_column",)
@@ -90,35 +87,6 @@ class Summary:
     def failed(self) -> int:
         """Rows without a score."""
         return self.images - self.statuses.get(Status.OK.value, 0)
-
-
-class Tally:
-    """Counts statuses and scores as tables pass by, in constant memory."""
-
-    def __init__(self) -> None:
-        self.statuses: Counter[str] = Counter()
-        self.unforeseen = 0
-        self._bins = np.zeros(_BINS + 1, np.int64)
-
-    def count(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Pass tables on, counted."""
-        for table in tables:
-            for entry in pc.value_counts(table["status"].combine_chunks()).to_pylist():
-                self.statuses[entry["values"]] += entry["counts"]
-            if "error" in table.column_names:
-                self.unforeseen += pc.sum(pc.starts_with(table["error"], UNFORESEEN)).as_py() or 0
-            scores = table["score"].drop_null().to_numpy()
-            if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
-                raise InputError(f"a score of {scores.max() if scores.max() > 1 else scores.min():g}, not from 0 to 1")
-            self._bins += np.bincount(np.rint(scores * _BINS).astype(np.int64), minlength=_BINS + 1)
-            yield table
-
-    def quantiles(self) -> dict[str, float]:
-        """Score at each of QUANTILES, to 1e-4."""
-        below = np.cumsum(self._bins)
-        if below[-1] == 0:
-            return {}
-        return {f"{q:g}": float(np.searchsorted(below, q * below[-1])) / _BINS for q in QUANTILES}
 
 
 class Run:

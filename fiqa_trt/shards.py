@@ -13,101 +13,29 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Protocol
 
 from fiqa_trt.columns import DEFAULT_COLUMN
+from fiqa_trt.container import Shard
+from fiqa_trt.container_kinds import TAR
 from fiqa_trt.errors import InputError
-from fiqa_trt.members import SEPARATOR
+from fiqa_trt.outcomes import ImageError, Origin, Status, unforeseen
+from fiqa_trt.places import Place, locate
 from fiqa_trt.reading import (
-    MAX_BYTES,
     Blob,
     FileChanged,
     Read,
-    Stamp,
     microseconds,
     read_plain,
     stamp_at,
 )
-from fiqa_trt.records import ImageError, Origin, Status, open_path, unforeseen
-from fiqa_trt.tables import TABLES, TableShard
+from fiqa_trt.tables import TableShard
 from fiqa_trt.tar import TarShard
 
-__all__ = ["DEFAULT_COLUMN", "SEPARATOR", "TABLES", "TAR", "Blob", "Place", "Shard", "ShardReader"]
-
-TAR = ".tar"
-Place = tuple[str, str | None]
 _TRIES = 3
 _KEPT_BYTES = max(256 << 20, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 64)
 """What is kept of the shards that were used last takes about this much: indexes of some four million members."""
 _KEPT_TABLES = 8
 """Tables that are kept: each holds a file open and some of its rows."""
-
-
-def locate(recorded: str, known: dict[str, bool] | None = None) -> Place:
-    """The file to open for a recorded path, and the key of the image in it: None for a plain file, empty for a shard
-    as such. `known` remembers, for many paths at a time, which shards are there.
-    """
-    path = open_path(recorded)
-    at = path.find(SEPARATOR)
-    while at >= 0:
-        if _is_there(path[:at], known):
-            return path[:at], path[at + len(SEPARATOR) :]
-        at = path.find(SEPARATOR, at + 1)
-    return path, "" if _is_there(path, known) else None
-
-
-def _is_there(path: str, known: dict[str, bool] | None) -> bool:
-    if not is_shard(path):
-        return False
-    if known is None:
-        return os.path.isfile(path)
-    if path not in known:
-        known[path] = os.path.isfile(path)
-    return known[path]
-
-
-def is_shard(path: str) -> bool:
-    """Whether a path has a shard's suffix."""
-    return path.lower().endswith((TAR, *TABLES))
-
-
-def is_table(path: str) -> bool:
-    """Whether a path has a table's suffix."""
-    return path.lower().endswith(TABLES)
-
-
-class Shard(Protocol):
-    """One such file. Safe to use from several threads.
-
-    Attributes:
-        error: what is wrong with the file, so that images of it may be missing; None if nothing is.
-        stamp: of the file when it was opened; None if it could not be.
-    """
-
-    error: ImageError | None
-    stamp: Stamp | None
-
-    def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
-        """What distinguishes its images, in their order in the file. `suffixes`: only those, where they have any;
-        `others`: all but those.
-        """
-        ...
-
-    def position(self, key: str) -> int:
-        """Where in the file an image is, to read many in that order; -1 for what is not there."""
-        ...
-
-    def read(self, key: str, max_bytes: int = MAX_BYTES) -> bytes:
-        """The bytes of an image. Raises ImageError, with the status of its row."""
-        ...
-
-    def read_all(self, keys: Sequence[str], max_bytes: int = MAX_BYTES) -> list[Blob]:
-        """The bytes of each image, or why there are none. Raises FileChanged if they cannot be of one file."""
-        ...
-
-    def close(self) -> None:
-        """Release the file, until it is read again."""
-        ...
 
 
 def open_shard(path: str, column: str = DEFAULT_COLUMN) -> Shard:

@@ -13,16 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from fiqa_trt.address import SEPARATOR, open_path, record_path
+from fiqa_trt.columns import DEFAULT_COLUMN
+from fiqa_trt.container import Shard
+from fiqa_trt.container_kinds import TAR, is_shard, is_table
 from fiqa_trt.errors import InputError, OutputError, printable
 from fiqa_trt.fingerprint import FREE
 from fiqa_trt.foreign import container_with, is_system_folder, suffix_of
 from fiqa_trt.formats import SUFFIXES
 from fiqa_trt.listing import LeftOut, walk
 from fiqa_trt.lists import PATHS, column_of_paths, path_batches, read_list, read_paths
+from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.reading import REMOTE, is_remote
-from fiqa_trt.records import ImageError, open_path, record_path
-from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TABLES, TAR, Shard, is_shard, is_table, open_shard
+from fiqa_trt.shards import open_shard
+from fiqa_trt.tables import TABLES
 from fiqa_trt.user_tables import KINDS, Column, translated
 
 if TYPE_CHECKING:

@@ -15,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fiqa_trt.address import open_path
 from fiqa_trt.columns import DEFAULT_COLUMN, find_column, images_in
 from fiqa_trt.errors import InputError, one_line
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.reading import MAX_BYTES, Blob, FileChanged, Stamp, read_file, stamp_of
-from fiqa_trt.records import ImageError, Status, open_path
 from fiqa_trt.rows import ArrowRows, Damage, ParquetRows, Rows, check_unchanged, status_of
 
 if TYPE_CHECKING:

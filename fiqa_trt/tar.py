@@ -16,8 +16,8 @@ import numpy as np
 
 from fiqa_trt.errors import one_line
 from fiqa_trt.members import FAULTY, FOLDER, SPARSE, Entries, Index
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.reading import MAX_BYTES, Blob, FileChanged, Stamp, open_at_once, stamp_of
-from fiqa_trt.records import ImageError, Status
 
 _PIECE = 1 << 20
 _SEARCHED = 64 << 20

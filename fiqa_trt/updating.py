@@ -20,11 +20,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fiqa_trt.address import open_path, record_path
+from fiqa_trt.container_kinds import TAR
 from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
+from fiqa_trt.executor import Workers
+from fiqa_trt.outcomes import Origin
 from fiqa_trt.outputs import check_columns, holder, output_metadata, read_output, with_metadata
 from fiqa_trt.pipeline import READERS
+from fiqa_trt.places import locate
 from fiqa_trt.progress import Report, Say, silent
-from fiqa_trt.records import Origin, open_path, output_schema, own_columns, own_types, record_path
+from fiqa_trt.records import output_schema, own_columns, own_types
 from fiqa_trt.retrying import Fresh
 from fiqa_trt.scoring import (
     Options,
@@ -36,9 +41,9 @@ from fiqa_trt.scoring import (
     refuse_incomparable,
     score_dataset,
 )
-from fiqa_trt.shards import TABLES, TAR, locate, origin_of
+from fiqa_trt.shards import origin_of
 from fiqa_trt.sources import Source, check_source, list_inputs
-from fiqa_trt.workers import Workers
+from fiqa_trt.tables import TABLES
 
 Rows = npt.NDArray[np.int64]
 

@@ -14,139 +14,21 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
 
-from fiqa_trt.decode import DEFAULT_MAX_PIXELS, CpuDecoder, Decoder
-from fiqa_trt.engines import Engine, EngineInfo, open_engine
-from fiqa_trt.errors import EngineError, FiqaError, RunError, UsageError
-from fiqa_trt.fingerprint import FREE
-from fiqa_trt.pipeline import Unit, score_units
+from fiqa_trt.engines import EngineInfo
+from fiqa_trt.errors import EngineError, FiqaError, RunError
+from fiqa_trt.executor import Setup
+from fiqa_trt.in_process import InProcess
+from fiqa_trt.pipeline import Unit
 from fiqa_trt.progress import Count, Say, silent
 from fiqa_trt.runs import RunFolder
 
-DECODERS = ("auto", "cpu", "dali")
 _AHEAD = 3  # units that a process has been given and not finished
 _CLOSING_SECONDS = 3.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """How to score.
-
-    Attributes:
-        device: see `engines.open_engine`, like the next three.
-        precision: auto, fp32, fp16 or int8.
-        engine: auto, a backend or an engine directory.
-        batch: images per engine call; None for the engine's own choice.
-        decoder: `cpu`, `dali`, or `auto`: DALI where the engine runs on a GPU and DALI is there, else the CPU's.
-        threads: that decode.
-        max_pixels: larger images are refused (`too_large`).
-        cores: that the process may use; none for all of them.
-    """
-
-    # Of the first four that counts which they led to: the EngineInfo.
-    device: str = dataclasses.field(default="auto", metadata=FREE)
-    precision: str = dataclasses.field(default="auto", metadata=FREE)
-    engine: str = dataclasses.field(default="auto", metadata=FREE)
-    batch: int | None = dataclasses.field(default=None, metadata=FREE)
-    decoder: str = "auto"
-    threads: int = dataclasses.field(default=2, metadata=FREE)
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    cores: tuple[int, ...] = dataclasses.field(default=(), metadata=FREE)
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for a number that cannot be one."""
-        for name, value in (("batch", self.batch), ("threads", self.threads), ("max_pixels", self.max_pixels)):
-            if not (value is None or (isinstance(value, int) and value > 0)):
-                raise UsageError(f"{name}={value!r}: give a whole number from 1 on")
-
-
-class Workers(Protocol):
-    """Scores units.
-
-    Attributes:
-        info: of the engine; that of several is the same.
-        decoder: its name.
-        setup: how it was asked to score, with that decoder.
-    """
-
-    info: EngineInfo
-    decoder: str
-    setup: Setup
-
-    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
-        """Score every pending unit of a run and write its part.
-
-        Args:
-            folder: of the run, begun.
-            image_column: of the tables among its inputs.
-            report: called after every batch with its rows and how many of them failed.
-
-        Raises:
-            RunError: the work cannot go on; what is finished is kept.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release everything."""
-        ...
-
-
-def open_decoder(setup: Setup, place: str, say: Say = silent) -> Decoder:
-    """The decoder for an engine that takes its images at `place`, `cpu` or `cuda:i`.
-
-    Raises:
-        EngineError: what was asked for cannot be had.
-    """
-    if setup.decoder not in DECODERS:
-        raise EngineError(f"--decoder {setup.decoder}: it is one of {', '.join(DECODERS)}")
-    if setup.decoder == "dali" or (setup.decoder == "auto" and place != "cpu"):
-        from fiqa_trt.decode_dali import DaliDecoder
-
-        try:
-            return DaliDecoder(place, setup.max_pixels, setup.threads, say)
-        except EngineError as exc:
-            if setup.decoder == "dali":
-                raise
-            say(f"{str(exc).removeprefix('--decoder dali: ')}: the CPU decodes, which is likely to be slower")
-    return CpuDecoder(setup.max_pixels, setup.threads)
-
-
-class InProcess:
-    """One engine and one decoder in this process."""
-
-    def __init__(self, engine: Engine, decoder: Decoder, setup: Setup = Setup()) -> None:
-        self.info, self.decoder = engine.info, decoder.name
-        self.setup = dataclasses.replace(setup, decoder=decoder.name, max_pixels=decoder.max_pixels)
-        self._engine, self._decoder = engine, decoder
-
-    @classmethod
-    def open(cls, setup: Setup, say: Say = silent) -> InProcess:
-        """Open the engine and the decoder. Raises EngineError."""
-        engine = open_engine(setup.device, setup.precision, setup.engine, setup.batch, say)
-        try:
-            return cls(engine, open_decoder(setup, engine.place, say), setup)
-        except EngineError:
-            engine.close()
-            raise
-
-    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
-        """See `Workers.work`."""
-        units = ((number, folder.unit(number)) for number in folder.pending())
-        for number, table in self.score(units, image_column, report):
-            folder.write_part(number, table)
-
-    def score(self, units: Iterable[Unit], image_column: str | None, report: Count) -> Iterator[Unit]:
-        """See `pipeline.score_units`."""
-        return score_units(units, self._decoder, self._engine, image_column, report)
-
-    def close(self) -> None:
-        """See `Workers.close`."""
-        self._engine.close()
 
 
 def parse_devices(devices: str) -> list[str]:

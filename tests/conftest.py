@@ -15,15 +15,17 @@ import pytest
 from PIL import Image
 
 from fiqa_trt import samples
-from fiqa_trt.decode import CpuDecoder, Images
+from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.decoder import Images
 from fiqa_trt.engines import RELEASED, Engine
 from fiqa_trt.engines.base import EngineInfo, Scores, finished
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.openvino import OpenVinoEngine
+from fiqa_trt.executor import Workers
+from fiqa_trt.in_process import InProcess
 from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
-from fiqa_trt.workers import InProcess, Workers
 
 # A shell that runs the tests in the background has Ctrl-C ignored, and those that they interrupt would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fiqa_trt.decode import CpuDecoder, decode_image
-from fiqa_trt.records import Outcome
+from fiqa_trt.outcomes import Outcome
 
 Levels = npt.NDArray[np.int64]
 REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))

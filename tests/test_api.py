@@ -21,7 +21,7 @@ from PIL import Image
 import fiqa_trt
 from fiqa_trt import Scorer, filter_scores, score_dataset
 from fiqa_trt.cli import group
-from fiqa_trt.decode import Images
+from fiqa_trt.decoder import Images
 from fiqa_trt.engines import Engine, open_sizes
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import InputError, OutputError, UsageError
@@ -99,7 +99,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         large, small = open_sizes(*args)
         return _Counted(large, found), _Counted(small, found)
 
-    monkeypatch.setattr("fiqa_trt.api.open_sizes", opened)
+    monkeypatch.setattr("fiqa_trt.scorer.open_sizes", opened)
     return found
 
 

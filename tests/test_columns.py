@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.delivery import write_rows
 from fiqa_trt.errors import UsageError
+from fiqa_trt.in_process import InProcess
 from fiqa_trt.outputs import SUFFIXES, check_columns, read_output, to_json, write_output
 from fiqa_trt.outputs.columns import hold
 from fiqa_trt.progress import Count
@@ -30,7 +31,6 @@ from fiqa_trt.runs import RunFolder
 from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
-from fiqa_trt.workers import InProcess
 from tests.conftest import MeanEngine, mean_workers
 
 ints = st.integers(-(2**63), 2**63 - 1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fiqa_trt.decode import CpuDecoder, decode_image, fit
-from fiqa_trt.records import ImageError, Status
+from fiqa_trt.outcomes import ImageError, Status
 from tests.conftest import jpeg
 
 

@@ -18,13 +18,15 @@ from PIL import Image
 from benchmarks.common import damage
 from fiqa_trt.decode import CpuDecoder, decode_image, fit
 from fiqa_trt.decode_dali import PATIENCE, DaliDecoder, share_beyond
+from fiqa_trt.decoder import DEFAULT_MAX_PIXELS
+from fiqa_trt.decoders import open_decoder
 from fiqa_trt.engines import Engine
 from fiqa_trt.errors import EngineError
-from fiqa_trt.records import ImageError, Status
+from fiqa_trt.in_process import InProcess
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.structure import dimensions
-from fiqa_trt.workers import InProcess, Setup, open_decoder
 from tests.conftest import MeanEngine, jpeg
 
 SIZES = ((224, 224), (600, 600), (250, 250), (500, 333), (301, 477), (112, 112), (90, 140), (1023, 900))
@@ -253,19 +255,19 @@ def test_a_run_with_dali_has_the_rows_of_one_without(crops: Path, tmp_path: Path
 
 
 def test_choice_of_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert open_decoder(Setup(), "cpu").name == "cpu"
-    assert open_decoder(Setup(decoder="dali"), "cpu").name == "dali (cpu)"
+    assert open_decoder("auto", "cpu", 2, DEFAULT_MAX_PIXELS).name == "cpu"
+    assert open_decoder("dali", "cpu", 2, DEFAULT_MAX_PIXELS).name == "dali (cpu)"
     with pytest.raises(EngineError, match="it is one of auto, cpu, dali"):
-        open_decoder(Setup(decoder="turbo"), "cpu")
+        open_decoder("turbo", "cpu", 2, DEFAULT_MAX_PIXELS)
 
     def missing(*args: object) -> None:
         raise EngineError("--decoder dali: No module named 'nvidia.dali'; pip install 'fiqa-trt[gpu]'")
 
     monkeypatch.setattr("fiqa_trt.decode_dali.DaliDecoder", missing)
     said = list[str]()
-    assert open_decoder(Setup(), "cuda:0", said.append).name == "cpu"
+    assert open_decoder("auto", "cuda:0", 2, DEFAULT_MAX_PIXELS, said.append).name == "cpu"
     assert said == [
         "No module named 'nvidia.dali'; pip install 'fiqa-trt[gpu]': the CPU decodes, which is likely to be slower"
     ]
     with pytest.raises(EngineError, match="pip install"):
-        open_decoder(Setup(decoder="dali"), "cuda:0")
+        open_decoder("dali", "cuda:0", 2, DEFAULT_MAX_PIXELS)

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.errors import InputError, UsageError
-from fiqa_trt.filtering import Amount, Rules, Selection, grouping, select
+from fiqa_trt.filtering import Amount, Rules, Selection, select
+from fiqa_trt.grouping import grouping
 
 Row = dict[str, Any]
 

@@ -21,13 +21,14 @@ from fiqa_trt.delivery import fill_folder
 from fiqa_trt.delivery.folder import check_folder
 from fiqa_trt.engines import EngineInfo
 from fiqa_trt.errors import DifferentRun, OutputError
+from fiqa_trt.executor import Setup
 from fiqa_trt.fingerprint import counted
+from fiqa_trt.in_process import InProcess
 from fiqa_trt.outputs import output_metadata
 from fiqa_trt.retrying import retry_failed
 from fiqa_trt.scoring import Options, score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.version import __version__
-from fiqa_trt.workers import InProcess, Setup
 from tests.conftest import MeanEngine, jpeg, mean_workers
 from tests.test_scoring import SMALL, Stop, rows, stop_after
 

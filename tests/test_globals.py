@@ -32,7 +32,7 @@ from PIL import (
 )
 
 from fiqa_trt.decode import CpuDecoder, decode_image
-from fiqa_trt.records import ImageError, Outcome, Status
+from fiqa_trt.outcomes import ImageError, Outcome, Status
 from tests.conftest import jpeg
 from tests.images import chunk, encode, segment
 

@@ -20,11 +20,12 @@ from fiqa_trt.engines import CHECKPOINT, Engine, open_engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.tensorrt import tensorrt_version
 from fiqa_trt.engines.torch import open_torch
-from fiqa_trt.records import Status
+from fiqa_trt.executor import Setup
+from fiqa_trt.in_process import InProcess
+from fiqa_trt.outcomes import Status
 from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.verification import check, compare, verification_batch
-from fiqa_trt.workers import InProcess, Setup
 from tests.conftest import jpeg
 
 pytestmark = [

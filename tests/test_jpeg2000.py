@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt.records import Status
+from fiqa_trt.outcomes import Status
 from tests.images import encode, grey, outcome, over_white, pixels
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.building.measuring import infer
-from fiqa_trt.decode import Images
+from fiqa_trt.decoder import Images
 from fiqa_trt.engines import RELEASED, Engine, Manifest, check_known, open_engine
 from fiqa_trt.engines.base import Scores, finished
 from fiqa_trt.engines.cache import Slot, cache_folder

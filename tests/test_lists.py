@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fiqa_trt.address import open_path
 from fiqa_trt.delivery import write_rows
 from fiqa_trt.errors import InputError
 from fiqa_trt.lists import as_line, read_paths
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.reading import read_file
-from fiqa_trt.records import ImageError, Status, open_path
 from fiqa_trt.sources import Source, check_source, list_inputs
 from fiqa_trt.user_tables import read_columns
 

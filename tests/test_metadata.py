@@ -13,7 +13,7 @@ from PIL import Image
 
 from fiqa_trt.decode import decode_image
 from fiqa_trt.metadata import bare
-from fiqa_trt.records import UNFORESEEN, Status
+from fiqa_trt.outcomes import UNFORESEEN, Status
 from tests.conftest import jpeg
 from tests.images import encode, outcome, pixels, segment
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiqa_trt.records import Origin, Outcome, Status, open_path, own_columns, record_path, to_table
+from fiqa_trt.address import open_path, record_path
+from fiqa_trt.outcomes import Origin, Outcome, Status
+from fiqa_trt.records import own_columns, to_table
 from fiqa_trt.spec import MEMBERS
 
 pieces = (

@@ -19,20 +19,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt.decode import CpuDecoder, Images
+from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.decoder import Images
 from fiqa_trt.delivery import write_rows
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
+from fiqa_trt.in_process import InProcess
+from fiqa_trt.outcomes import Status
 from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Progress
 from fiqa_trt.reading import Read, read_plain
-from fiqa_trt.records import Status, own_columns
+from fiqa_trt.records import own_columns
 from fiqa_trt.runs import RunFolder
 from fiqa_trt.scoring import Options, Summary, score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
-from fiqa_trt.workers import InProcess
 from tests.conftest import MeanEngine, in_process, mean_workers
 
 SMALL = Options(unit_rows=4)

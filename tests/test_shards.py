@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fiqa_trt.address import record_path
 from fiqa_trt.errors import InputError
+from fiqa_trt.outcomes import ImageError, Status
+from fiqa_trt.places import locate
 from fiqa_trt.reading import MAX_BYTES
-from fiqa_trt.records import ImageError, Status, record_path
 from fiqa_trt.retrying import retry_failed
 from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.shards import ShardReader, locate, open_shard, read_recorded
+from fiqa_trt.shards import ShardReader, open_shard, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.tables import TableShard
 from fiqa_trt.tar import TarShard

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fiqa_trt import shards
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.pipeline import Reader
+from fiqa_trt.places import locate
 from fiqa_trt.reading import MAX_BYTES
-from fiqa_trt.records import ImageError, Status
 from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.shards import ShardReader, locate, open_shard, read_recorded
+from fiqa_trt.shards import ShardReader, open_shard, read_recorded
 from fiqa_trt.sources import Source
 from fiqa_trt.tar import TarShard
 from tests.conftest import mean_workers

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fiqa_trt.address import open_path
 from fiqa_trt.errors import InputError
 from fiqa_trt.listing import walk
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.reading import read_file
-from fiqa_trt.records import ImageError, Status, open_path
 from fiqa_trt.sources import Source, list_inputs
 
 

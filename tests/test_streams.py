@@ -141,12 +141,12 @@ def noise():
     os.system("echo by process")
 atexit.register(lambda: libc.puts(b"by C, later"))
 import fiqa_trt.explaining
-import fiqa_trt.api as api
-class Noisy(api.Scorer):
+from fiqa_trt import scorer
+class Noisy(scorer.Scorer):
     def score(self, items):
         noise()
         return super().score(items)
-api.Scorer = Noisy
+scorer.Scorer = Noisy
 sys.argv = ["fiqa-trt", "show", sys.argv[1], "--device", "cpu", "--json"]
 cli.main()
 """
@@ -228,12 +228,12 @@ def test_what_libraries_warn_of_is_for_their_users(place: Path) -> None:
 import logging, sys, warnings
 from fiqa_trt import api, cli
 import fiqa_trt.explaining
-class Noisy(api.Scorer):
+class Noisy(scorer.Scorer):
     def score(self, items):
         warnings.warn("by warnings")
         logging.getLogger("torch").warning("by logging")
         return super().score(items)
-api.Scorer = Noisy
+scorer.Scorer = Noisy
 sys.argv = ["fiqa-trt", "show", sys.argv[1], "--device", "cpu"]
 cli.main()
 """

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.common import damage
 from fiqa_trt.decode import decode_image
-from fiqa_trt.records import ImageError
+from fiqa_trt.outcomes import ImageError
 from fiqa_trt.structure import dimensions
 from tests.conftest import jpeg
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from fiqa_trt.columns import find_column
 from fiqa_trt.errors import InputError, NoColumn
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.reading import MAX_BYTES
-from fiqa_trt.records import ImageError, Status
 from fiqa_trt.shards import ShardReader, open_shard
 from fiqa_trt.tables import TableShard
 

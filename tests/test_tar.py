@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.reading import MAX_BYTES
-from fiqa_trt.records import ImageError, Status
 from fiqa_trt.tar import TarShard
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "caf\udce9", "..", ".", "", "x" * 90, "y" * 160])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt.records import ImageError, Status
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.tiff import ends_early, overfull, read_directory, without_metadata
 from tests.images import Levels, encode, grey, outcome, over_white, pixels, tiff
 

@@ -21,8 +21,8 @@ from fiqa_trt.cli.streams import complain, give
 from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
+    from fiqa_trt.executor import Workers
     from fiqa_trt.scoring import Summary
-    from fiqa_trt.workers import Workers
 
 BEYOND_MAX_FAILED = 3
 
@@ -158,11 +158,13 @@ def command(
         raise click.UsageError("give either --device or --devices")
 
     from fiqa_trt import scoring
+    from fiqa_trt.executor import Setup
+    from fiqa_trt.in_process import InProcess
     from fiqa_trt.retrying import retry_failed as retry
     from fiqa_trt.shell import command_line
     from fiqa_trt.sources import Source
     from fiqa_trt.updating import update_dataset
-    from fiqa_trt.workers import InProcess, Processes, Setup, parse_devices
+    from fiqa_trt.workers import Processes, parse_devices
 
     say = speaker(quiet)
     threads = workers or len(os.sched_getaffinity(0))

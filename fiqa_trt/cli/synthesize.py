@@ -12,8 +12,8 @@ import click
 from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
+from fiqa_trt.columns import DEFAULT_COLUMN
 from fiqa_trt.errors import InputError, number_of
-from fiqa_trt.shards import DEFAULT_COLUMN
 from fiqa_trt.sources import Source
 
 _NONE = "none"

@@ -9,9 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from fiqa_trt.address import SEPARATOR
+from fiqa_trt.container_kinds import TAR
 from fiqa_trt.errors import UsageError
 from fiqa_trt.formats import SUFFIXES
-from fiqa_trt.shards import SEPARATOR, TAR, ShardReader
+from fiqa_trt.shards import ShardReader
 
 _FIRST_DOT = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)  # as WebDataset: the key ends there
 _LAST_DOT = re.compile(r"((?:.*/)?[^/]+)\.([^./]+)", re.DOTALL)

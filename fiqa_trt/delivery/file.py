@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fiqa_trt.delivery.plan import Image, Unplaced
-from fiqa_trt.records import ImageError, Status
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.shards import ShardReader
 from fiqa_trt.storage import sync_file
 

@@ -12,6 +12,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from fiqa_trt.columns import DEFAULT_COLUMN
 from fiqa_trt.delivery.common import Delivered
 from fiqa_trt.delivery.companions import Wish
 from fiqa_trt.delivery.file import (
@@ -32,9 +33,10 @@ from fiqa_trt.errors import OutputError, storage_error
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.fingerprint import counted
 from fiqa_trt.marks import MOVE, NOTE, TABLE, Mark, read_mark
+from fiqa_trt.outcomes import ImageError
+from fiqa_trt.places import locate
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.records import ImageError
-from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, locate
+from fiqa_trt.shards import ShardReader
 from fiqa_trt.spec import digest
 from fiqa_trt.storage import atomic
 

@@ -8,14 +8,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fiqa_trt.address import SEPARATOR, record_path
 from fiqa_trt.delivery.common import LeftBehind, Skips, image_suffix
 from fiqa_trt.delivery.companions import Companions, Wish
 from fiqa_trt.errors import InputError
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.outputs import output_metadata, read_output
-from fiqa_trt.records import record_path
-from fiqa_trt.shards import SEPARATOR, ShardReader, locate
+from fiqa_trt.places import locate
+from fiqa_trt.shards import ShardReader
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fiqa_trt.address import open_path
 from fiqa_trt.delivery.companions import Companions, Wish
 from fiqa_trt.delivery.file import content, remove_empty
 from fiqa_trt.delivery.plan import target_of
 from fiqa_trt.errors import InputError
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.marks import MOVE, TABLE, Mark
+from fiqa_trt.outcomes import ImageError
 from fiqa_trt.outputs import read_output
-from fiqa_trt.records import ImageError, open_path, own_types
-from fiqa_trt.shards import ShardReader, locate
+from fiqa_trt.places import locate
+from fiqa_trt.records import own_types
+from fiqa_trt.shards import ShardReader
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,15 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, groupby, islice
 from pathlib import Path
 
+from fiqa_trt.address import SEPARATOR, open_path
+from fiqa_trt.columns import DEFAULT_COLUMN
+from fiqa_trt.container_kinds import TAR
 from fiqa_trt.delivery.common import Delivered, LeftBehind, Skips, image_suffix
 from fiqa_trt.delivery.companions import Companion, Companions, Sample, Wish
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.formats import SUFFIXES as IMAGE_SUFFIXES
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.outputs import check_columns, hold, read_schema, to_json
+from fiqa_trt.places import locate
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.records import ImageError, Status, open_path
-from fiqa_trt.shards import DEFAULT_COLUMN, SEPARATOR, TAR, ShardReader, locate, read_places, read_recorded
+from fiqa_trt.shards import ShardReader, read_places, read_recorded
 from fiqa_trt.storage import atomic, check_output
 
 SHARD_SIZE = 10_000

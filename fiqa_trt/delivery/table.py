@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fiqa_trt.address import record_path
 from fiqa_trt.delivery.plan import ROOT, target_of
 from fiqa_trt.delivery.refresh import ORIGIN, Old
 from fiqa_trt.filtering import Mask, kept_rows
 from fiqa_trt.marks import TABLE
 from fiqa_trt.outputs import check_columns, output_metadata, read_schema, with_metadata, write_output
-from fiqa_trt.records import record_path
-from fiqa_trt.shards import locate
+from fiqa_trt.places import locate
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.decode import Images
+from fiqa_trt.decoder import Images
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.manifest import Manifest, processor_description

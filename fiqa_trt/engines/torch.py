@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.decode import Images
+from fiqa_trt.decoder import Images
 from fiqa_trt.engines.base import Engine, EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from fiqa_trt.address import open_path
 from fiqa_trt.errors import InputError
 from fiqa_trt.outputs import SUFFIXES, read_output, read_schema
-from fiqa_trt.records import open_path, own_columns
+from fiqa_trt.records import own_columns
 from fiqa_trt.spec import MEMBERS
 
 WRITTEN, REAL, TAIL = "as written", "by real path", "by the end of the path"

@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, one_line
+from fiqa_trt.outcomes import Status
 from fiqa_trt.outputs.columns import hold
 from fiqa_trt.outputs.delimited import header, stream_csv
-from fiqa_trt.records import Status, needed_columns, own_columns, own_types
+from fiqa_trt.records import needed_columns, own_columns, own_types
 from fiqa_trt.spec import MEMBERS
 
 UNKNOWN = "unknown"

@@ -27,13 +27,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.columns import DEFAULT_COLUMN
 from fiqa_trt.decode import decode_image, fit
 from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.networks import Ensemble
+from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, Say, silent
-from fiqa_trt.records import ImageError
-from fiqa_trt.shards import DEFAULT_COLUMN, ShardReader, read_recorded
+from fiqa_trt.shards import ShardReader, read_recorded
 from fiqa_trt.sources import Source, list_inputs
 from fiqa_trt.spec import ModelSpec, digest
 from fiqa_trt.storage import atomic
