@@ -11,7 +11,7 @@ from typing import Any
 from fiqa_trt import delivery, filtering, scoring
 from fiqa_trt.decoder import DEFAULT_MAX_PIXELS
 from fiqa_trt.errors import UsageError
-from fiqa_trt.executor import Setup, Workers
+from fiqa_trt.executor import Executor, Setup
 from fiqa_trt.grouping import PARENT
 from fiqa_trt.in_process import InProcess
 from fiqa_trt.progress import Report, Say, silent
@@ -83,10 +83,10 @@ def score_dataset(
     threads = threads or len(os.sched_getaffinity(0))
     setup = Setup(device, precision, engine, batch, decoder, threads, max_pixels)
 
-    def opened() -> Workers:
+    def opened() -> Executor:
         if devices is None:
             return InProcess.open(setup, say)
-        return Processes(parse_devices(devices), setup, target, unit_rows, say)
+        return Processes(parse_devices(devices), setup, say)
 
     options = scoring.Options(unit_rows, restart)
     if update:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 from fiqa_trt.decoder import DEFAULT_MAX_PIXELS
 from fiqa_trt.engines import EngineInfo
 from fiqa_trt.errors import UsageError
 from fiqa_trt.fingerprint import FREE
 from fiqa_trt.progress import Count
-from fiqa_trt.runs import RunFolder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +48,24 @@ class Setup:
                 raise UsageError(f"{name}={value!r}: give a whole number from 1 on")
 
 
-class Workers(Protocol):
-    """Scores units.
+class Units(Protocol):
+    """The units of a run, by their numbers. Executors that score elsewhere send it there, so it can be pickled."""
+
+    def pending(self) -> Iterator[int]:
+        """Number of each unit that is not finished yet, in order."""
+        ...
+
+    def inputs(self, number: int) -> pa.Table:
+        """The inputs of a unit, column `path` first."""
+        ...
+
+    def keep(self, number: int, rows: pa.Table) -> None:
+        """Keep the rows of a unit, which is finished then. Raises RunError if that cannot be."""
+        ...
+
+
+class Executor(Protocol):
+    """Scores the units of a run.
 
     Attributes:
         info: of the engine; that of several is the same.
@@ -58,11 +77,11 @@ class Workers(Protocol):
     decoder: str
     setup: Setup
 
-    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
-        """Score every pending unit of a run and write its part.
+    def work(self, units: Units, image_column: str | None, report: Count) -> None:
+        """Score every pending unit and keep its rows.
 
         Args:
-            folder: of the run, begun.
+            units: of the run.
             image_column: of the tables among its inputs.
             report: called after every batch with its rows and how many of them failed.
 

@@ -9,10 +9,9 @@ from fiqa_trt.decoder import Decoder
 from fiqa_trt.decoders import open_decoder
 from fiqa_trt.engines import Engine, open_engine
 from fiqa_trt.errors import EngineError
-from fiqa_trt.executor import Setup
+from fiqa_trt.executor import Setup, Units
 from fiqa_trt.pipeline import Unit, score_units
 from fiqa_trt.progress import Count, Say, silent
-from fiqa_trt.runs import RunFolder
 
 
 class InProcess:
@@ -33,16 +32,16 @@ class InProcess:
             engine.close()
             raise
 
-    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
-        """See `Workers.work`."""
-        units = ((number, folder.unit(number)) for number in folder.pending())
-        for number, table in self.score(units, image_column, report):
-            folder.write_part(number, table)
+    def work(self, units: Units, image_column: str | None, report: Count) -> None:
+        """See `Executor.work`."""
+        pending = ((number, units.inputs(number)) for number in units.pending())
+        for number, rows in self.score(pending, image_column, report):
+            units.keep(number, rows)
 
     def score(self, units: Iterable[Unit], image_column: str | None, report: Count) -> Iterator[Unit]:
         """See `pipeline.score_units`."""
         return score_units(units, self._decoder, self._engine, image_column, report)
 
     def close(self) -> None:
-        """See `Workers.close`."""
+        """See `Executor.close`."""
         self._engine.close()

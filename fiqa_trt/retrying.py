@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fiqa_trt.errors import InputError, RunError
-from fiqa_trt.executor import Workers
+from fiqa_trt.executor import Executor
 from fiqa_trt.outcomes import Status
 from fiqa_trt.outputs import check_columns, output_metadata, read_output, read_schema
 from fiqa_trt.progress import Report, Say, silent
@@ -20,7 +20,7 @@ from fiqa_trt.sources import Source
 
 def retry_failed(
     output: Path,
-    open_workers: Callable[[], Workers],
+    open_executor: Callable[[], Executor],
     options: Options = Options(),
     report: Report = silent,
     say: Say = silent,
@@ -38,7 +38,7 @@ def retry_failed(
     """
     if not output.is_file():
         raise InputError(f"--retry-failed {output}: no such file")
-    with open_run(output, open_workers, options, report, say) as run:
+    with open_run(output, open_executor, options, report, say) as run:
         own, folder = tuple(needed_columns(run.members)), run.folder
         schema = check_columns(read_schema(output, own), output)
         rows = sum(table.num_rows for table in read_output(output, own))
@@ -51,7 +51,9 @@ def retry_failed(
         run.work(source.image_column)
         if count == 0:
             say(f"nothing to retry: every row of {output} is ok")
-        return run.finish(schema, _merged(read_output(output, own), folder.parts(), own_columns(run.members)), rows)
+        return run.finish(
+            schema, _merged(read_output(output, own), folder.units.parts(), own_columns(run.members)), rows
+        )
 
 
 def _failed(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:

@@ -9,6 +9,7 @@ then is the working state removed. So a run may be killed at any moment and lose
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -35,18 +36,101 @@ _STATE = {
 }  # what a run keeps in its folder
 
 
+@dataclasses.dataclass(frozen=True)
+class FolderUnits:
+    """The units of a run in its folder: the row groups of the frozen list, and the parts that are finished.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def path_of_inputs(self) -> Path:
+        """The frozen list."""
+        return self.path / "inputs.parquet"
+
+    @property
+    def path_of_parts(self) -> Path:
+        """The folder of the parts."""
+        return self.path / "parts"
+
+    def _sizes(self) -> list[int]:
+        """Rows of each unit."""
+        metadata = pq.read_metadata(self.path_of_inputs)
+        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+    def rows(self) -> int:
+        """Rows of all units."""
+        return sum(self._sizes())
+
+    def pending(self) -> Iterator[int]:
+        """See `Units.pending`."""
+        for number, rows in enumerate(self._sizes()):
+            if not self._finished(number, rows):
+                yield number
+
+    def inputs(self, number: int) -> pa.Table:
+        """See `Units.inputs`."""
+        with pq.ParquetFile(self.path_of_inputs) as inputs:
+            return inputs.read_row_group(number)
+
+    def keep(self, number: int, rows: pa.Table) -> None:
+        """See `Units.keep`."""
+        with atomic(self._part(number)) as temporary:
+            pq.write_table(rows, temporary, compression="zstd")
+
+    def finished(self) -> Iterator[pa.Table]:
+        """`score` and `status` of each unit that is finished; one that cannot be read no longer is."""
+        for number, rows in enumerate(self._sizes()):
+            if self._finished(number, rows) and (part := self._read(number, ["score", "status"])) is not None:
+                yield part
+
+    def parts(self) -> Iterator[pa.Table]:
+        """The rows of all units in input order. Raises RunError if a part is gone."""
+        for number in range(len(self._sizes())):
+            part = self._read(number)
+            if part is None:
+                raise RunError(f"{self._part(number)} cannot be read; run the same command again to redo it")
+            yield part
+
+    def _part(self, number: int) -> Path:
+        return self.path_of_parts / f"{number:08d}.parquet"
+
+    def _finished(self, number: int, rows: int) -> bool:
+        try:
+            return bool(pq.read_metadata(self._part(number)).num_rows == rows)
+        except (OSError, pa.ArrowInvalid):
+            return False
+
+    def _read(self, number: int, columns: list[str] | None = None) -> pa.Table | None:
+        """A part; one that is damaged is removed, so that its unit is scored again."""
+        try:
+            with pq.ParquetFile(self._part(number)) as part:
+                return part.read(columns)
+        except (OSError, pa.ArrowInvalid):
+            self._part(number).unlink(missing_ok=True)
+            return None
+
+
 class RunFolder:
-    """The working state of one run. Use as a context manager: it holds a lock against a second run."""
+    """The working state of one run. Use as a context manager: it holds a lock against a second run.
+
+    Attributes:
+        output: of the run.
+        path: of the folder.
+        units: of the run, once it has begun.
+    """
 
     def __init__(self, output: Path, unit_rows: int) -> None:
         self.output = output
         # Beside the file that is written, not beside a link to it: on its disk, and one for all its names.
         self.path = beside(target_of(output), ".partial")
-        self.unit_rows = unit_rows
+        self._unit_rows = unit_rows
         self._lock: IO[bytes] | None = None
-        self._parts = self.path / "parts"
         self._run = self.path / "run.json"
-        self._inputs = self.path / "inputs.parquet"
+        self.units = FolderUnits(self.path)
 
     def __enter__(self) -> RunFolder:
         """Create and lock the folder. Raises OutputError if it cannot be, or if another run is at work."""
@@ -54,7 +138,7 @@ class RunFolder:
             if foreign := sorted(n for n in set(os.listdir(self.path)) - _STATE if not n.startswith(".")):
                 raise OutputError(f"{self.path} is no run's state, it holds {foreign[0]}; choose another -o")
         try:
-            self._parts.mkdir(parents=True, exist_ok=True)
+            self.units.path_of_parts.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / "lock").open("wb")
         except OSError as exc:
             raise OutputError(f"cannot write {self.path}: {exc.strerror}") from exc
@@ -80,11 +164,11 @@ class RunFolder:
         count, digest = 0, hashlib.sha256()
         try:
             writer: pq.ParquetWriter | None = None
-            for table in rechunk(batches, self.unit_rows):
+            for table in rechunk(batches, self._unit_rows):
                 if writer is None:
                     writer = pq.ParquetWriter(candidate, table.schema, compression="zstd")
                     digest.update(table.schema.serialize())
-                writer.write_table(table, row_group_size=self.unit_rows)
+                writer.write_table(table, row_group_size=self._unit_rows)
                 # Of the rows, not of the file, which names the version of its writer.
                 for batch in table.to_batches():
                     digest.update(batch.serialize())
@@ -131,74 +215,17 @@ class RunFolder:
         recorded = self.recorded()
         if recorded is not None:
             refuse_difference(str(self.path), recorded, fingerprint)
-            (self.path / "inputs.new").replace(self._inputs)  # the same rows
+            (self.path / "inputs.new").replace(self.units.path_of_inputs)  # the same rows
             return
-        shutil.rmtree(self._parts, ignore_errors=True)
-        self._parts.mkdir()
-        (self.path / "inputs.new").replace(self._inputs)
+        shutil.rmtree(self.units.path_of_parts, ignore_errors=True)
+        self.units.path_of_parts.mkdir()
+        (self.path / "inputs.new").replace(self.units.path_of_inputs)
         with atomic(self._run) as temporary:
             temporary.write_text(json.dumps(fingerprint, indent=1))
 
     def forget(self) -> None:
         """Drop whatever an earlier run left, but for the list that was just frozen."""
         self._run.unlink(missing_ok=True)
-
-    def _units(self) -> list[int]:
-        """Rows of each unit of work of the frozen list."""
-        metadata = pq.read_metadata(self._inputs)
-        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-
-    def rows(self) -> int:
-        """Rows of the frozen list."""
-        return sum(self._units())
-
-    def pending(self) -> Iterator[int]:
-        """Number of each unit that has no finished part yet, in order."""
-        for number, rows in enumerate(self._units()):
-            if not self._finished(number, rows):
-                yield number
-
-    def unit(self, number: int) -> pa.Table:
-        """The inputs of a unit."""
-        with pq.ParquetFile(self._inputs) as inputs:
-            return inputs.read_row_group(number)
-
-    def finished(self) -> Iterator[pa.Table]:
-        """`score` and `status` of each unit that is finished; one that cannot be read no longer is."""
-        for number, rows in enumerate(self._units()):
-            if self._finished(number, rows) and (part := self._read(number, ["score", "status"])) is not None:
-                yield part
-
-    def _part(self, number: int) -> Path:
-        return self._parts / f"{number:08d}.parquet"
-
-    def _finished(self, number: int, rows: int) -> bool:
-        try:
-            return bool(pq.read_metadata(self._part(number)).num_rows == rows)
-        except (OSError, pa.ArrowInvalid):
-            return False
-
-    def _read(self, number: int, columns: list[str] | None = None) -> pa.Table | None:
-        """A part; one that is damaged is removed, so that its unit is scored again."""
-        try:
-            with pq.ParquetFile(self._part(number)) as part:
-                return part.read(columns)
-        except (OSError, pa.ArrowInvalid):
-            self._part(number).unlink(missing_ok=True)
-            return None
-
-    def write_part(self, number: int, table: pa.Table) -> None:
-        """Keep the rows of a finished unit. Raises RunError if the disk does not take them."""
-        with atomic(self._part(number)) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-
-    def parts(self) -> Iterator[pa.Table]:
-        """The rows of all units in input order. Raises RunError if a part is gone."""
-        for number in range(len(self._units())):
-            part = self._read(number)
-            if part is None:
-                raise RunError(f"{self._part(number)} cannot be read; run the same command again to redo it")
-            yield part
 
     def remove(self) -> None:
         """The run is finished: its state goes. What marks it as a run goes first."""

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from fiqa_trt.errors import DifferentRun, InputError
-from fiqa_trt.executor import Workers
+from fiqa_trt.executor import Executor
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.outcomes import Status
 from fiqa_trt.outputs import (
@@ -92,14 +92,14 @@ class Summary:
 class Run:
     """One call of `fiqa-trt score`: the output, its working state, who does the work, and who is told of it."""
 
-    def __init__(self, output: Path, folder: RunFolder, workers: Workers, options: Options, report: Report, say: Say):
+    def __init__(self, output: Path, folder: RunFolder, executor: Executor, options: Options, report: Report, say: Say):
         self.output = output
         self.folder = folder
-        self.workers = workers
+        self.executor = executor
         self.options = options
         self.report = report
         self.say = say
-        self.members = workers.info.members
+        self.members = executor.info.members
         self.scored_now = 0
         self.seconds = 0.0
 
@@ -115,10 +115,10 @@ class Run:
         return {
             "job": job,
             "version": __version__,
-            **counted(self.workers.info),
+            **counted(self.executor.info),
             "preprocess": PreprocessSpec().digest(),
-            **counted(self.workers.setup),
-            "libraries": decoding_libraries(self.workers.decoder),
+            **counted(self.executor.setup),
+            "libraries": decoding_libraries(self.executor.decoder),
             **counted(source.resolved()),
             **counted(self.options),
             "count": count,
@@ -129,8 +129,8 @@ class Run:
         """What the output says of how it was made."""
         return {
             "version": __version__,
-            "engine": dataclasses.asdict(self.workers.info),
-            "decoder": self.workers.decoder,
+            "engine": dataclasses.asdict(self.executor.info),
+            "decoder": self.executor.decoder,
             "command": self.options.command,
             "preprocess": dataclasses.asdict(PreprocessSpec()),
             "fingerprint": fingerprint,
@@ -143,8 +143,8 @@ class Run:
             RunError: the disk is full, or the engine failed; finished units are kept.
         """
         failed_before = Tally()
-        before = sum(table.num_rows for table in failed_before.count(self.folder.finished()))
-        done, total = before, self.folder.rows()
+        before = sum(table.num_rows for table in failed_before.count(self.folder.units.finished()))
+        done, total = before, self.folder.units.rows()
         failed = before - failed_before.statuses[Status.OK.value]
         if before:
             self.say(f"resuming: {before} of {total} are there already")
@@ -155,7 +155,7 @@ class Run:
             done, failed = done + rows, failed + failures
             self.report(Progress(done, total, failed, before))
 
-        self.workers.work(self.folder, image_column, report)
+        self.executor.work(self.folder.units, image_column, report)
         self.scored_now, self.seconds = total - before, time.monotonic() - began
 
     def finish(self, schema: pa.Schema, tables: Iterable[pa.Table], expected: int) -> Summary:
@@ -172,7 +172,7 @@ class Run:
     def summary(self, tally: Tally) -> Summary:
         """What the output, counted by `tally`, holds."""
         statuses = dict(tally.statuses.most_common())
-        engine = dataclasses.asdict(self.workers.info)
+        engine = dataclasses.asdict(self.executor.info)
         images = sum(statuses.values())
         return Summary(
             str(self.output),
@@ -188,16 +188,16 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(
-    output: Path, open_workers: Callable[[], Workers], options: Options, report: Report, say: Say
+    output: Path, open_executor: Callable[[], Executor], options: Options, report: Report, say: Say
 ) -> Iterator[Run]:
-    """A run, its working state and its workers, for as long as the block lasts. Arguments as of `score_dataset`."""
+    """A run, its working state and its executor, for as long as the block lasts. Arguments as of `score_dataset`."""
     check_output(output, SUFFIXES)
-    workers = open_workers()
+    executor = open_executor()
     try:
         with RunFolder(output, options.unit_rows) as folder:
-            yield Run(output, folder, workers, options, report, say)
+            yield Run(output, folder, executor, options, report, say)
     finally:
-        workers.close()
+        executor.close()
 
 
 def apart_from(source: Source, run: Run) -> Source:
@@ -209,7 +209,7 @@ def apart_from(source: Source, run: Run) -> Source:
 def score_dataset(
     source: Source,
     output: Path,
-    open_workers: Callable[[], Workers],
+    open_executor: Callable[[], Executor],
     options: Options = Options(),
     report: Report = silent,
     say: Say = silent,
@@ -219,7 +219,7 @@ def score_dataset(
     Args:
         source: what to score.
         output: .parquet, .csv or .jsonl; appears complete or not at all.
-        open_workers: called once, when the output is known to be writable.
+        open_executor: called once, when the output is known to be writable.
         options: how to run.
         report: receives the progress after every batch.
         say: receives one line for each thing that the user should know of.
@@ -228,7 +228,7 @@ def score_dataset(
         FiqaError: see `fiqa_trt.errors`; what is finished is kept for the next call.
     """
     check_source(source, output)
-    with open_run(output, open_workers, options, report, say) as run:
+    with open_run(output, open_executor, options, report, say) as run:
         folder, source = run.folder, apart_from(source, run)
         batches = list_inputs(source, say)
         first = next(batches)
@@ -241,7 +241,7 @@ def score_dataset(
             return _completed(run, fingerprint)
         folder.begin(fingerprint)
         run.work(source.image_column)
-        return run.finish(with_metadata(schema, run.metadata(fingerprint)), folder.parts(), count)
+        return run.finish(with_metadata(schema, run.metadata(fingerprint)), folder.units.parts(), count)
 
 
 def decoding_libraries(decoder: str) -> str:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from fiqa_trt.address import open_path, record_path
 from fiqa_trt.container_kinds import TAR
 from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
-from fiqa_trt.executor import Workers
+from fiqa_trt.executor import Executor
 from fiqa_trt.outcomes import Origin
 from fiqa_trt.outputs import check_columns, holder, output_metadata, read_output, with_metadata
 from fiqa_trt.pipeline import READERS
@@ -105,7 +105,7 @@ def _equal(now: pa.Array, then: pa.Array) -> pa.Array:
 def update_dataset(
     source: Source,
     output: Path,
-    open_workers: Callable[[], Workers],
+    open_executor: Callable[[], Executor],
     options: Options = Options(),
     report: Report = silent,
     say: Say = silent,
@@ -125,9 +125,9 @@ def update_dataset(
         FiqaError: as in `score_dataset`.
     """
     if not output.exists():
-        return score_dataset(source, output, open_workers, options, report, say)
+        return score_dataset(source, output, open_executor, options, report, say)
     check_source(source, output)
-    with open_run(output, open_workers, options, report, say) as run:
+    with open_run(output, open_executor, options, report, say) as run:
         return _update(run, apart_from(source, run), keep_gone)
 
 
@@ -167,7 +167,7 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     run_of = run.fingerprint("update", source, *folder.freeze(_pending(folder.aside(["path"]), changes.source)))
     begin_in_place(run, run_of)
     run.work(source.image_column)
-    tables = itertools.chain(_merged(folder.aside(), changes.source, old, Fresh(folder.parts()), rows), [gone])
+    tables = itertools.chain(_merged(folder.aside(), changes.source, old, Fresh(folder.units.parts()), rows), [gone])
     return run.finish(with_metadata(schema, run.metadata(whole)), tables, len(changes.source) + gone.num_rows)
 
 

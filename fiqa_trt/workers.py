@@ -17,15 +17,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from fiqa_trt.engines import EngineInfo
 from fiqa_trt.errors import EngineError, FiqaError, RunError
-from fiqa_trt.executor import Setup
+from fiqa_trt.executor import Setup, Units
 from fiqa_trt.in_process import InProcess
 from fiqa_trt.pipeline import Unit
 from fiqa_trt.progress import Count, Say, silent
-from fiqa_trt.runs import RunFolder
 
 _AHEAD = 3  # units that a process has been given and not finished
 _CLOSING_SECONDS = 3.0
@@ -55,6 +53,7 @@ def parse_devices(devices: str) -> list[str]:
 class _Task:
     """A unit for a worker."""
 
+    units: Units
     number: int
     image_column: str | None
 
@@ -91,7 +90,7 @@ class _Finished:
     failed: int
 
 
-def _serve(setup: Setup, output: Path, unit_rows: int, parent: Connection) -> None:
+def _serve(setup: Setup, parent: Connection) -> None:
     """What a worker process does: score the units whose numbers arrive, until None does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends us
     if setup.cores:
@@ -103,30 +102,27 @@ def _serve(setup: Setup, output: Path, unit_rows: int, parent: Connection) -> No
             parent.send(message)
 
     try:
-        workers = InProcess.open(setup, lambda message: tell(_Told(message)))
-        tell(_Opened(workers.info, workers.decoder))
-        folder = RunFolder(output, unit_rows)
+        executor = InProcess.open(setup, lambda message: tell(_Told(message)))
+        tell(_Opened(executor.info, executor.decoder))
         over = False
 
-        def units(number: int) -> Iterator[Unit]:
+        def given(task: _Task) -> Iterator[Unit]:
             nonlocal over
-            yield number, folder.unit(number)
+            yield task.number, task.units.inputs(task.number)
             # Without another at hand the pipeline is emptied, or the parent would wait for us and we for it.
             while parent.poll():
                 following = parent.recv()
                 if following is None:
                     over = True
                     return
-                yield following.number, folder.unit(following.number)
+                yield following.number, following.units.inputs(following.number)
 
         while not over and (task := parent.recv()) is not None:
-            found = workers.score(
-                units(task.number), task.image_column, lambda rows, failed: tell(_Scored(rows, failed))
-            )
-            for number, table in found:
-                folder.write_part(number, table)
-                tell(_Finished(number, table.num_rows, table["score"].null_count))
-        workers.close()
+            found = executor.score(given(task), task.image_column, lambda rows, failed: tell(_Scored(rows, failed)))
+            for number, rows in found:
+                task.units.keep(number, rows)
+                tell(_Finished(number, rows.num_rows, rows["score"].null_count))
+        executor.close()
     except FiqaError as exc:
         tell(exc)
     except (EOFError, ConnectionError):
@@ -148,14 +144,12 @@ class _Worker:
 class Processes:
     """One process for each device."""
 
-    def __init__(self, devices: list[str], setup: Setup, output: Path, unit_rows: int, say: Say = silent) -> None:
+    def __init__(self, devices: list[str], setup: Setup, say: Say = silent) -> None:
         """Start them and wait until each is ready.
 
         Args:
             devices: of `parse_devices`.
             setup: its `threads` are shared out; its `device` does not count.
-            output: of the run.
-            unit_rows: of the run.
             say: hears what the user should know of.
 
         Raises:
@@ -171,7 +165,7 @@ class Processes:
             share = tuple(cores[devices[:index].count("cpu") :: on_cpu]) if device == "cpu" else ()
             mine, theirs = context.Pipe()
             own = dataclasses.replace(setup, device=device, threads=threads, cores=share)
-            process = context.Process(target=_serve, args=(own, output, unit_rows, theirs), daemon=True)
+            process = context.Process(target=_serve, args=(own, theirs), daemon=True)
             process.start()
             theirs.close()  # so that its death closes the last other end
             self._workers.append(_Worker(device, process, mine))
@@ -209,17 +203,16 @@ class Processes:
             self._said.add(told.message)
             self._say(f"{worker.device}: {told.message}")
 
-    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
-        """See `Workers.work`."""
-        waiting = deque(folder.pending())
+    def work(self, units: Units, image_column: str | None, report: Count) -> None:
+        """See `Executor.work`."""
+        waiting = deque(units.pending())
         while waiting or any(worker.units for worker in self._workers):
             for worker in list(self._workers):
                 while waiting and len(worker.units) < _AHEAD:
                     number = waiting.popleft()
                     worker.units.add(number)
-                    self._guarded(
-                        worker, waiting, report, functools.partial(worker.connection.send, _Task(number, image_column))
-                    )
+                    task = _Task(units, number, image_column)
+                    self._guarded(worker, waiting, report, functools.partial(worker.connection.send, task))
                     if worker not in self._workers:
                         break
             for connection in wait([worker.connection for worker in self._workers], timeout=1):
@@ -256,7 +249,7 @@ class Processes:
             worker.rows, worker.failed = worker.rows - message.rows, worker.failed - message.failed
 
     def close(self) -> None:
-        """See `Workers.close`."""
+        """See `Executor.close`."""
         for worker in self._workers:
             try:
                 worker.connection.send(None)

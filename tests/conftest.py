@@ -21,7 +21,7 @@ from fiqa_trt.engines import RELEASED, Engine
 from fiqa_trt.engines.base import EngineInfo, Scores, finished
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.openvino import OpenVinoEngine
-from fiqa_trt.executor import Workers
+from fiqa_trt.executor import Executor
 from fiqa_trt.in_process import InProcess
 from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
@@ -50,12 +50,12 @@ class MeanEngine:
         pass
 
 
-def in_process(engine: Engine, threads: int = 2) -> Workers:
+def in_process(engine: Engine, threads: int = 2) -> Executor:
     """This process with an engine and the CPU decoder."""
     return InProcess(engine, CpuDecoder(threads=threads))
 
 
-def mean_workers(batch: int = 4, threads: int = 2) -> Workers:
+def mean_workers(batch: int = 4, threads: int = 2) -> Executor:
     """This process with the engine above."""
     return in_process(MeanEngine(batch), threads)
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.delivery import write_rows
 from fiqa_trt.errors import UsageError
+from fiqa_trt.executor import Units
 from fiqa_trt.in_process import InProcess
 from fiqa_trt.outputs import SUFFIXES, check_columns, read_output, to_json, write_output
 from fiqa_trt.outputs.columns import hold
@@ -27,7 +28,6 @@ from fiqa_trt.progress import Count
 from fiqa_trt.records import own_columns, own_types
 from fiqa_trt.reporting import survey
 from fiqa_trt.retrying import retry_failed
-from fiqa_trt.runs import RunFolder
 from fiqa_trt.scoring import score_dataset
 from fiqa_trt.sources import Source
 from fiqa_trt.spec import MEMBERS
@@ -193,9 +193,9 @@ class _Watched(InProcess):
 
     worked = 0
 
-    def work(self, folder: RunFolder, image_column: str | None, report: Count) -> None:
+    def work(self, units: Units, image_column: str | None, report: Count) -> None:
         _Watched.worked += 1
-        super().work(folder, image_column, report)
+        super().work(units, image_column, report)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -24,6 +24,7 @@ from fiqa_trt.decoder import Images
 from fiqa_trt.delivery import write_rows
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
+from fiqa_trt.executor import Units
 from fiqa_trt.in_process import InProcess
 from fiqa_trt.outcomes import Status
 from fiqa_trt.outputs import output_metadata, read_output
@@ -276,10 +277,10 @@ def test_nothing_is_left_when_the_input_is_wrong(tmp_path: Path) -> None:
 
 def test_a_file_deleted_or_replaced_after_listing(crops: Path, tmp_path: Path) -> None:
     class Meddling(InProcess):
-        def work(self, folder: RunFolder, image_column: str | None, report: Callable[[int, int], None]) -> None:
+        def work(self, units: Units, image_column: str | None, report: Callable[[int, int], None]) -> None:
             (crops / "b" / "9.jpg").unlink()
             (crops / "b" / "7.jpg").write_bytes(b"now text")
-            super().work(folder, image_column, report)
+            super().work(units, image_column, report)
 
     workers = Meddling(MeanEngine(), CpuDecoder())
     score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: workers, SMALL)

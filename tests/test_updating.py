@@ -23,7 +23,7 @@ from fiqa_trt.cli import group
 from fiqa_trt.decode import CpuDecoder
 from fiqa_trt.decoder import Decoded
 from fiqa_trt.errors import DifferentRun, InputError
-from fiqa_trt.executor import Workers
+from fiqa_trt.executor import Executor
 from fiqa_trt.in_process import InProcess
 from fiqa_trt.outputs import read_output
 from fiqa_trt.reading import microseconds
@@ -51,7 +51,7 @@ class Counting(CpuDecoder):
         return super().decode(blobs, batch)
 
 
-def workers(decoder: CpuDecoder) -> Callable[[], Workers]:
+def workers(decoder: CpuDecoder) -> Callable[[], Executor]:
     return lambda: InProcess(MeanEngine(1), decoder)
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.errors import EngineError, RunError
-from fiqa_trt.executor import Setup, Workers
+from fiqa_trt.executor import Executor, Setup
 from fiqa_trt.in_process import InProcess
 from fiqa_trt.progress import Count
 from fiqa_trt.scoring import Options, Summary, score_dataset
@@ -24,12 +24,12 @@ SETUP = Setup(device="cpu", precision="fp32", batch=4)
 UNIT = 8
 
 
-def score(folder: Path, output: Path, opened: Callable[[], Workers], say: Callable[[str], None] = print) -> Summary:
+def score(folder: Path, output: Path, opened: Callable[[], Executor], say: Callable[[str], None] = print) -> Summary:
     return score_dataset(Source((str(folder),)), output, opened, Options(unit_rows=UNIT), say=say)
 
 
-def processes(output: Path, devices: str = "cpu,cpu", **options: object) -> Processes:
-    return Processes(parse_devices(devices), SETUP, output, UNIT, **options)  # type: ignore[arg-type]
+def processes(devices: str = "cpu,cpu", **options: object) -> Processes:
+    return Processes(parse_devices(devices), SETUP, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def many(tmp_path: Path, crops: Path) -> Path:
 def test_the_output_is_that_of_one_process(many: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
     score(many, one, lambda: InProcess.open(SETUP))
-    summary = score(many, two, lambda: processes(two))
+    summary = score(many, two, processes)
     assert summary.statuses == {"ok": 599, "not_an_image": 1}
     assert pq.read_table(one).equals(pq.read_table(two))
     assert not multiprocessing.active_children()
@@ -59,7 +59,7 @@ def test_killed_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     expected, output = tmp_path / "expected.parquet", tmp_path / "s.parquet"
     score(many, expected, lambda: InProcess.open(SETUP))
     said = list[str]()
-    workers = processes(output, say=said.append)
+    workers = processes(say=said.append)
     doomed = [worker.process.pid for worker in workers._workers[:victims]]
     parts = tmp_path / "s.parquet.partial" / "parts"
     hear = workers._hear
@@ -81,20 +81,20 @@ def test_killed_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ):
             score(many, output, lambda: workers, said.append)
         assert not output.exists()
-        assert score(many, output, lambda: processes(output)).scored_now < 600
+        assert score(many, output, processes).scored_now < 600
     assert pq.read_table(output).equals(pq.read_table(expected))
 
 
 def test_small_units_do_not_wait_for_each_other(crops: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
-    workers = Processes(["cpu", "cpu"], SETUP, output, 1)
+    workers = Processes(["cpu", "cpu"], SETUP)
     summary = score_dataset(Source((str(crops),)), output, lambda: workers, Options(unit_rows=1))
     assert summary.statuses == {"ok": 10}
 
 
 def test_a_full_disk_ends_all_of_them(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "s.parquet"
-    workers = processes(output)
+    workers = processes()
     real = Path.replace
 
     def replace(path: Path, target: Path) -> Path:
@@ -106,7 +106,7 @@ def test_a_full_disk_ends_all_of_them(many: Path, tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch, pytest.raises(RunError, match="run the same command again"):
         patch.setattr(Path, "replace", replace)
         score(many, output, lambda: workers)
-    assert score(many, output, lambda: processes(output)).images == 600
+    assert score(many, output, processes).images == 600
 
 
 def test_devices() -> None:
@@ -124,13 +124,13 @@ def test_devices_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no GPU"):
         parse_devices("all")
     with pytest.raises(EngineError, match="cuda:0"):
-        processes(tmp_path / "s.parquet", "cpu,0")
+        processes("cpu,0")
     assert not multiprocessing.active_children()
 
 
 def test_a_worker_that_dies_at_its_start(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no such directory"):
-        Processes(["cpu", "cpu"], Setup(engine=str(tmp_path / "gone")), tmp_path / "s.parquet", UNIT)
+        Processes(["cpu", "cpu"], Setup(engine=str(tmp_path / "gone")))
     assert not multiprocessing.active_children()
 
 

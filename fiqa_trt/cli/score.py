@@ -21,7 +21,7 @@ from fiqa_trt.cli.streams import complain, give
 from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
-    from fiqa_trt.executor import Workers
+    from fiqa_trt.executor import Executor
     from fiqa_trt.scoring import Summary
 
 BEYOND_MAX_FAILED = 3
@@ -170,13 +170,11 @@ def command(
     threads = workers or len(os.sched_getaffinity(0))
     setup = Setup(device, precision, engine, batch_size, decoder, threads, max_pixels)
 
-    def opened() -> Workers:
+    def opened() -> Executor:
         target = output or retry_failed
         assert target is not None
-        found: Workers = (
-            InProcess.open(setup, say)
-            if devices is None
-            else Processes(parse_devices(devices), setup, target, unit_size, say)
+        found: Executor = (
+            InProcess.open(setup, say) if devices is None else Processes(parse_devices(devices), setup, say)
         )
         info = found.info
         what = f"{info.backend} on {devices or info.device}, {info.precision} (run as {info.executed})"
