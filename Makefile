@@ -11,9 +11,9 @@ DECODING := $(addprefix tests/test_,$(addsuffix .py,decode formats globals jpeg2
 .PHONY: demo test test-gpu test-minimum lint clean
 
 demo: .venv/demo
-	$(BIN)/python -m fiqa_trt.samples make samples
+	$(BIN)/python -m fiqa_trt.machine.samples make samples
 	$(BIN)/fiqa-trt score samples -o scores.parquet --restart
-	$(BIN)/python -m fiqa_trt.samples show scores.parquet
+	$(BIN)/python -m fiqa_trt.machine.samples show scores.parquet
 
 test: lint .venv/front-end
 	$(BIN)/pytest

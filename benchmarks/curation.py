@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.common import COMMAND, machine, record, timed
-from fiqa_trt.records import own_types
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.models.spec import MEMBERS
+from fiqa_trt.scores.schema import own_types
 
 FILTER_ROWS, REPORT_ROWS, PER_PERSON, STEP = 10_000_000, 3_000_000, 40, 1 << 17
 

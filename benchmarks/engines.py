@@ -21,7 +21,7 @@ from fiqa_trt.building import Request, build
 from fiqa_trt.building.measuring import throughput
 from fiqa_trt.engines import CHECKPOINT, RELEASED, open_engine
 from fiqa_trt.errors import FiqaError
-from fiqa_trt.verification import verification_batch
+from fiqa_trt.models.verification import verification_batch
 
 BATCHES = (1, 4, 8, 16, 32)
 ROUNDS, SECONDS = 5, 1.0

@@ -23,15 +23,15 @@ import numpy as np
 
 from benchmarks.common import RESULTS, machine
 from fiqa_trt import building
-from fiqa_trt.benchmark import decode_rate, generate, run_benchmark
 from fiqa_trt.building.measuring import infer, throughput
-from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines import CHECKPOINT, Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import FiqaError, one_line
-from fiqa_trt.executor import Setup
-from fiqa_trt.sources import Source
-from fiqa_trt.verification import compare, verification_batch
+from fiqa_trt.executors.base import Setup
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.machine.benchmark import decode_rate, generate, run_benchmark
+from fiqa_trt.models.verification import compare, verification_batch
 
 BATCHES = (1, 8, 32, 128, 256, 512)
 SECONDS = 1.0
@@ -81,7 +81,7 @@ def eager(batch: int) -> float:
 
 def decoders(files: Sequence[Path]) -> dict[str, Any]:
     """DALI on the GPU against the CPU decoder on the same files: pixels, scores, rates."""
-    from fiqa_trt.decode_dali import DaliDecoder
+    from fiqa_trt.decoding.dali import DaliDecoder
     from fiqa_trt.engines.torch import open_torch
 
     blobs = [path.read_bytes() for path in files]

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common import machine, make_crops, median, record
 from fiqa_trt import Scorer
-from fiqa_trt.latency import Latency, measure_latency
+from fiqa_trt.machine.latency import Latency, measure_latency
 
 ROUNDS = 8
 SECONDS = 1.0

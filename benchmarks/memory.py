@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from benchmarks.common import COMMAND, link_many, machine, make_crops, own_peak_mb, record, timed
-from fiqa_trt.runs import RunFolder
-from fiqa_trt.sources import Source, list_inputs
+from fiqa_trt.inputs.source import Source, list_inputs
+from fiqa_trt.runs.state import RunFolder
 
 SMALL, LARGE, LIST = 5_000, 100_000, 1_000_000
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from benchmarks.common import machine, make_crops, median, record
 from fiqa_trt import Scorer
-from fiqa_trt.benchmark import read_rate
-from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines import open_engine
-from fiqa_trt.in_process import InProcess
-from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.sources import Source
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.machine.benchmark import read_rate
+from fiqa_trt.runs.score import Options, score_dataset
 
 IMAGES, TARS, GROUP_ROWS, ROUNDS, THREADS = 6000, 12, 500, 5, 2
 TINY, TINY_TARS = 200_000, 100

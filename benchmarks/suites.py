@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from benchmarks.common import COMMAND, machine, record
-from fiqa_trt.decode import decode_image, fit
+from fiqa_trt.decoding.cpu import decode_image, fit
 
 SAME = 1.0
 """Mean difference in levels up to which pixels count as the same."""

@@ -34,10 +34,10 @@ def prepare(folder: Path) -> None:
     from onnx import helper
 
     from fiqa_trt.building.calibration import int8_ranges
+    from fiqa_trt.building.quantize import with_qdq
     from fiqa_trt.engines import CHECKPOINT, RELEASED
-    from fiqa_trt.engines.quantize import with_qdq
     from fiqa_trt.engines.torch import load_checkpoint
-    from fiqa_trt.verification import check, compare, verification_batch
+    from fiqa_trt.models.verification import check, compare, verification_batch
 
     network = onnx.load(RELEASED / "ensemble.onnx")
     graph = network.graph

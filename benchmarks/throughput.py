@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 from benchmarks.common import COMMAND, link_many, machine, make_crops, median, record, timed
-from fiqa_trt.benchmark import bound_of, decode_rate, engine_rate, read_rate
-from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines import open_engine
-from fiqa_trt.in_process import InProcess
-from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.sources import Source
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.machine.benchmark import bound_of, decode_rate, engine_rate, read_rate
+from fiqa_trt.runs.score import Options, score_dataset
 
 IMAGES, ROUNDS, THREADS = 4000, 5, 2
 

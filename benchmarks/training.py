@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from benchmarks.common import machine, median, record
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.models.spec import MEMBERS
 
 STEPS, ROUNDS = 24, 3
 BOTH = ",".join(MEMBERS)
@@ -24,7 +24,7 @@ def measure(members: str, precision: str, threads: int) -> float:
     import numpy as np
     import torch
 
-    from fiqa_trt.networks import Ensemble
+    from fiqa_trt.models.networks import Ensemble
     from fiqa_trt.training.dataset import Dataset, Labels
     from fiqa_trt.training.loop import Trainer
     from fiqa_trt.training.recipe import Recipe

@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fiqa_trt import delivery, filtering, scoring
-from fiqa_trt.decoder import DEFAULT_MAX_PIXELS
+from fiqa_trt.curation import delivery
+from fiqa_trt.curation import select as filtering
+from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.errors import UsageError
-from fiqa_trt.executor import Executor, Setup
-from fiqa_trt.grouping import PARENT
-from fiqa_trt.in_process import InProcess
+from fiqa_trt.executors.base import Executor, Setup
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.executors.processes import Processes, parse_devices
+from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Report, Say, silent
-from fiqa_trt.score import Score
+from fiqa_trt.runs import score as scoring
+from fiqa_trt.runs.update import update_dataset
 from fiqa_trt.scorer import Scorer
-from fiqa_trt.sources import Source
-from fiqa_trt.updating import update_dataset
-from fiqa_trt.workers import Processes, parse_devices
+from fiqa_trt.scores.grouping import PARENT
+from fiqa_trt.scores.score import Score
 
 
 def score_dataset(

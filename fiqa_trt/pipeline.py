@@ -13,18 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fiqa_trt.columns import DEFAULT_COLUMN
-from fiqa_trt.container_kinds import is_table
-from fiqa_trt.decoder import Decoded, Decoder
+from fiqa_trt.decoding.base import Decoded, Decoder
 from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import FiqaError, RunError, one_line
+from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
+from fiqa_trt.inputs.containers.registry import is_table
+from fiqa_trt.inputs.places import Place, locate
+from fiqa_trt.inputs.reader import ShardReader, read_places
 from fiqa_trt.outcomes import Origin, Outcome, Status, unforeseen
-from fiqa_trt.places import Place, locate
 from fiqa_trt.progress import Count, silent
-from fiqa_trt.reading import Blob, Read
-from fiqa_trt.records import to_table
-from fiqa_trt.shards import ShardReader, read_places
+from fiqa_trt.scores.schema import to_table
+from fiqa_trt.storage.reading import Blob, Read
 
 READERS = 8
 """Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""

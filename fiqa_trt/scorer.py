@@ -12,19 +12,19 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.decoder import DEFAULT_MAX_PIXELS, Decoded
-from fiqa_trt.decoders import open_decoder
+from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS, Decoded
+from fiqa_trt.decoding.items import PIXELS, Item, check_item, each_item, path_of, pixels_of
+from fiqa_trt.decoding.registry import open_decoder
 from fiqa_trt.engines import Engine, EngineInfo, open_sizes
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import EngineError, UsageError
-from fiqa_trt.executor import Setup
-from fiqa_trt.items import PIXELS, Item, check_item, each_item, path_of, pixels_of
+from fiqa_trt.executors.base import Setup
+from fiqa_trt.inputs.reader import ShardReader, read_recorded
 from fiqa_trt.outcomes import ImageError, Outcome, Status
 from fiqa_trt.pipeline import bounded_map, decode_all, scores_of_good
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.reading import Blob
-from fiqa_trt.score import Score
-from fiqa_trt.shards import ShardReader, read_recorded
+from fiqa_trt.scores.score import Score
+from fiqa_trt.storage.reading import Blob
 
 
 class Scorer:

@@ -14,18 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fiqa_trt import samples
-from fiqa_trt.decode import CpuDecoder
-from fiqa_trt.decoder import Images
+from fiqa_trt.decoding.base import Images
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines import RELEASED, Engine
 from fiqa_trt.engines.base import EngineInfo, Scores, finished
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.openvino import OpenVinoEngine
-from fiqa_trt.executor import Executor
-from fiqa_trt.in_process import InProcess
-from fiqa_trt.scoring import score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.executors.base import Executor
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.machine import samples
+from fiqa_trt.models.spec import MEMBERS
+from fiqa_trt.runs.score import score_dataset
 
 # A shell that runs the tests in the background has Ctrl-C ignored, and those that they interrupt would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

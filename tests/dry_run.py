@@ -86,7 +86,7 @@ def dry_run(front_end: ModuleType, program: torch.export.ExportedProgram) -> dic
     """Compile without building: how many operators there are, how many are converted, into how many engines."""
     from torch_tensorrt.dynamo import _compiler
 
-    from fiqa_trt.engines.compile import KEYWORDS, input_shapes
+    from fiqa_trt.building.compile import KEYWORDS, input_shapes
 
     lowered = list[torch.fx.GraphModule]()
     original = _compiler.post_lowering
@@ -121,10 +121,10 @@ def dry_run(front_end: ModuleType, program: torch.export.ExportedProgram) -> dic
 def main(case: str) -> None:
     """Print the result of a case."""
     from fiqa_trt.building.calibration import read_ranges
+    from fiqa_trt.building.compile import export_program, prepare
     from fiqa_trt.engines import CHECKPOINT
-    from fiqa_trt.engines.compile import export_program, prepare
     from fiqa_trt.engines.torch import load_checkpoint
-    from fiqa_trt.networks import Ensemble
+    from fiqa_trt.models.networks import Ensemble
 
     with tempfile.TemporaryDirectory() as folder:
         front_end = load_front_end(Path(folder))

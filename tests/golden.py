@@ -9,12 +9,12 @@ import json
 import tempfile
 from pathlib import Path
 
-from fiqa_trt import samples
-from fiqa_trt.decode import decode_image, fit
+from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Engine
 from fiqa_trt.engines.openvino import OpenVinoEngine
-from fiqa_trt.verification import verification_batch
+from fiqa_trt.machine import samples
+from fiqa_trt.models.verification import verification_batch
 
 GOLDEN = Path(__file__).with_suffix(".json")
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fiqa_trt.decode import CpuDecoder, decode_image
+from fiqa_trt.decoding.cpu import CpuDecoder, decode_image
 from fiqa_trt.outcomes import Outcome
 
 Levels = npt.NDArray[np.int64]

@@ -20,12 +20,12 @@ from PIL import Image
 
 import fiqa_trt
 from fiqa_trt import Scorer, filter_scores, score_dataset
+from fiqa_trt.analysis.explain import Distribution, read_distribution
 from fiqa_trt.cli import group
-from fiqa_trt.decoder import Images
+from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines import Engine, open_sizes
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import InputError, OutputError, UsageError
-from fiqa_trt.explaining import Distribution, read_distribution
 from tests.test_shards import tar
 
 

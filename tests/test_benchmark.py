@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fiqa_trt.benchmark import STAGES, Benchmark, Usage, bound_of, generate
 from fiqa_trt.cli import group
 from fiqa_trt.cli.bench import describe, describe_latency
 from fiqa_trt.errors import InputError, OutputError, RunError, UsageError
-from fiqa_trt.latency import measure_latency
+from fiqa_trt.machine.benchmark import STAGES, Benchmark, Usage, bound_of, generate
+from fiqa_trt.machine.latency import measure_latency
 
 RESULT = Benchmark(
     "1", "2026-01-01", "x", 100, {"backend": "b", "device": "d", "precision": "fp16", "executed": "bf16", "batch": 8},
@@ -85,7 +85,7 @@ def test_wrong_use(crops: Path, tmp_path: Path) -> None:
 
 def test_latency(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (crops / "a" / "bad.jpg").write_bytes(b"x")
-    monkeypatch.setattr("fiqa_trt.latency.measure_latency", functools.partial(measure_latency, seconds=0.2))
+    monkeypatch.setattr("fiqa_trt.machine.latency.measure_latency", functools.partial(measure_latency, seconds=0.2))
     arguments = ["bench", str(crops), "--device", "cpu", "--precision", "fp32", "--latency", "-q"]
     output = tmp_path / "r.json"
     done = CliRunner().invoke(group, [*arguments, "-o", str(output), "--json"], catch_exceptions=False)

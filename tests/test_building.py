@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fiqa_trt import building, doctor, verification
+from fiqa_trt import building
 from fiqa_trt.building import Request, cpu, measuring
 from fiqa_trt.building.calibration import Pixels, Trial, prefers_shipped, read_ranges
 from fiqa_trt.building.measuring import Measured, batch_sizes, choose, infer, quickest
@@ -32,7 +32,9 @@ from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, EngineInfo, Manifest,
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import MANIFEST, this_processor
 from fiqa_trt.errors import EngineError, FiqaError, InputError
-from fiqa_trt.verification import Agreement, Tolerance, compare, verification_batch
+from fiqa_trt.machine import doctor
+from fiqa_trt.models import verification
+from fiqa_trt.models.verification import Agreement, Tolerance, compare, verification_batch
 
 INFO = EngineInfo("x", "y", "fp16", "fp16", 8, "0", ("a", "b"))
 

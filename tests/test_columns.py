@@ -17,20 +17,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiqa_trt.decode import CpuDecoder
-from fiqa_trt.delivery import write_rows
+from fiqa_trt.analysis.report import survey
+from fiqa_trt.curation.delivery import write_rows
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.errors import UsageError
-from fiqa_trt.executor import Units
-from fiqa_trt.in_process import InProcess
-from fiqa_trt.outputs import SUFFIXES, check_columns, read_output, to_json, write_output
-from fiqa_trt.outputs.columns import hold
+from fiqa_trt.executors.base import Units
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.progress import Count
-from fiqa_trt.records import own_columns, own_types
-from fiqa_trt.reporting import survey
-from fiqa_trt.retrying import retry_failed
-from fiqa_trt.scoring import score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.runs.retry import retry_failed
+from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.scores.files import SUFFIXES, check_columns, read_output, to_json, write_output
+from fiqa_trt.scores.files.columns import hold
+from fiqa_trt.scores.schema import own_columns, own_types
 from tests.conftest import MeanEngine, mean_workers
 
 ints = st.integers(-(2**63), 2**63 - 1)

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.cli import group
-from fiqa_trt.delivery import WAYS, deliver
-from fiqa_trt.delivery.companions import Companions, Wish
+from fiqa_trt.curation.delivery import WAYS, deliver
+from fiqa_trt.curation.delivery.companions import Companions, Wish
 from fiqa_trt.errors import FiqaError, UsageError
-from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.shards import ShardReader
-from fiqa_trt.sources import Source
+from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.runs.score import Options, score_dataset
 from tests.conftest import jpeg, mean_workers
 from tests.test_delivery import tree
 from tests.test_shards import tar
@@ -31,7 +31,7 @@ Members = list[tuple[str, bytes]]
 
 @pytest.fixture(scope="module")
 def crop() -> bytes:
-    from fiqa_trt import samples
+    from fiqa_trt.machine import samples
 
     return jpeg(samples.portrait().resize((32, 32)))
 

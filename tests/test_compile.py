@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from fiqa_trt.building.compile import KEYWORDS, VERSIONS, export_program
 from fiqa_trt.engines import CHECKPOINT
-from fiqa_trt.engines.compile import KEYWORDS, VERSIONS, export_program
 from fiqa_trt.engines.tensorrt import check_layer_types, types_of_layers
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError
@@ -163,7 +163,7 @@ def test_a_graph_of_the_wrong_type_is_an_error() -> None:
 
 def test_a_machine_without_torch_tensorrt_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
-    from fiqa_trt.engines.compile import import_torch_tensorrt
+    from fiqa_trt.building.compile import import_torch_tensorrt
 
     with pytest.raises(EngineError, match=r"Torch-TensorRT cannot be loaded.*--backend torch"):
         import_torch_tensorrt()

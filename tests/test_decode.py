@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt.decode import CpuDecoder, decode_image, fit
+from fiqa_trt.decoding.cpu import CpuDecoder, decode_image, fit
 from fiqa_trt.outcomes import ImageError, Status
 from tests.conftest import jpeg
 

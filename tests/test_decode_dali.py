@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.common import damage
-from fiqa_trt.decode import CpuDecoder, decode_image, fit
-from fiqa_trt.decode_dali import PATIENCE, DaliDecoder, share_beyond
-from fiqa_trt.decoder import DEFAULT_MAX_PIXELS
-from fiqa_trt.decoders import open_decoder
+from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
+from fiqa_trt.decoding.cpu import CpuDecoder, decode_image, fit
+from fiqa_trt.decoding.dali import PATIENCE, DaliDecoder, share_beyond
+from fiqa_trt.decoding.registry import open_decoder
+from fiqa_trt.decoding.structure import dimensions
 from fiqa_trt.engines import Engine
 from fiqa_trt.errors import EngineError
-from fiqa_trt.in_process import InProcess
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.structure import dimensions
+from fiqa_trt.runs.score import Options, score_dataset
 from tests.conftest import MeanEngine, jpeg
 
 SIZES = ((224, 224), (600, 600), (250, 250), (500, 333), (301, 477), (112, 112), (90, 140), (1023, 900))
@@ -263,7 +263,7 @@ def test_choice_of_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*args: object) -> None:
         raise EngineError("--decoder dali: No module named 'nvidia.dali'; pip install 'fiqa-trt[gpu]'")
 
-    monkeypatch.setattr("fiqa_trt.decode_dali.DaliDecoder", missing)
+    monkeypatch.setattr("fiqa_trt.decoding.dali.DaliDecoder", missing)
     said = list[str]()
     assert open_decoder("auto", "cuda:0", 2, DEFAULT_MAX_PIXELS, said.append).name == "cpu"
     assert said == [

@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fiqa_trt import delivery
-from fiqa_trt.delivery import WAYS, fill_folder, measure, write_rows, write_shards
-from fiqa_trt.delivery.plan import common_root
+from fiqa_trt.curation import delivery
+from fiqa_trt.curation.delivery import WAYS, fill_folder, measure, write_rows, write_shards
+from fiqa_trt.curation.delivery.plan import common_root
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
-from fiqa_trt.marks import OURS
-from fiqa_trt.outputs import hold, output_metadata, to_json
+from fiqa_trt.inputs.marks import OURS
+from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.progress import Progress
-from fiqa_trt.scoring import score_dataset
-from fiqa_trt.sources import Source, list_inputs
+from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.scores.files import hold, output_metadata, to_json
 from tests.conftest import mean_workers
 from tests.test_shards import tar
 

@@ -10,12 +10,12 @@ import openvino
 import pytest
 from PIL import Image
 
-from fiqa_trt import samples
 from fiqa_trt.building.measuring import infer
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
 from fiqa_trt.engines.openvino import OpenVinoEngine, half_arithmetic
 from fiqa_trt.errors import EngineError, OutOfMemory
-from fiqa_trt.verification import verification_batch
+from fiqa_trt.machine import samples
+from fiqa_trt.models.verification import verification_batch
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -94,7 +94,7 @@ def test_auto_takes_half_precision_where_it_is_quicker(
 
 def test_an_exported_directory_is_an_engine(tmp_path: Path, images: Pixels, released: Engine) -> None:
     pytest.importorskip("torch")
-    from fiqa_trt.export import export
+    from fiqa_trt.building.export import export
 
     manifest = export(CHECKPOINT, tmp_path / "mine")
     assert manifest == Manifest.read(tmp_path / "mine")
@@ -109,8 +109,8 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file, save_file
 
+    from fiqa_trt.building.export import export
     from fiqa_trt.engines.torch import open_torch
-    from fiqa_trt.export import export
 
     weights = load_file(CHECKPOINT)
     for change, message in (

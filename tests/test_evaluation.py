@@ -18,21 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from fiqa_trt.cli import group
-from fiqa_trt.errors import InputError
-from fiqa_trt.evaluation import (
+from fiqa_trt.analysis import measures
+from fiqa_trt.analysis.evaluation import (
     MEASURES,
     PairForm,
     agreement,
     edc,
     fit_logistic,
     logistic,
-    measures,
     read_pairs,
     read_rated,
     threshold_at_fmr,
     threshold_at_fnmr,
 )
+from fiqa_trt.cli import group
+from fiqa_trt.errors import InputError
 
 
 def write(path: Path, header: str, rows: Sequence[Sequence[object]]) -> Path:

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fiqa_trt.curation.select import Amount, Rules, Selection, select
 from fiqa_trt.errors import InputError, UsageError
-from fiqa_trt.filtering import Amount, Rules, Selection, select
-from fiqa_trt.grouping import grouping
+from fiqa_trt.scores.grouping import grouping
 
 Row = dict[str, Any]
 
@@ -223,7 +223,7 @@ def test_rules_that_cannot_be_meant() -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_other_formats(scores: Path, tmp_path: Path, suffix: str) -> None:
-    from fiqa_trt.delivery import write_rows
+    from fiqa_trt.curation.delivery import write_rows
 
     rules = Rules(keep=Amount(50, True))
     write_rows(scores, np.ones(7, bool), tmp_path / f"s.{suffix}")

@@ -16,18 +16,18 @@ import pytest
 from fiqa_trt.cli.score import command as score_command
 from fiqa_trt.cli.synthesize import command as synthesize_command
 from fiqa_trt.cli.train import command as train_command
-from fiqa_trt.decode import CpuDecoder
-from fiqa_trt.delivery import fill_folder
-from fiqa_trt.delivery.folder import check_folder
+from fiqa_trt.curation.delivery import fill_folder
+from fiqa_trt.curation.delivery.folder import check_folder
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines import EngineInfo
 from fiqa_trt.errors import DifferentRun, OutputError
-from fiqa_trt.executor import Setup
+from fiqa_trt.executors.base import Setup
+from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.fingerprint import counted
-from fiqa_trt.in_process import InProcess
-from fiqa_trt.outputs import output_metadata
-from fiqa_trt.retrying import retry_failed
-from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.sources import Source
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.runs.retry import retry_failed
+from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.scores.files import output_metadata
 from fiqa_trt.version import __version__
 from tests.conftest import MeanEngine, jpeg, mean_workers
 from tests.test_scoring import SMALL, Stop, rows, stop_after

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from fiqa_trt.formats import DECODED, SUFFIXES, find_format
+from fiqa_trt.inputs.formats import DECODED, SUFFIXES, find_format
 from fiqa_trt.outcomes import Status
 from tests.conftest import jpeg
 from tests.images import bmp, encode, grey, outcome, over_white, pixels

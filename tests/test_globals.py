@@ -31,7 +31,7 @@ from PIL import (
     features,
 )
 
-from fiqa_trt.decode import CpuDecoder, decode_image
+from fiqa_trt.decoding.cpu import CpuDecoder, decode_image
 from fiqa_trt.outcomes import ImageError, Outcome, Status
 from tests.conftest import jpeg
 from tests.images import chunk, encode, segment
@@ -214,7 +214,7 @@ class Absent:
         if name.rpartition(".")[2] in ("_avif", "_webp"):
             raise ImportError(name)
 sys.meta_path.insert(0, Absent())
-from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.decoding.cpu import CpuDecoder
 for name in ("a.avif", "a.webp", "a.jpg"):
     print(*(outcome.status.value for outcome in CpuDecoder().decode([Path(name).read_bytes()], 1).outcomes))
 """

@@ -14,18 +14,18 @@ from PIL import Image
 from fiqa_trt import Scorer, building
 from fiqa_trt.building import Request, measuring
 from fiqa_trt.building.measuring import infer
-from fiqa_trt.decode import CpuDecoder
-from fiqa_trt.decode_dali import DaliDecoder
+from fiqa_trt.decoding.cpu import CpuDecoder
+from fiqa_trt.decoding.dali import DaliDecoder
 from fiqa_trt.engines import CHECKPOINT, Engine, open_engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.tensorrt import tensorrt_version
 from fiqa_trt.engines.torch import open_torch
-from fiqa_trt.executor import Setup
-from fiqa_trt.in_process import InProcess
+from fiqa_trt.executors.base import Setup
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.models.verification import check, compare, verification_batch
 from fiqa_trt.outcomes import Status
-from fiqa_trt.scoring import score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.verification import check, compare, verification_batch
+from fiqa_trt.runs.score import score_dataset
 from tests.conftest import jpeg
 
 pytestmark = [

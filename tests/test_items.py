@@ -24,9 +24,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from fiqa_trt import Scorer
+from fiqa_trt.decoding.items import Item, check_item, pixels_of
 from fiqa_trt.engines import Engine
 from fiqa_trt.errors import UsageError
-from fiqa_trt.items import Item, check_item, pixels_of
 from fiqa_trt.outcomes import Status
 from tests.conftest import jpeg
 

@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.building.measuring import infer
-from fiqa_trt.decoder import Images
+from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines import RELEASED, Engine, Manifest, check_known, open_engine
 from fiqa_trt.engines.base import Scores, finished
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.known import difference
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.errors import EngineError, RunError
-from fiqa_trt.verification import KNOWN, known_crops, verification_batch
+from fiqa_trt.models.verification import KNOWN, known_crops, verification_batch
 from tests.conftest import MeanEngine
 
 

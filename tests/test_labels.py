@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiqa_trt.samples import portrait
+from fiqa_trt.machine.samples import portrait
 from fiqa_trt.training.degradations import FAMILIES, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
 

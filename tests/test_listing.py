@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt import foreign
 from fiqa_trt.errors import InputError
-from fiqa_trt.foreign import noted_as, suffix_of
-from fiqa_trt.formats import SUFFIXES
-from fiqa_trt.listing import LeftOut, walk
-from fiqa_trt.sources import Source, check_source, list_inputs
+from fiqa_trt.inputs import foreign
+from fiqa_trt.inputs.foreign import noted_as, suffix_of
+from fiqa_trt.inputs.formats import SUFFIXES
+from fiqa_trt.inputs.listing import LeftOut, walk
+from fiqa_trt.inputs.source import Source, check_source, list_inputs
 
 FORK = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(60)
 CONTAINERS = sorted({suffix for each in foreign._CONTAINERS for suffix in each.suffixes.split()})
@@ -125,7 +125,7 @@ def test_names_cannot_disturb_a_terminal(tmp_path: Path) -> None:
 
 
 def test_only_so_many_files_are_opened_for_their_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fiqa_trt.listing._OPENED", 5)
+    monkeypatch.setattr("fiqa_trt.inputs.listing._OPENED", 5)
     put(tmp_path, "a.jpg", *(f"{number:03}" for number in range(9)))
     _, (line,) = listed(tmp_path)
     assert "at least 5 other files that may be images" in line

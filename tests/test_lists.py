@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiqa_trt.address import open_path
-from fiqa_trt.delivery import write_rows
+from fiqa_trt.curation.delivery import write_rows
 from fiqa_trt.errors import InputError
-from fiqa_trt.lists import as_line, read_paths
+from fiqa_trt.inputs.address import open_path
+from fiqa_trt.inputs.lists import as_line, read_paths
+from fiqa_trt.inputs.source import Source, check_source, list_inputs
+from fiqa_trt.inputs.user_tables import read_columns
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.reading import read_file
-from fiqa_trt.sources import Source, check_source, list_inputs
-from fiqa_trt.user_tables import read_columns
+from fiqa_trt.storage.reading import read_file
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 ENDS = ("\n", "\r\n", "\r")
@@ -343,7 +343,7 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_addresses_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    from fiqa_trt.shards import ShardReader, read_recorded
+    from fiqa_trt.inputs.reader import ShardReader, read_recorded
 
     monkeypatch.chdir(tmp_path)
     found = read_recorded(address, ShardReader())

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt.decode import decode_image
-from fiqa_trt.metadata import bare
+from fiqa_trt.decoding.cpu import decode_image
+from fiqa_trt.decoding.metadata import bare
 from fiqa_trt.outcomes import UNFORESEEN, Status
 from tests.conftest import jpeg
 from tests.images import encode, outcome, pixels, segment

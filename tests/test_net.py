@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiqa_trt.cli import group
-from fiqa_trt.decode import CpuDecoder
-from fiqa_trt.decoder import Decoded
+from fiqa_trt.decoding.base import Decoded
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines import Engine
 from fiqa_trt.errors import FiqaError, RunError
-from fiqa_trt.in_process import InProcess
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.pipeline import decode_all
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scorer import Scorer
-from fiqa_trt.scoring import score_dataset
-from fiqa_trt.sources import Source
 from tests.conftest import jpeg
 
 BAD = b"what makes this decoder stumble"
@@ -69,7 +69,9 @@ def test_a_device_that_fails_ends_the_run() -> None:
 @pytest.fixture
 def stumble(monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder of every run is one of these."""
-    monkeypatch.setattr("fiqa_trt.in_process.open_decoder", lambda *_: Stumbling(OverflowError("no such size")))
+    monkeypatch.setattr(
+        "fiqa_trt.executors.in_process.open_decoder", lambda *_: Stumbling(OverflowError("no such size"))
+    )
     monkeypatch.setattr("fiqa_trt.scorer.open_decoder", lambda *_: Stumbling(OverflowError("no such size")))
 
 

@@ -4,8 +4,8 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from fiqa_trt.networks import Ensemble, ShuffleNetV2  # noqa: E402
-from fiqa_trt.spec import MEMBERS  # noqa: E402
+from fiqa_trt.models.networks import Ensemble, ShuffleNetV2  # noqa: E402
+from fiqa_trt.models.spec import MEMBERS  # noqa: E402
 
 
 def test_budget_of_the_competition() -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.outputs import read_output, write_output
+from fiqa_trt.scores.files import read_output, write_output
 
 
 def test_rows_as_json(tmp_path: Path) -> None:

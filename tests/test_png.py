@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt.metadata import bare_png
+from fiqa_trt.decoding.metadata import bare_png
 from fiqa_trt.outcomes import Status
 from tests.images import chunk, encode, grey, outcome, over_white, pixels, png
 

@@ -19,9 +19,7 @@ import pytest
 import torch
 
 from fiqa_trt.building.calibration import are_crops, int8_ranges, ranges_file, read_crops, read_ranges
-from fiqa_trt.engines import CHECKPOINT, RELEASED
-from fiqa_trt.engines.openvino import read_network
-from fiqa_trt.engines.quantize import (
+from fiqa_trt.building.quantize import (
     Ranges,
     calibrate,
     is_sensitive,
@@ -30,10 +28,12 @@ from fiqa_trt.engines.quantize import (
     simulated,
     with_qdq,
 )
+from fiqa_trt.engines import CHECKPOINT, RELEASED
+from fiqa_trt.engines.openvino import read_network
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError, InputError
-from fiqa_trt.networks import Ensemble
-from fiqa_trt.verification import verification_batch
+from fiqa_trt.models.networks import Ensemble
+from fiqa_trt.models.verification import verification_batch
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -18,12 +18,12 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fiqa_trt.analysis.evaluation import read_rated
 from fiqa_trt.cli import group
 from fiqa_trt.errors import InputError
-from fiqa_trt.evaluation import read_rated
-from fiqa_trt.ratings import Form, read_ratings
+from fiqa_trt.inputs.ratings import Form, read_ratings
+from fiqa_trt.inputs.whole_tables import Table
 from fiqa_trt.training.dataset import read_labels
-from fiqa_trt.whole_tables import Table
 
 HEADERS = [("path", "score"), ("image", "mos"), ("Filename", "MOS"), ("File Name", "Mean Opinion Score")]
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiqa_trt.address import open_path, record_path
+from fiqa_trt.inputs.address import open_path, record_path
+from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Origin, Outcome, Status
-from fiqa_trt.records import own_columns, to_table
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.scores.schema import own_columns, to_table
 
 pieces = (
     b"file:",

@@ -20,13 +20,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiqa_trt.analysis.report import BARS, survey, write_report
 from fiqa_trt.cli import group
+from fiqa_trt.curation.select import Amount, Rules, select
 from fiqa_trt.errors import DifferentRun, InputError, OutputError
-from fiqa_trt.filtering import Amount, Rules, select
-from fiqa_trt.groups import STEPS, Ledger
-from fiqa_trt.reporting import BARS, survey, write_report
-from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.sources import Source
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.scores.groups import STEPS, Ledger
 from tests.conftest import mean_workers
 from tests.test_filtering import Row, row, write
 from tests.test_shards import tar
@@ -242,7 +242,7 @@ def test_many_images_are_told_in_coarser_steps(
 ) -> None:
     exact = survey(crowd[0], sheet=0)
     for most in (10_000, 3000):
-        monkeypatch.setattr("fiqa_trt.groups.MOST_RUNS", most)
+        monkeypatch.setattr("fiqa_trt.scores.groups.MOST_RUNS", most)
         found = survey(crowd[0], sheet=0)
         unit = found.runs.unit
         assert unit > 1

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from fiqa_trt.errors import DifferentRun, InputError
-from fiqa_trt.retrying import retry_failed
-from fiqa_trt.runs import RunFolder
-from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.models.spec import MEMBERS
+from fiqa_trt.runs.retry import retry_failed
+from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.state import RunFolder
 from tests.conftest import MeanEngine, in_process, jpeg, mean_workers
 from tests.test_scoring import SMALL, Stop, rows, score, spoil, stop_after
 

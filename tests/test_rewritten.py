@@ -14,19 +14,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiqa_trt.delivery import write_rows, write_shards
+from fiqa_trt.analysis.evaluation import read_rated
+from fiqa_trt.analysis.explain import read_distribution
+from fiqa_trt.analysis.report import survey
+from fiqa_trt.curation.delivery import write_rows, write_shards
+from fiqa_trt.curation.select import Amount, Rules, select
 from fiqa_trt.errors import InputError, UsageError
-from fiqa_trt.evaluation import read_rated
-from fiqa_trt.explaining import read_distribution
-from fiqa_trt.filtering import Amount, Rules, select
-from fiqa_trt.outputs import SUFFIXES, read_output, write_output
-from fiqa_trt.outputs.reading import UNKNOWN
-from fiqa_trt.records import own_columns, own_types
-from fiqa_trt.reporting import survey
-from fiqa_trt.retrying import retry_failed
-from fiqa_trt.scoring import score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.models.spec import MEMBERS
+from fiqa_trt.runs.retry import retry_failed
+from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.scores.files import SUFFIXES, read_output, write_output
+from fiqa_trt.scores.files.reading import UNKNOWN
+from fiqa_trt.scores.schema import own_columns, own_types
 from tests.conftest import mean_workers
 
 OWN = own_columns(MEMBERS)
@@ -308,7 +308,7 @@ def test_blocks_that_are_too_small_lose_nothing(tmp_path: Path, notes: list[str]
     table = pa.table({"path": [str(i) for i in range(len(notes))], "note": notes})
     write_output(tmp_path / "s.csv", table.schema, [table], len(notes))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fiqa_trt.outputs.delimited._BLOCK", block)
+        patch.setattr("fiqa_trt.inputs.delimited._BLOCK", block)
         assert [row["note"] for row in rows(tmp_path / "s.csv")] == notes
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiqa_trt.errors import OutputError
-from fiqa_trt.runs import rechunk
-from fiqa_trt.scoring import score_dataset
-from fiqa_trt.sources import Source
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.runs.state import rechunk
 from tests.conftest import mean_workers
 from tests.test_scoring import SMALL, Stop, rows, score, stop_after
 

@@ -19,23 +19,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt.decode import CpuDecoder
-from fiqa_trt.decoder import Images
-from fiqa_trt.delivery import write_rows
+from fiqa_trt.curation.delivery import write_rows
+from fiqa_trt.decoding.base import Images
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
-from fiqa_trt.executor import Units
-from fiqa_trt.in_process import InProcess
+from fiqa_trt.executors.base import Units
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
-from fiqa_trt.outputs import output_metadata, read_output
 from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Progress
-from fiqa_trt.reading import Read, read_plain
-from fiqa_trt.records import own_columns
-from fiqa_trt.runs import RunFolder
-from fiqa_trt.scoring import Options, Summary, score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.runs.score import Options, Summary, score_dataset
+from fiqa_trt.runs.state import RunFolder
+from fiqa_trt.scores.files import output_metadata, read_output
+from fiqa_trt.scores.schema import own_columns
+from fiqa_trt.storage.reading import Read, read_plain
 from tests.conftest import MeanEngine, in_process, mean_workers
 
 SMALL = Options(unit_rows=4)
@@ -297,7 +297,7 @@ def test_a_slow_disk_and_a_fast_one(crops: Path, tmp_path: Path, delay: float, m
         time.sleep(delay * rng.random())
         return read_plain(path)
 
-    monkeypatch.setattr("fiqa_trt.shards.read_plain", slow)
+    monkeypatch.setattr("fiqa_trt.inputs.reader.read_plain", slow)
     output = tmp_path / "s.parquet"
     score_dataset(Source(list_file=str(tmp_path / "l.txt")), output, lambda: mean_workers(3, 2), Options(unit_rows=64))
     found = rows(output)

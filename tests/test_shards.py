@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fiqa_trt.address import record_path
 from fiqa_trt.errors import InputError
+from fiqa_trt.inputs.address import record_path
+from fiqa_trt.inputs.containers.tables import TableShard
+from fiqa_trt.inputs.containers.tar import TarShard
+from fiqa_trt.inputs.places import locate
+from fiqa_trt.inputs.reader import ShardReader, open_shard, read_recorded
+from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.places import locate
-from fiqa_trt.reading import MAX_BYTES
-from fiqa_trt.retrying import retry_failed
-from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.shards import ShardReader, open_shard, read_recorded
-from fiqa_trt.sources import Source, list_inputs
-from fiqa_trt.tables import TableShard
-from fiqa_trt.tar import TarShard
+from fiqa_trt.runs.retry import retry_failed
+from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.storage.reading import MAX_BYTES
 from tests.conftest import mean_workers
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiqa_trt.doctor import examine
+from fiqa_trt.machine.doctor import examine
 from fiqa_trt.shell import command_line, path_word, printed
 
 ROOT = Path(__file__).parent.parent / "fiqa_trt"

@@ -20,15 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt import shards
+from fiqa_trt.inputs import reader as shards
+from fiqa_trt.inputs.containers.tar import TarShard
+from fiqa_trt.inputs.places import locate
+from fiqa_trt.inputs.reader import ShardReader, open_shard, read_recorded
+from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.pipeline import Reader
-from fiqa_trt.places import locate
-from fiqa_trt.reading import MAX_BYTES
-from fiqa_trt.scoring import Options, score_dataset
-from fiqa_trt.shards import ShardReader, open_shard, read_recorded
-from fiqa_trt.sources import Source
-from fiqa_trt.tar import TarShard
+from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.storage.reading import MAX_BYTES
 from tests.conftest import mean_workers
 from tests.test_shards import tar
 
@@ -262,7 +262,7 @@ def test_places_of_many_paths_ask_for_each_shard_once(tmp_path: Path, monkeypatc
         asked.append(name)
         return real(name)
 
-    monkeypatch.setattr("fiqa_trt.shards.os.path.isfile", isfile)
+    monkeypatch.setattr("fiqa_trt.inputs.reader.os.path.isfile", isfile)
     known = dict[str, bool]()
     for number in range(100):
         assert locate(f"{path}::{number}", known) == (path, str(number))

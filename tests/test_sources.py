@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiqa_trt.address import open_path
 from fiqa_trt.errors import InputError
-from fiqa_trt.listing import walk
+from fiqa_trt.inputs.address import open_path
+from fiqa_trt.inputs.listing import walk
+from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.reading import read_file
-from fiqa_trt.sources import Source, list_inputs
+from fiqa_trt.storage.reading import read_file
 
 
 def paths(*inputs: str | Path, **options: object) -> list[str]:

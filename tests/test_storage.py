@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from fiqa_trt.errors import OutputError, RunError
-from fiqa_trt.outputs import SUFFIXES
-from fiqa_trt.retrying import retry_failed
-from fiqa_trt.runs import RunFolder
-from fiqa_trt.scoring import score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.storage import atomic, beside, check_output
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.runs.retry import retry_failed
+from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.runs.state import RunFolder
+from fiqa_trt.scores.files import SUFFIXES
+from fiqa_trt.storage.local import atomic, beside, check_output
 from tests.conftest import mean_workers
 from tests.test_scoring import SMALL, Stop, rows, score, spoil, stop_after
 

@@ -14,7 +14,7 @@ from fiqa_trt.engines import RELEASED, EngineInfo
 from fiqa_trt.engines.manifest import MANIFEST, Manifest, Target, new_engine, this_processor
 from fiqa_trt.engines.store import best_engine, how_to_speed_up, list_engines
 from fiqa_trt.errors import EngineError, RunError
-from fiqa_trt.spec import ModelSpec
+from fiqa_trt.models.spec import ModelSpec
 
 PAYLOAD = b"an engine"
 MODEL = "a" * 64
@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fiqa_trt.storage.os.fsync", full)
+    monkeypatch.setattr("fiqa_trt.storage.local.os.fsync", full)
     with pytest.raises(RunError, match="no space left"):
         put(tmp_path / "e", manifest())
     assert not list(tmp_path.iterdir())

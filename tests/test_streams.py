@@ -25,7 +25,7 @@ from fiqa_trt.cli import COMMANDS
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import Stream, give, is_terminal, messages, tell
-from fiqa_trt.marks import OURS
+from fiqa_trt.inputs.marks import OURS
 from fiqa_trt.progress import Progress
 from tests.conftest import jpeg
 
@@ -140,7 +140,7 @@ def noise():
     libc.puts(b"by C")
     os.system("echo by process")
 atexit.register(lambda: libc.puts(b"by C, later"))
-import fiqa_trt.explaining
+import fiqa_trt.analysis.explain
 from fiqa_trt import scorer
 class Noisy(scorer.Scorer):
     def score(self, items):
@@ -227,7 +227,7 @@ def test_what_libraries_warn_of_is_for_their_users(place: Path) -> None:
     program = """
 import logging, sys, warnings
 from fiqa_trt import api, cli
-import fiqa_trt.explaining
+import fiqa_trt.analysis.explain
 class Noisy(scorer.Scorer):
     def score(self, items):
         warnings.warn("by warnings")

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.common import damage
-from fiqa_trt.decode import decode_image
+from fiqa_trt.decoding.cpu import decode_image
+from fiqa_trt.decoding.structure import dimensions
 from fiqa_trt.outcomes import ImageError
-from fiqa_trt.structure import dimensions
 from tests.conftest import jpeg
 
 

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from fiqa_trt.errors import DifferentRun, InputError, RunError
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.machine.samples import portrait
 from fiqa_trt.progress import Progress
-from fiqa_trt.samples import portrait
-from fiqa_trt.sources import Source
 from fiqa_trt.training.degradations import FAMILIES
 from fiqa_trt.training.synthesis import PARTS, Face, cut, read_faces, synthesize
 from tests.test_shards import tar

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fiqa_trt.samples import portrait
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.machine.samples import portrait
+from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.training.dataset import read_labels
 from tests.test_shards import tar
 

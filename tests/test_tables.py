@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiqa_trt.columns import find_column
 from fiqa_trt.errors import InputError, NoColumn
+from fiqa_trt.inputs.containers.columns import find_column
+from fiqa_trt.inputs.containers.tables import TableShard
+from fiqa_trt.inputs.reader import ShardReader, open_shard
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.reading import MAX_BYTES
-from fiqa_trt.shards import ShardReader, open_shard
-from fiqa_trt.tables import TableShard
+from fiqa_trt.storage.reading import MAX_BYTES
 
 BLOBS = [b"first", None, b"third", b"", b"fifth" * 100, b"first"]
 SUFFIXES = ("parquet", "arrow", "stream.arrow")
@@ -285,7 +285,7 @@ def test_a_damaged_row_group_costs_only_itself_in_any_order(tmp_path: Path) -> N
 
 
 def test_rows_kept_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fiqa_trt.tables.HELD_BYTES", 10_000)
+    monkeypatch.setattr("fiqa_trt.inputs.containers.tables.HELD_BYTES", 10_000)
     blobs = [bytes([number % 256]) * 100 for number in range(2000)]
     for suffix in SUFFIXES:
         shard = TableShard(write(tmp_path / f"t.{suffix}", pa.table({"image": blobs}), rows=300))

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fiqa_trt.inputs.containers.tar import TarShard
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.reading import MAX_BYTES
-from fiqa_trt.tar import TarShard
+from fiqa_trt.storage.reading import MAX_BYTES
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "caf\udce9", "..", ".", "", "x" * 90, "y" * 160])
 _NAMES = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)
@@ -308,7 +308,7 @@ def test_an_index_takes_little_memory(tmp_path: Path) -> None:
 
 
 def test_a_key_with_the_hash_of_another_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fiqa_trt.members.hash", len, raising=False)
+    monkeypatch.setattr("fiqa_trt.inputs.containers.members.hash", len, raising=False)
     path = tmp_path / "t.tar"
     path.write_bytes(build([("file", name, "", 9) for name in ("a.jpg", "b.jpg", "a.jpg", "long.jpg")], 1))
     shard = TarShard(str(path))

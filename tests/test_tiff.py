@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fiqa_trt.decoding.tiff import ends_early, overfull, read_directory, without_metadata
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.tiff import ends_early, overfull, read_directory, without_metadata
 from tests.images import Levels, encode, grey, outcome, over_white, pixels, tiff
 
 W, H = 13, 9

@@ -22,9 +22,9 @@ from fiqa_trt.cli import group
 from fiqa_trt.engines import CHECKPOINT
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import DifferentRun, EngineError, FiqaError, InputError, RunError
-from fiqa_trt.networks import Ensemble
-from fiqa_trt.samples import portrait
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.machine.samples import portrait
+from fiqa_trt.models.networks import Ensemble
+from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.training.dataset import Dataset, decode_images, read_labels
 from fiqa_trt.training.loop import Epoch, Trainer, agreement, augment
 from fiqa_trt.training.recipe import Recipe, read_recipe

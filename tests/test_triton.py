@@ -14,12 +14,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiqa_trt.building.triton import Model, Network, Tensor, describe, read_onnx, read_plan
 from fiqa_trt.cli import group
 from fiqa_trt.engines import RELEASED, Manifest
 from fiqa_trt.engines.manifest import MANIFEST
 from fiqa_trt.errors import EngineError, UsageError
-from fiqa_trt.triton import Model, Network, Tensor, describe, read_onnx, read_plan
-from fiqa_trt.verification import verification_batch
+from fiqa_trt.models.verification import verification_batch
 
 
 def schema() -> Any:

@@ -14,18 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from fiqa_trt import delivery
 from fiqa_trt.cli import group
-from fiqa_trt.delivery import WAYS, fill_folder, undo_move, write_rows
-from fiqa_trt.delivery.companions import Wish
-from fiqa_trt.delivery.plan import common_root
+from fiqa_trt.curation import delivery
+from fiqa_trt.curation.delivery import WAYS, fill_folder, undo_move, write_rows
+from fiqa_trt.curation.delivery.companions import Wish
+from fiqa_trt.curation.delivery.plan import common_root
 from fiqa_trt.errors import FiqaError, InputError
-from fiqa_trt.listing import LeftOut, walk
-from fiqa_trt.marks import JOURNAL, NOTE, TABLE
-from fiqa_trt.outputs import output_metadata, read_output
+from fiqa_trt.inputs.listing import LeftOut, walk
+from fiqa_trt.inputs.marks import JOURNAL, NOTE, TABLE
+from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Progress
-from fiqa_trt.scoring import score_dataset
-from fiqa_trt.sources import Source
+from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.scores.files import output_metadata, read_output
 from tests.conftest import mean_workers
 from tests.test_delivery import Stop, tree, wanted
 from tests.test_shards import tar

@@ -20,17 +20,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fiqa_trt.cli import group
-from fiqa_trt.decode import CpuDecoder
-from fiqa_trt.decoder import Decoded
+from fiqa_trt.decoding.base import Decoded
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.errors import DifferentRun, InputError
-from fiqa_trt.executor import Executor
-from fiqa_trt.in_process import InProcess
-from fiqa_trt.outputs import read_output
-from fiqa_trt.reading import microseconds
-from fiqa_trt.retrying import retry_failed
-from fiqa_trt.scoring import Options, Summary, score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.updating import compare, update_dataset
+from fiqa_trt.executors.base import Executor
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.runs.retry import retry_failed
+from fiqa_trt.runs.score import Options, Summary, score_dataset
+from fiqa_trt.runs.update import compare, update_dataset
+from fiqa_trt.scores.files import read_output
+from fiqa_trt.storage.reading import microseconds
 from tests.conftest import MeanEngine, jpeg, mean_workers
 from tests.test_shards import tar
 

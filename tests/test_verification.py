@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from fiqa_trt.errors import EngineError
-from fiqa_trt.verification import TOLERANCES, Agreement, check, compare, portrait, verification_batch
+from fiqa_trt.models.verification import TOLERANCES, Agreement, check, compare, portrait, verification_batch
 
 
 def test_the_batch_is_the_same_on_every_machine() -> None:

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.errors import EngineError, RunError
-from fiqa_trt.executor import Executor, Setup
-from fiqa_trt.in_process import InProcess
+from fiqa_trt.executors.base import Executor, Setup
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.executors.processes import Processes, _Worker, parse_devices
+from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Count
-from fiqa_trt.scoring import Options, Summary, score_dataset
-from fiqa_trt.sources import Source
-from fiqa_trt.workers import Processes, _Worker, parse_devices
+from fiqa_trt.runs.score import Options, Summary, score_dataset
 from tests.test_cli import call
 
 SETUP = Setup(device="cpu", precision="fp32", batch=4)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from benchmarks.common import RESULTS, machine
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.training.dataset import Dataset, decode_images, read_labels
 from fiqa_trt.training.degradations import FAMILIES
 from fiqa_trt.training.loop import agreement

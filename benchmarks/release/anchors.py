@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.release.model_card import Pixels, Scorer
 from fiqa_trt.engines import open_engine
-from fiqa_trt.samples import portrait
+from fiqa_trt.machine.samples import portrait
+from fiqa_trt.models.verification import SIZE
 from fiqa_trt.training.degradations import FAMILIES
-from fiqa_trt.verification import SIZE
 
 SHOWN = ("defocus_blur", "motion_blur", "sensor_noise", "low_resolution", "jpeg", "low_light", "haze", "occlusion")
 TARGETS = (0.8, 0.6, 0.4, 0.2)

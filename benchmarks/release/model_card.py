@@ -23,10 +23,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.common import machine, record
-from fiqa_trt.decode import decode_image, fit
+from fiqa_trt.analysis.evaluation import agreement
+from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.engines import Engine, open_engine
-from fiqa_trt.evaluation import agreement
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.training.degradations import FAMILIES
 
 Pixels = npt.NDArray[np.uint8]

@@ -11,8 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from fiqa_trt.building.export import export
 from fiqa_trt.engines import CHECKPOINT, RELEASED
-from fiqa_trt.export import export
 from tests import golden
 
 

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.container_kinds import TAR
-from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.building.quantize import Ranges, calibrate, simulated
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import digest_of
-from fiqa_trt.engines.quantize import Ranges, calibrate, simulated
 from fiqa_trt.errors import EngineError, InputError
+from fiqa_trt.inputs.containers.registry import TAR
+from fiqa_trt.inputs.containers.tables import TABLES
+from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.source import list_inputs, source_of
+from fiqa_trt.inputs.user_tables import KINDS
+from fiqa_trt.models.spec import PreprocessSpec
+from fiqa_trt.models.verification import TOLERANCES, Agreement, compare, verification_batch
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.shards import ShardReader, read_recorded
-from fiqa_trt.sources import list_inputs, source_of
-from fiqa_trt.spec import PreprocessSpec
-from fiqa_trt.tables import TABLES
-from fiqa_trt.user_tables import KINDS
-from fiqa_trt.verification import TOLERANCES, Agreement, compare, verification_batch
 
 MIN_CROPS = 32
 MAX_CROPS = 512

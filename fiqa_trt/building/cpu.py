@@ -24,11 +24,11 @@ from fiqa_trt.building.calibration import (
     shipped_for,
 )
 from fiqa_trt.building.measuring import Measured, batch_sizes, measure_engine, quickest, with_figures
+from fiqa_trt.building.quantize import Ranges, is_sensitive, with_qdq
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, this_processor
-from fiqa_trt.engines.quantize import Ranges, is_sensitive, with_qdq
 from fiqa_trt.errors import EngineError
 from fiqa_trt.progress import Say
 
@@ -118,7 +118,7 @@ def _exported(checkpoint: Path, scratch: Path) -> Path:
     """An engine directory with the checkpoint's network as ONNX: the shipped one if it is of this checkpoint."""
     if Manifest.read(RELEASED).model == digest_of(checkpoint):
         return RELEASED
-    from fiqa_trt.export import export
+    from fiqa_trt.building.export import export
 
     export(checkpoint, scratch / "onnx")
     return scratch / "onnx"

@@ -15,9 +15,9 @@ from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
 from fiqa_trt.errors import EngineError, one_line
+from fiqa_trt.models.verification import verification_batch
 from fiqa_trt.progress import Say
-from fiqa_trt.storage import atomic
-from fiqa_trt.verification import verification_batch
+from fiqa_trt.storage.local import atomic
 
 BATCHES = (8, 32, 64, 128, 256, 512)
 
@@ -26,7 +26,7 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
     """One plan for batches up to the largest; TensorRT's measurements stay beside the engines for the next build."""
     import torch
 
-    from fiqa_trt.engines import compile as compiler
+    from fiqa_trt.building import compile as compiler
     from fiqa_trt.engines import tensorrt
     from fiqa_trt.engines.torch import load_checkpoint
 

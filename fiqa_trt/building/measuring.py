@@ -19,8 +19,8 @@ from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.store import NOISE
 from fiqa_trt.errors import EngineError
+from fiqa_trt.models.verification import Agreement, check, compare, verification_batch
 from fiqa_trt.progress import Say
-from fiqa_trt.verification import Agreement, check, compare, verification_batch
 
 _TIMED_SECONDS, _ROUNDS = 0.3, 7
 

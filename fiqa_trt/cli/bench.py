@@ -18,9 +18,9 @@ from fiqa_trt.errors import InputError, UsageError, number_of
 from fiqa_trt.progress import Say
 
 if TYPE_CHECKING:
-    from fiqa_trt.benchmark import Benchmark
-    from fiqa_trt.executor import Setup
-    from fiqa_trt.sources import Source
+    from fiqa_trt.executors.base import Setup
+    from fiqa_trt.inputs.source import Source
+    from fiqa_trt.machine.benchmark import Benchmark
 
 
 @click.command(short_help="Measure each stage of scoring, and all of it, on this machine.")
@@ -79,10 +79,10 @@ def command(
       fiqa-trt bench --size 112 --precision int8 --compare before.json
       fiqa-trt bench --latency
     """
-    from fiqa_trt.benchmark import generate, run_benchmark
-    from fiqa_trt.executor import Setup
-    from fiqa_trt.sources import Source
-    from fiqa_trt.storage import atomic, check_output
+    from fiqa_trt.executors.base import Setup
+    from fiqa_trt.inputs.source import Source
+    from fiqa_trt.machine.benchmark import generate, run_benchmark
+    from fiqa_trt.storage.local import atomic, check_output
 
     if latency and compare is not None:
         raise UsageError("--compare is of rates, and --latency measures none: leave one out")
@@ -116,10 +116,10 @@ def command(
 
 def _latency(source: Source, setup: Setup, what: str, say: Say) -> dict[str, Any]:
     """What `--latency` finds."""
-    from fiqa_trt.benchmark import sample_blobs
-    from fiqa_trt.latency import THREADS, measure_latency
+    from fiqa_trt.inputs.source import list_inputs
+    from fiqa_trt.machine.benchmark import sample_blobs
+    from fiqa_trt.machine.latency import THREADS, measure_latency
     from fiqa_trt.scorer import Scorer
-    from fiqa_trt.sources import list_inputs
 
     paths = [path for table in list_inputs(source) for path in table.column(0).to_pylist()]
     with Scorer(

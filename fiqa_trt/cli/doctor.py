@@ -22,7 +22,7 @@ def command(quiet: bool, as_json: bool) -> None:
     Example:
       fiqa-trt doctor
     """
-    from fiqa_trt.doctor import examine
+    from fiqa_trt.machine.doctor import examine
 
     logging.disable(logging.ERROR)  # libraries complain of each other's absence in many words
     with warnings.catch_warnings():

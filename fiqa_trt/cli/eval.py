@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from fiqa_trt.evaluation import Agreement, PairForm, Table
-    from fiqa_trt.ratings import Form
+    from fiqa_trt.analysis.evaluation import Agreement, PairForm, Table
+    from fiqa_trt.inputs.ratings import Form
 
 _PATH = click.Path(path_type=Path)
 _FEW = 10  # errors at a threshold; fewer are mostly chance
@@ -114,17 +114,17 @@ def command(
     except ImportError as exc:
         raise EngineError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
     if plot is not None:
-        from fiqa_trt.storage import check_output
+        from fiqa_trt.storage.local import check_output
 
         check_output(plot, (".png",))
     if labels is not None:
-        from fiqa_trt.ratings import Form
+        from fiqa_trt.inputs.ratings import Form
 
         wanted = Form(path_columns[0] if path_columns else None, score_column, skip_blank)
         bar = ProgressLine("draws", quiet=quiet)
         result = _labels(scores, labels, images, wanted, by, column, resamples, plot, bar)
     else:
-        from fiqa_trt.evaluation import PairForm
+        from fiqa_trt.analysis.evaluation import PairForm
 
         assert pairs is not None
         sides = (path_columns[0], path_columns[1]) if path_columns else ()
@@ -145,7 +145,7 @@ class _Result:
     cells: Table
 
     def table(self, form: str) -> str:
-        from fiqa_trt.evaluation import FORMATS
+        from fiqa_trt.analysis.evaluation import FORMATS
 
         return FORMATS[form](self.cells)
 
@@ -166,7 +166,7 @@ def _labels(
 ) -> _Result:
     import numpy as np
 
-    from fiqa_trt import evaluation
+    from fiqa_trt.analysis import evaluation
 
     rated = evaluation.read_rated(scores, labels, images, column, by, form)
     names, left_out = np.array(rated.groups, object), Counter[str]()
@@ -218,7 +218,7 @@ def _pairs(
     fmr: float | None,
     plot: Path | None,
 ) -> _Result:
-    from fiqa_trt import evaluation
+    from fiqa_trt.analysis import evaluation
 
     found = evaluation.read_pairs(scores, pairs, images, column, form)
     mated, others = found.similarity[found.same], found.similarity[~found.same]

@@ -61,10 +61,10 @@ def command(
       fiqa-trt export --triton /models --name face_quality
     """
     from fiqa_trt.building.calibration import int8_ranges
+    from fiqa_trt.building.export import export
+    from fiqa_trt.building.triton import DEFAULT_NAME, Model, check_engine
     from fiqa_trt.engines import CHECKPOINT, Manifest
     from fiqa_trt.errors import EngineError, UsageError
-    from fiqa_trt.export import export
-    from fiqa_trt.triton import DEFAULT_NAME, Model, check_engine
 
     if output is None and triton is None:
         raise UsageError("export needs -o DIR for an engine directory, or --triton DIR for a model repository")

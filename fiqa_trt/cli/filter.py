@@ -19,8 +19,8 @@ from fiqa_trt.cli.streams import complain, give
 from fiqa_trt.errors import number_of, printable
 
 if TYPE_CHECKING:
-    from fiqa_trt.delivery import Delivered
-    from fiqa_trt.filtering import Rules, Selection
+    from fiqa_trt.curation.delivery import Delivered
+    from fiqa_trt.curation.select import Rules, Selection
     from fiqa_trt.progress import Progress
 
 _NAMED = 10
@@ -126,8 +126,8 @@ def command(
       fiqa-trt filter scores.parquet -o clean.tar --top 1000000
       fiqa-trt filter --undo /clean
     """
-    from fiqa_trt import delivery
-    from fiqa_trt.filtering import Amount, Rules, select
+    from fiqa_trt.curation import delivery
+    from fiqa_trt.curation.select import Amount, Rules, select
 
     if undo is not None:
         context = click.get_current_context()
@@ -244,7 +244,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _undo(folder: Path, *, quiet: bool, as_json: bool) -> None:
-    from fiqa_trt.delivery import undo_move
+    from fiqa_trt.curation.delivery import undo_move
     from fiqa_trt.shell import path_word
 
     bar = ProgressLine("files", quiet=quiet)
@@ -271,8 +271,8 @@ def _undo(folder: Path, *, quiet: bool, as_json: bool) -> None:
 
 def tell(delivered: Delivered, way: str | None = None, would: str = "", *, sized: bool = False) -> str:
     """What was written, or, beginning with `would`, what would be, for a person."""
-    from fiqa_trt.delivery import shard_of
-    from fiqa_trt.marks import TABLE
+    from fiqa_trt.curation.delivery import shard_of
+    from fiqa_trt.inputs.marks import TABLE
     from fiqa_trt.shell import path_word
 
     lines = list[str]()

@@ -45,9 +45,9 @@ def command(
     Example:
       fiqa-trt report scores.parquet -o report.html
     """
-    from fiqa_trt.groups import STEPS
-    from fiqa_trt.reporting import survey, write_report
-    from fiqa_trt.storage import check_output
+    from fiqa_trt.analysis.report import survey, write_report
+    from fiqa_trt.scores.groups import STEPS
+    from fiqa_trt.storage.local import check_output
 
     check_output(output, (".html", ".htm"))
     if output.exists() and not restart:

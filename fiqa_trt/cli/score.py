@@ -21,8 +21,8 @@ from fiqa_trt.cli.streams import complain, give
 from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
-    from fiqa_trt.executor import Executor
-    from fiqa_trt.scoring import Summary
+    from fiqa_trt.executors.base import Executor
+    from fiqa_trt.runs.score import Summary
 
 BEYOND_MAX_FAILED = 3
 
@@ -157,14 +157,14 @@ def command(
     if devices is not None and device != "auto":
         raise click.UsageError("give either --device or --devices")
 
-    from fiqa_trt import scoring
-    from fiqa_trt.executor import Setup
-    from fiqa_trt.in_process import InProcess
-    from fiqa_trt.retrying import retry_failed as retry
+    from fiqa_trt.executors.base import Setup
+    from fiqa_trt.executors.in_process import InProcess
+    from fiqa_trt.executors.processes import Processes, parse_devices
+    from fiqa_trt.inputs.source import Source
+    from fiqa_trt.runs import score as scoring
+    from fiqa_trt.runs.retry import retry_failed as retry
+    from fiqa_trt.runs.update import update_dataset
     from fiqa_trt.shell import command_line
-    from fiqa_trt.sources import Source
-    from fiqa_trt.updating import update_dataset
-    from fiqa_trt.workers import Processes, parse_devices
 
     say = speaker(quiet)
     threads = workers or len(os.sched_getaffinity(0))

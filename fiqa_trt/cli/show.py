@@ -15,7 +15,7 @@ from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import OutputError, printable
 
 if TYPE_CHECKING:
-    from fiqa_trt.score import Score
+    from fiqa_trt.scores.score import Score
 
 NOTHING_SCORED = 3
 
@@ -56,10 +56,10 @@ def command(
     if output is not None and not output.is_dir():
         raise OutputError(f"cannot write into {output}: no such folder")
 
-    from fiqa_trt.explaining import explain as picture
-    from fiqa_trt.explaining import read_distribution
+    from fiqa_trt.analysis.explain import explain as picture
+    from fiqa_trt.analysis.explain import read_distribution
     from fiqa_trt.scorer import Scorer
-    from fiqa_trt.storage import atomic
+    from fiqa_trt.storage.local import atomic
 
     among, say = None if scores is None else read_distribution(scores), speaker(quiet)
     if explain:

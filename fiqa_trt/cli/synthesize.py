@@ -12,9 +12,9 @@ import click
 from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
-from fiqa_trt.columns import DEFAULT_COLUMN
 from fiqa_trt.errors import InputError, number_of
-from fiqa_trt.sources import Source
+from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
+from fiqa_trt.inputs.source import Source
 
 _NONE = "none"
 

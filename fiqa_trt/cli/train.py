@@ -14,7 +14,7 @@ from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import EngineError, number_of
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.models.spec import MEMBERS
 
 _PATH = click.Path(path_type=Path)
 _NONE = "none"
@@ -89,7 +89,7 @@ def command(
     except ImportError as exc:
         raise EngineError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
     from fiqa_trt.engines import CHECKPOINT, choose_device
-    from fiqa_trt.ratings import Form
+    from fiqa_trt.inputs.ratings import Form
 
     say = speaker(quiet)
     changes["members"] = changes["members"] or None

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.decoder import Images
+from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.fingerprint import FREE
 

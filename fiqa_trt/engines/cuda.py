@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fiqa_trt.decoder import Images
+from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.errors import EngineError, OutOfMemory, RunError, one_line

@@ -7,7 +7,7 @@ import numpy as np
 from fiqa_trt.engines.base import Engine
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import FiqaError
-from fiqa_trt.verification import KNOWN, TOLERANCES, known_crops
+from fiqa_trt.models.verification import KNOWN, TOLERANCES, known_crops
 
 _INT8 = 0.03
 """INT8 engines have no tolerance for a single image. Of their own scores they keep well within this, whatever the batch

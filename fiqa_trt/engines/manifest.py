@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fiqa_trt.errors import EngineError, one_line, storage_error
-from fiqa_trt.spec import ModelSpec, PreprocessSpec
-from fiqa_trt.storage import sync_file
+from fiqa_trt.models.spec import ModelSpec, PreprocessSpec
+from fiqa_trt.storage.local import sync_file
 
 MANIFEST = "engine.json"
 _AGAIN = "build it again (fiqa-trt build)"
@@ -51,7 +51,7 @@ class Manifest:
         batch: smallest, quickest and largest number of images of a call.
         payload: file name beside the manifest.
         payload_sha256: of that file.
-        agreement: measured against the FP32 reference; see `fiqa_trt.verification.Agreement`.
+        agreement: measured against the FP32 reference; see `fiqa_trt.models.verification.Agreement`.
         throughput: images per second with the quickest batch, measured when it was built; 0 if it was not.
         seconds: that the build took.
         versions: of the libraries that made it.

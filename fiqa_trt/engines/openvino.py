@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.decoder import Images
+from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.manifest import Manifest, processor_description
@@ -215,7 +215,7 @@ def _arithmetic(core: Any, manifest: Manifest, precision: str, folder: Path) -> 
     """What OpenVINO is to compute in: fp32, bf16 or fp16. It would choose by itself, so it is always told."""
     halves = half_arithmetic(core)
     if manifest.backend == "onnx" and manifest.precision == "int8":
-        # Its activations are signed; see `fiqa_trt.engines.quantize.with_qdq`.
+        # Its activations are signed; see `fiqa_trt.building.quantize.with_qdq`.
         raise EngineError(f"{folder} is for TensorRT and ONNX Runtime; here use fiqa-trt build --precision int8")
     if manifest.backend == "openvino":
         if precision not in ("auto", manifest.precision):

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.decoder import Images
+from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines.base import Engine, EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.engines.tensorrt import difference_from_here
 from fiqa_trt.errors import EngineError, RunError, one_line
-from fiqa_trt.spec import ModelSpec
+from fiqa_trt.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fiqa_trt.networks import Ensemble
+    from fiqa_trt.models.networks import Ensemble
 
 _process: int | None = None
 """The one that first computed: threads of OpenMP do not survive a fork, and a child would wait for them for ever."""
@@ -40,7 +40,7 @@ def load_checkpoint(path: Path) -> Ensemble:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from fiqa_trt.networks import Ensemble
+        from fiqa_trt.models.networks import Ensemble
     except ImportError as exc:
         raise EngineError(f"a checkpoint needs {exc.name}: pip install 'fiqa-trt[gpu]'") from exc
     network = Ensemble()

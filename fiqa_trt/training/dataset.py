@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.address import open_path
-from fiqa_trt.decode import CpuDecoder
+from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.errors import InputError, number_of, storage_error
+from fiqa_trt.inputs.address import open_path
+from fiqa_trt.inputs.places import locate
+from fiqa_trt.inputs.ratings import Form, read_ratings
+from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.whole_tables import Table, is_empty
+from fiqa_trt.models.spec import PreprocessSpec, digest
 from fiqa_trt.outcomes import Outcome, Status
-from fiqa_trt.places import locate
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.ratings import Form, read_ratings
-from fiqa_trt.reading import is_remote
-from fiqa_trt.shards import ShardReader, read_recorded
-from fiqa_trt.spec import PreprocessSpec, digest
-from fiqa_trt.storage import atomic
-from fiqa_trt.whole_tables import Table, is_empty
+from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.reading import is_remote
 
 TRAIN, VAL, TEST = "train", "val", "test"
 MIN_ROWS = 32

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fiqa_trt.errors import RunError
-from fiqa_trt.networks import Ensemble
+from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.training.dataset import TEST, TRAIN, VAL, Dataset
 from fiqa_trt.training.losses import MSECorrLoss
 from fiqa_trt.training.recipe import Recipe

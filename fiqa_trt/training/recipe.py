@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.spec import MEMBERS
+from fiqa_trt.models.spec import MEMBERS
 
 SCHEDULES = ("cosine", "step")
 PRECISIONS = ("auto", "fp32", "bf16")

@@ -27,17 +27,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.columns import DEFAULT_COLUMN
-from fiqa_trt.decode import decode_image, fit
+from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
-from fiqa_trt.networks import Ensemble
+from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
+from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.source import Source, list_inputs
+from fiqa_trt.models.networks import Ensemble
+from fiqa_trt.models.spec import ModelSpec, digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, Say, silent
-from fiqa_trt.shards import ShardReader, read_recorded
-from fiqa_trt.sources import Source, list_inputs
-from fiqa_trt.spec import ModelSpec, digest
-from fiqa_trt.storage import atomic
+from fiqa_trt.storage.local import atomic
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
 from fiqa_trt.version import __version__

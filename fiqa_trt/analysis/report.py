@@ -1,0 +1,381 @@
+"""A scores file as one self-contained page: counts, distribution, groups, resolution, failures, contact sheets.
+
+The file is streamed once, whatever its size; what is kept are counts, one line for each group, and the images of the
+contact sheets, which are read afterwards.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fiqa_trt.decoding.cpu import decode_image, fit
+from fiqa_trt.errors import InputError, printable
+from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
+from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.models.spec import MEMBERS
+from fiqa_trt.outcomes import ImageError, Status
+from fiqa_trt.progress import Progress, Report, silent
+from fiqa_trt.scores.files import output_metadata, read_output
+from fiqa_trt.scores.grouping import PARENT, grouping
+from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, steps_of
+from fiqa_trt.scores.tally import Tally
+from fiqa_trt.shell import path_word, printed
+from fiqa_trt.storage.local import atomic
+from fiqa_trt.version import __version__
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BARS = 50
+SIDES = (0, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1 << 31)  # short edges in pixels, for the table
+THUMBNAIL = 112
+MOST_FAILURES = 100
+MOST_PLAIN = 500  # groups of the table that is there without JavaScript
+DEFAULT_SHARE = 0.2  # the threshold at first: what `filter --keep 80%` would drop
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolution:
+    """Images whose short edge lies in a range of pixels: how many, and quantiles of their scores (5, 50 and 95 %)."""
+
+    label: str
+    images: int
+    low: float
+    median: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Thumbnail:
+    """An image of a contact sheet; `data` is a data URI, empty if there is none."""
+
+    path: str
+    score: float
+    data: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A row without a score."""
+
+    path: str
+    status: str
+    error: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What the page shows.
+
+    Attributes:
+        images: rows.
+        statuses: rows by status, most frequent first.
+        below: STEPS + 1 integers: images with a score below k / STEPS.
+        bars: BARS integers, images by score.
+        quantiles: scores by share.
+        threshold: score that the slider begins with.
+        agreement: of the members: mean and 95 % quantile of the absolute difference, and their correlation; empty for a
+            file without their columns.
+        groups: all of them, the worst first.
+        runs: what each threshold leaves of them.
+        group_by: what they are.
+        resolutions: from small to large.
+        failures: the first of them.
+        sheets: thumbnails by title.
+        provenance: names and values.
+    """
+
+    images: int
+    statuses: dict[str, int]
+    below: list[int]
+    bars: list[int]
+    quantiles: dict[str, float]
+    threshold: float
+    agreement: dict[str, float]
+    groups: list[Group]
+    runs: Runs
+    group_by: str
+    resolutions: list[Resolution]
+    failures: list[Failure]
+    sheets: dict[str, list[Thumbnail]]
+    provenance: dict[str, str]
+
+    @property
+    def scored(self) -> int:
+        """Rows with a score."""
+        return self.statuses.get(Status.OK.value, 0)
+
+    @property
+    def group_count(self) -> int:
+        """How many there are."""
+        return len(self.groups)
+
+    def lost(self, step: int) -> list[str]:
+        """Groups that have scores and keep none of them at a step of the threshold."""
+        pairs = zip(self.groups, self.runs.left(step), strict=True)
+        return [group.name for group, kept in pairs if group.mean is not None and not kept]
+
+    @property
+    def unscored(self) -> list[str]:
+        """Groups without an image that has a score, of which no threshold leaves anything."""
+        return [group.name for group in self.groups if group.mean is None]
+
+
+class _Extremes:
+    """The lowest (by `key`) rows seen so far."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._keys = np.zeros(0, np.float64)
+        self._rows = list[tuple[str, float]]()
+
+    def add(self, keys: npt.NDArray[np.float64], paths: pa.Array, scores: npt.NDArray[np.float32]) -> None:
+        if not self._count or not len(keys):
+            return
+        limit = self._keys[-1] if len(self._keys) == self._count else np.inf
+        candidates = np.flatnonzero(keys < limit)
+        candidates = candidates[np.argsort(keys[candidates], kind="stable")[: self._count]]
+        rows = [(paths[int(index)].as_py(), float(scores[index])) for index in candidates]
+        together = np.r_[self._keys, keys[candidates]]
+        order = np.argsort(together, kind="stable")[: self._count]
+        every = self._rows + rows
+        self._keys, self._rows = together[order], [every[index] for index in order]
+
+    def rows(self) -> list[tuple[str, float]]:
+        """Path and score of each."""
+        return self._rows
+
+
+def survey(
+    scores: Path,
+    *,
+    threshold: float | None = None,
+    group_by: str = PARENT,
+    sheet: int = 24,
+    image_column: str | None = None,
+    report: Report = silent,
+) -> Survey:
+    """Gather everything that the page shows.
+
+    Args:
+        scores: a scores file.
+        threshold: where the slider begins; by default at the score that a fifth of the images does not reach.
+        group_by: see `filtering.Rules`.
+        sheet: images of a contact sheet; 0 for none.
+        image_column: of tables among the inputs.
+        report: receives the thumbnails done.
+
+    Raises:
+        InputError: the file cannot be read, has no rows, or the groups cannot be told.
+    """
+    import pyarrow.compute as pc
+
+    tally, below = Tally(), np.zeros(STEPS + 1, np.int64)
+    differences, moments = np.zeros(STEPS + 1, np.int64), np.zeros(6)
+    by_side = np.zeros((len(SIDES) - 1, STEPS + 1), np.int64)
+    ledger, failures = Ledger(), list[Failure]()
+    worst, best = _Extremes(sheet), _Extremes(sheet)
+    group_of = grouping(group_by, scores)
+    names = [f"score_{name}" for name in MEMBERS]
+    members = True
+    for table in tally.count(read_output(scores, ["path", "score", "status"])):
+        members = members and all(name in table.column_names for name in names)
+        good = table.filter(pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["score"])))
+        values = good["score"].to_numpy().astype(np.float32)
+        steps = steps_of(values)
+        below += np.bincount(steps, minlength=STEPS + 1)
+        paths = good["path"].combine_chunks()
+        worst.add(values.astype(np.float64), paths, values)
+        best.add(-values.astype(np.float64), paths, values)
+        if members:
+            a, b = (good[name].to_numpy().astype(np.float64) for name in names)  # NaN where another program lost one
+            both = ~np.isnan(a + b)
+            a, b = a[both], b[both]
+            apart = np.rint(np.abs(a - b) * STEPS).astype(np.int64)
+            differences += np.bincount(apart, minlength=STEPS + 1)
+            moments += [len(a), a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()]
+        if {"width", "height"} <= set(table.column_names):
+            edge = pc.min_element_wise(good["width"], good["height"]).fill_null(0).to_numpy().clip(0)
+            place = np.searchsorted(SIDES, edge, "right") - 1
+            np.add.at(by_side, (place, steps), 1)
+        failed = table.filter(pc.not_equal(table["status"], Status.OK.value))
+        wanted = MOST_FAILURES - len(failures)
+        if wanted > 0 and failed.num_rows:
+            known = [name for name in ("path", "status", "error") if name in table.column_names]
+            failures += [_failure(row) for row in failed.select(known).slice(0, wanted).to_pylist()]
+        of = group_of(table)
+        told = of.is_valid()  # not of a failed row whose path does not tell it
+        ledger.add(of.filter(told), np.asarray(table["score"].filter(told).to_numpy(), np.float32))
+    images = sum(tally.statuses.values())
+    if not images:
+        raise InputError(f"{scores} has no rows")
+    quantiles = tally.quantiles()
+    if threshold is None:
+        threshold = _quantile(below, DEFAULT_SHARE) if quantiles else 0.5
+    bars = np.add.reduceat(below, np.arange(0, STEPS, STEPS // BARS))
+    groups, runs = ledger.groups()
+    around = _around(scores, threshold, sheet)
+    sheets = {"The lowest scores": worst.rows(), f"Around {threshold:.3f}": around, "The highest scores": best.rows()}
+    return Survey(
+        images=images,
+        statuses=dict(tally.statuses.most_common()),
+        below=[0, *(int(count) for count in np.cumsum(below)[:-1])],
+        bars=[int(count) for count in bars],
+        quantiles=quantiles,
+        threshold=round(threshold, 3),
+        agreement=_agreement(differences, moments) if members and moments[0] else {},
+        groups=groups,
+        runs=runs,
+        group_by=group_by,
+        resolutions=_resolutions(by_side),
+        failures=failures,
+        sheets=_thumbnails(sheets, image_column, report) if sheet else {},
+        provenance=_provenance(scores),
+    )
+
+
+def _failure(row: dict[str, Any]) -> Failure:
+    return Failure(str(row["path"]), str(row["status"]), str(row.get("error") or ""))
+
+
+def _quantile(counts: Counts, share: float) -> float:
+    """Of scores that are counted by steps."""
+    return float(np.searchsorted(np.cumsum(counts), share * counts.sum())) / STEPS
+
+
+def _agreement(differences: Counts, moments: npt.NDArray[np.float64]) -> dict[str, float]:
+    count, a, b, aa, bb, ab = moments
+    spread = np.sqrt(max(count * aa - a * a, 0) * max(count * bb - b * b, 0))
+    return {
+        "mean": float((differences * np.arange(STEPS + 1)).sum() / STEPS / count),
+        "95 %": _quantile(differences, 0.95),
+        "correlation": float((count * ab - a * b) / spread) if spread > 0 else 0.0,
+    }
+
+
+def _resolutions(by_side: npt.NDArray[np.int64]) -> list[Resolution]:
+    found = []
+    for low, high, counts in zip(SIDES, SIDES[1:], by_side, strict=False):
+        if counts.any():
+            label = f"{low} px and more" if high > 1 << 20 else f"{low} to {high - 1} px"
+            quantiles = [_quantile(counts, share) for share in (0.05, 0.5, 0.95)]
+            found.append(Resolution(label, int(counts.sum()), *quantiles))
+    return found
+
+
+def _around(scores: Path, threshold: float, count: int) -> list[tuple[str, float]]:
+    """The images whose scores are nearest to a threshold, in the order of their scores."""
+    nearest = _Extremes(count)
+    for table in read_output(scores, ["path", "score", "status"]) if count else ():
+        good = table.filter(table["score"].is_valid())
+        values = good["score"].to_numpy().astype(np.float32)
+        nearest.add(np.abs(values.astype(np.float64) - threshold), good["path"].combine_chunks(), values)
+    return sorted(nearest.rows(), key=lambda row: row[1])
+
+
+def _thumbnails(
+    sheets: dict[str, list[tuple[str, float]]], image_column: str | None, report: Report
+) -> dict[str, list[Thumbnail]]:
+    reader, found = ShardReader(image_column or DEFAULT_COLUMN), dict[str, list[Thumbnail]]()
+    total, done, lost = sum(map(len, sheets.values())), 0, 0
+    for title, rows in sheets.items():
+        found[title] = []
+        for path, score in rows:
+            data = _data_uri(path, reader)
+            found[title].append(Thumbnail(path, score, data))
+            done, lost = done + 1, lost + (not data)
+            report(Progress(done, total, lost))
+    reader.close()
+    return found
+
+
+def _data_uri(path: str, reader: ShardReader) -> str:
+    from PIL import Image
+
+    blob = read_recorded(path, reader)
+    try:
+        if isinstance(blob, ImageError):
+            return ""
+        small = Image.fromarray(fit(decode_image(blob), THUMBNAIL))
+    except ImageError:  # gone or changed since it was scored
+        return ""
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _provenance(scores: Path) -> dict[str, str]:
+    found = {"file": str(scores)}
+    metadata = output_metadata(scores)
+    if metadata is not None:
+        engine = metadata.get("engine", {})
+        found |= {
+            "command": printed(str(metadata.get("command") or "not recorded")),
+            "fiqa-trt": str(metadata.get("version")),
+            "engine": f"{engine.get('backend')} on {engine.get('device')}",
+            "precision": f"{engine.get('precision')} (run as {engine.get('executed')}), batch {engine.get('batch')}",
+            "checkpoint": str(engine.get("model")),
+            "decoder": str(metadata.get("decoder", "cpu")),
+        }
+    return found | {"this page": f"fiqa-trt {__version__}"}
+
+
+def _plain(value: object) -> object:
+    """What a template prints: names of files without the control characters that they may hold."""
+    return printable(value) if type(value) is str else value
+
+
+def _columns(found: Survey) -> dict[str, object]:
+    """What the page's script makes the table of groups of; names without what all of them begin with."""
+    groups = found.groups
+    prefix = os.path.commonprefix([group.name for group in groups]) if len(groups) > 1 else ""  # noqa: RUF071 - cut next
+    prefix = prefix[: prefix.rfind("/") + 1]
+
+    def figures(name: str) -> list[float | None]:
+        values = (getattr(group, name) for group in groups)
+        return [None if value is None else round(value, 6) for value in values]
+
+    return {
+        "prefix": printable(prefix),
+        "names": [printable(group.name[len(prefix) :]) for group in groups],
+        "images": [group.images for group in groups],
+        "failed": [group.failed for group in groups],
+        "mean": figures("mean"),
+        "lowest": figures("lowest"),
+        "highest": figures("highest"),
+        "unit": found.runs.unit,
+        "sizes": found.runs.sizes,
+        "runs": base64.b64encode(found.runs.steps).decode(),
+        "counts": base64.b64encode(found.runs.counts).decode(),
+    }
+
+
+def write_report(output: Path, found: Survey) -> None:
+    """Write the page; it appears complete or not at all. Raises RunError if the disk does not take it."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("fiqa_trt"), autoescape=True, finalize=_plain)
+    step = round(found.threshold * STEPS)
+    page = environment.get_template("report.html").render(
+        survey=found,
+        steps=STEPS,
+        here=step,
+        kept=found.scored - found.below[step],
+        lost=found.lost(step),
+        left=found.runs.left(step).tolist(),
+        plain=MOST_PLAIN,
+        groups=_columns(found),
+        scores=path_word(found.provenance["file"]),
+    )
+    with atomic(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Which images stay, and handing them over."""

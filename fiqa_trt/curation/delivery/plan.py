@@ -1,0 +1,163 @@
+"""What goes where below a folder that is filled: the kept images and their companions, each with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fiqa_trt.curation.delivery.common import LeftBehind, Skips, image_suffix
+from fiqa_trt.curation.delivery.companions import Companions, Wish
+from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.errors import InputError
+from fiqa_trt.inputs.address import SEPARATOR, record_path
+from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
+from fiqa_trt.inputs.places import locate
+from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.scores.files import output_metadata, read_output
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """An image to deliver, or a companion of one.
+
+    Attributes:
+        path: as recorded.
+        file: that it is, or that it is in.
+        key: of it within a shard.
+        target: where it goes below the output.
+        row: number among the kept rows, of itself or the image that it goes along with.
+        companion: goes along with an image.
+    """
+
+    path: str
+    file: str
+    key: str | None
+    target: str
+    row: int
+    companion: bool = False
+
+
+class Places:
+    """Places of the output that an image has been given."""
+
+    def __init__(self) -> None:
+        self._taken = set[bytes]()
+
+    def take(self, target: str) -> bool:
+        """Give a place to an image, unless another has it."""
+        name, before = hashlib.blake2b(os.fsencode(target), digest_size=12).digest(), len(self._taken)
+        self._taken.add(name)
+        return len(self._taken) > before
+
+
+ROOT = "root"  # what the metadata of kept rows call it
+OCCUPIED = "another image has its place in the output"
+
+
+class Plan:
+    """What is to be delivered below the folder `base`, and the account of what is not."""
+
+    def __init__(
+        self, scores: Path, mask: Mask, base: str, reader: ShardReader, wish: Wish | None, samples: bool = False
+    ) -> None:
+        self.skips, self.places, self.left_behind = Skips(), Places(), LeftBehind()
+        self._scores, self._mask, self._base = scores, mask, base
+        self._companions, self._wish = Companions(reader), wish
+        self._wish_in_tars = Wish() if samples and wish is None else wish
+
+    def __iter__(self) -> Iterator[Image]:
+        """The kept images, each followed by its companions; those outside the base are skipped."""
+        row = -1
+        for table in kept_rows(self._scores, self._mask):
+            for path in table["path"].to_pylist():
+                row += 1
+                file, key = locate(path)
+                target = target_of(file, key, self._base)
+                if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
+                    self.skips.add(path, f"not below --root {self._base}")
+                    continue
+                companions = list(self._companions.of(file, key, self._wish or Wish()))
+                if self.places.take(target):
+                    yield Image(path, file, key, target, row)
+                else:
+                    self.skips.add(path, OCCUPIED)
+                    continue
+                if (self._wish if key is None else self._wish_in_tars) is None:
+                    self.left_behind.add(companions)
+                    continue
+                for each in companions:
+                    beside = target_of(each.file, each.key, self._base)
+                    # It may be a kept image itself, or go along with two of them.
+                    if self.places.take(beside):
+                        recorded = record_path(each.file + ("" if each.key is None else SEPARATOR + each.key))
+                        yield Image(recorded, each.file, each.key, beside, row, companion=True)
+
+    def place(self, image: Image, reader: ShardReader) -> str:
+        """Where an image goes: its target, with a suffix where its bytes alone tell of which kind it is.
+
+        Raises:
+            ImageError: it has to be read for that, and cannot be.
+            Unplaced: another image has that place.
+        """
+        if image.key is None or image.companion or image.target.lower().endswith(IMAGE_SUFFIXES):
+            return image.target
+        target = image.target + image_suffix(reader.read(image.file, image.key))
+        if not self.places.take(target):
+            raise Unplaced(OCCUPIED)
+        return target
+
+
+class Unplaced(Exception):
+    """An image that has no place in the output."""
+
+
+def target_of(file: str, key: str | None, base: str) -> str:
+    """Where a file, or a member of a shard, goes; relative to the output."""
+    whole = os.path.normpath(os.path.abspath(file))
+    return os.path.relpath(whole if key is None else os.path.join(whole, *_parts(key)), base)
+
+
+def _parts(key: str) -> list[str]:
+    """A member's name as a relative path that leads nowhere else; `a.jpg::2` becomes `a::2.jpg`."""
+    name, separator, number = key.rpartition(SEPARATOR)
+    if separator and number.isdigit():
+        stem, suffix = os.path.splitext(name)
+        key = stem + separator + number + suffix
+    parts = [part for part in key.split("/") if part not in ("", ".", "..")]
+    return parts or ["_"]
+
+
+def base_of(scores: Path, root: str | None) -> str:
+    """Where the tree that is kept starts, absolute. Raises InputError."""
+    if root is None:
+        return common_root(scores)
+    if not os.path.isdir(root):
+        raise InputError(f"--root {root}: no such folder")
+    return os.path.abspath(root)
+
+
+def common_root(scores: Path) -> str:
+    """The deepest folder that holds every image of the file, kept or not, absolute.
+
+    So an image has the same place in every output, whatever is kept beside it. A file that `filter` made of another one
+    says where the images of that began.
+    """
+    import pyarrow.compute as pc
+
+    found: str | None = None
+    for table in read_output(scores, ["path"]):
+        paths = table["path"]
+        special = pc.or_(pc.match_substring(paths, SEPARATOR), pc.starts_with(paths, "file:"))
+        plain = pc.replace_substring_regex(paths.filter(pc.invert(special)), "[^/]*$", "").unique().to_pylist()
+        known = dict[str, bool]()
+        files = {locate(path, known)[0] for path in paths.filter(special).to_pylist()}
+        folders = {os.path.normpath(os.path.abspath(folder)) for folder in {*plain, *map(os.path.dirname, files)}}
+        if folders:
+            found = os.path.commonpath([*folders, found] if found else list(folders))
+    found = found or os.getcwd()
+    recorded = (output_metadata(scores) or {}).get(ROOT)
+    above = isinstance(recorded, str) and os.path.isabs(recorded) and os.path.commonpath([recorded, found]) == recorded
+    return str(recorded) if above else found

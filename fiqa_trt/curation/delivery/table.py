@@ -1,0 +1,97 @@
+"""The scores of a folder that was filled: the rows of its images, with their new paths."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fiqa_trt.curation.delivery.plan import ROOT, target_of
+from fiqa_trt.curation.delivery.refresh import ORIGIN, Old
+from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.inputs.address import record_path
+from fiqa_trt.inputs.marks import TABLE
+from fiqa_trt.inputs.places import locate
+from fiqa_trt.scores.files import check_columns, output_metadata, read_schema, with_metadata, write_output
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Places:
+    """Where the kept images went, by their numbers among the kept rows."""
+
+    def __init__(self, count: int) -> None:
+        self.there: Mask = np.zeros(count, bool)
+        self._renamed = dict[int, str]()
+
+    def add(self, row: int, target: str, place: str) -> None:
+        """An image stands at `place` below the output; `target` is what its path alone would have made of it."""
+        self.there[row] = True
+        if place != target:
+            self._renamed[row] = place
+
+    def of(self, row: int, path: str, base: str) -> str:
+        """The place of an image, by its number and its recorded path."""
+        return self._renamed.get(row) or target_of(*locate(path), base)
+
+
+def check_table(scores: Path, output: Path) -> pa.Schema:
+    """The schema of the table. Raises OutputError if the columns cannot be written."""
+    import pyarrow as pa
+
+    schema = check_columns(read_schema(scores, ["path", "score", "status"]), output / TABLE)
+    if ORIGIN not in schema.names:  # of a folder that was made of such a folder, the first place is told
+        schema = schema.append(pa.field(ORIGIN, pa.string()))
+    metadata = output_metadata(scores)
+    if metadata is not None:
+        added = {"filtered_from": str(scores), ROOT: os.path.abspath(output)}
+        schema = with_metadata(schema, {**metadata, **added})
+    return schema
+
+
+def write_table(scores: Path, mask: Mask, output: Path, base: str, places: Places, old: Old) -> None:
+    """Write it, with what stays of earlier calls at the end. Raises RunError if the disk does not take it."""
+    schema, rows, count = check_table(scores, output), _rows(scores, mask, output, base, places), places.there.sum()
+    if old.rows is not None:
+        staying = [record_path(os.path.join(output, place)) for place in old.staying]
+        rows, count = itertools.chain(rows, [_fitted(old.rows, staying, schema)]), count + len(staying)
+    write_output(output / TABLE, schema, rows, int(count))
+
+
+def _fitted(rows: pa.Table, paths: list[str], schema: pa.Schema) -> pa.Table:
+    """Rows with other paths and the columns of a schema; null in those that they do not have, or have otherwise."""
+    import pyarrow as pa
+
+    rows = rows.set_column(rows.schema.get_field_index("path"), "path", pa.array(paths, pa.string()))
+    columns = list[pa.ChunkedArray | pa.Array]()
+    for field in schema:
+        try:
+            columns.append(rows[field.name].cast(field.type))
+        except (KeyError, pa.ArrowException):
+            columns.append(pa.nulls(len(paths), field.type))
+    return pa.table(columns, schema=schema)
+
+
+def _rows(scores: Path, mask: Mask, output: Path, base: str, places: Places) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    start = 0
+    for table in kept_rows(scores, mask):
+        there = places.there[start : start + table.num_rows]
+        numbers = np.flatnonzero(there) + start
+        start += table.num_rows
+        if not len(numbers):
+            continue
+        part = table.filter(pa.array(there))
+        old = part["path"]
+        new = [
+            record_path(os.path.join(output, places.of(int(number), path, base)))
+            for number, path in zip(numbers, old.to_pylist(), strict=True)
+        ]
+        part = part.set_column(part.schema.get_field_index("path"), "path", pa.array(new, pa.string()))
+        yield part if ORIGIN in part.column_names else part.append_column(ORIGIN, old)

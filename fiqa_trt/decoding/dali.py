@@ -1,0 +1,246 @@
+"""NVIDIA DALI's decoders: on a GPU, or through DALI's CPU backend, which is what tests run.
+
+The dynamic mode is used, because a bad image costs its batch an exception and nothing more. What DALI cannot be trusted
+with never gets there: the structure of every file is looked at first. What DALI fails on goes to the CPU decoder with
+its whole batch (bisecting would cost several more attempts), so a status never depends on the decoder.
+
+The pixels are Pillow's to within a level or so: DALI's antialiased filter is the same but for the outermost pixels,
+where it repeats the edge of the image while Pillow takes the filter's inner part alone; `_as_pillow` corrects that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS, Decoded
+from fiqa_trt.decoding.cpu import CpuDecoder
+from fiqa_trt.decoding.structure import dimensions
+from fiqa_trt.errors import EngineError, RunError, one_line
+from fiqa_trt.models.spec import PreprocessSpec
+from fiqa_trt.outcomes import ImageError, Outcome, Status
+from fiqa_trt.progress import Say, silent
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+PATIENCE = 16
+"""Batches in a row that DALI may fail on before it is no longer asked."""
+
+_NO_MEMORY = re.compile("out of memory|alloc", re.IGNORECASE)
+
+
+class DaliDecoder:
+    """See `Decoder`. On a GPU its pixels are PyTorch's, on the same GPU.
+
+    Attributes:
+        failures: batches in a row that DALI failed on.
+    """
+
+    threads = 2
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        workers: int = 2,
+        say: Say = silent,
+    ) -> None:
+        """Start DALI.
+
+        It writes complaints about damaged images to stderr unless DALI_NVIMGCODEC_LOG_LEVEL is 0, which is for the
+        program to set: the command line does.
+
+        Args:
+            device: `cpu`, `cuda` or `cuda:i`.
+            max_pixels: larger images are refused.
+            workers: DALI's own threads, and those that decode what it leaves.
+            say: hears what the user should know of.
+
+        Raises:
+            EngineError: DALI is not there, or cannot start.
+        """
+        try:
+            import nvidia.dali.experimental.dynamic as ndd
+        except ImportError as exc:
+            raise EngineError(
+                f"--decoder dali: {one_line(exc)}; pip install 'fiqa-trt[gpu]', or --decoder cpu"
+            ) from exc
+        except Exception as exc:  # whatever a library that does not fit the driver raises
+            raise EngineError(f"--decoder dali: {one_line(exc)}; use --decoder cpu") from exc
+        self._ndd = ndd
+        self._gpu = device if device != "cpu" else None
+        self.name = "dali (gpu)" if self._gpu else "dali (cpu)"
+        self._size = PreprocessSpec().size
+        self.max_pixels = max_pixels
+        self._cpu = CpuDecoder(max_pixels)
+        self._pool = ThreadPoolExecutor(workers, "decode-cpu")
+        self._say = say
+        self._lock, self._local = threading.Lock(), threading.local()
+        self.failures = 0
+        ndd.set_num_threads(workers)  # type: ignore[no-untyped-call]
+
+    def decode(self, blobs: Sequence[bytes | ImageError], batch: int) -> Decoded:
+        """See `Decoder.decode`."""
+        with self._on_device():
+            pixels = self._empty(batch)
+            rows = [row for row, blob in enumerate(blobs) if isinstance(blob, bytes) and self._suits(blob)]
+            outcomes = self._by_dali(rows, blobs, pixels) if rows else {}
+            others = [row for row in range(len(blobs)) if row not in outcomes]
+            if others:
+                crops = np.zeros((len(others), *pixels.shape[1:]), np.uint8)
+                found = self._pool.map(self._cpu.decode_into, crops, [blobs[row] for row in others])
+                outcomes |= dict(zip(others, found, strict=True))
+                pixels[others] = self._moved(crops)
+            self._finish()
+        return Decoded([outcomes[row] for row in range(len(blobs))], pixels)
+
+    def _suits(self, blob: bytes) -> bool:
+        size = dimensions(blob)
+        return size is not None and size[0] * size[1] <= self.max_pixels
+
+    def _by_dali(self, rows: list[int], blobs: Sequence[bytes | ImageError], pixels: Any) -> dict[int, Outcome]:
+        """Decode some of `blobs` into their rows of `pixels`; nothing of them if DALI fails on one."""
+        if self.failures >= PATIENCE:
+            return {}
+        try:
+            shapes, crops = self._crops([blobs[row] for row in rows])
+        except Exception as exc:  # DALI's, CUDA's and PyTorch's, of all kinds
+            reason = one_line(_root(exc))
+        else:
+            self.failures = 0
+            pixels[rows] = crops
+            return {row: Outcome(Status.OK, int(w), int(h)) for row, (h, w) in zip(rows, shapes, strict=True)}
+        # Only here, where the exception has let go of the images that did not fit.
+        if _NO_MEMORY.search(reason) and len(rows) > 1:
+            self._say(f"no memory to decode {len(rows)} images at once ({reason}): halving")
+            middle = len(rows) // 2
+            return self._by_dali(rows[:middle], blobs, pixels) | self._by_dali(rows[middle:], blobs, pixels)
+        with self._lock:
+            self.failures += 1
+            if self.failures == PATIENCE:
+                self._say(f"DALI failed on {PATIENCE} batches in a row ({reason}); the CPU decoder takes over")
+        return {}
+
+    def _crops(self, blobs: Sequence[Any]) -> tuple[npt.NDArray[np.int64], Any]:
+        """Height and width of each upright image, [N, 2], and uint8 [N, size, size, 3]."""
+        ndd = self._ndd
+        encoded = ndd.batch([np.frombuffer(blob, np.uint8) for blob in blobs])
+        device = "gpu" if self._gpu else "cpu"
+        # Chroma as libjpeg-turbo interpolates it, and so Pillow.
+        images = ndd.decoders.image(encoded, device=device, jpeg_fancy_upsampling=True)
+        shapes = np.array(images.shape)[:, :2]
+        if (shapes == self._size).all():
+            return shapes, self._array(images)
+        side = shapes.min(axis=1, keepdims=True)
+        start = (shapes - side) / 2
+        crops = self._resized(images, start, start + side, (self._size, self._size))
+        beyond = np.array(
+            [[share_beyond(float(s), float(room)) for room in (y, x)] for s, y, x in np.hstack([side, start])]
+        )
+        if beyond.any():
+            self._as_pillow(crops, images, shapes, start, side, beyond)
+        return shapes, crops
+
+    def _resized(self, images: Any, start: Any, end: Any, size: tuple[int, int]) -> Any:
+        rois = [self._ndd.batch(list(corner.astype(np.float32))) for corner in (start, end)]
+        return self._array(self._ndd.resize(images, size=size, roi_start=rois[0], roi_end=rois[1], antialias=True))
+
+    def _as_pillow(self, crops: Any, images: Any, shapes: Any, start: Any, side: Any, beyond: Any) -> None:
+        """Take what lies beyond the edge of the images out of the outermost rows and columns of the crops, in place.
+
+        DALI gives (1 - w) * inside + w * edge, where w is the share `beyond` and `edge` the image's own outermost row,
+        resized along it; Pillow gives `inside`.
+        """
+        ndd = self._ndd
+        for axis in (0, 1):
+            share = self._moved(beyond[:, axis].astype(np.float32)[:, None, None])
+            for last in (False, True):
+                first = ((shapes[:, axis] - 1) * last).astype(np.int32)
+                edge = ndd.slice(images, ndd.batch(list(first[:, None])), [1], axes=[axis])
+                low, high = start.copy(), start + side
+                low[:, axis], high[:, axis] = 0, 1
+                size = (1, self._size) if axis == 0 else (self._size, 1)
+                line = self._resized(edge, low, high, size).squeeze(1 + axis)
+                there = (slice(None),) * (1 + axis) + (-1 if last else 0,)
+                crops[there] = ((crops[there] - share * line) / (1 - share)).round().clip(0, 255)
+
+    @contextlib.contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """On the GPU, DALI and PyTorch work on one stream, each thread on its own.
+
+        What one of them releases is then used again only after the other is done with it.
+        """
+        if self._gpu is None:
+            yield
+            return
+        import torch
+
+        try:
+            with torch.cuda.device(self._gpu):
+                if not hasattr(self._local, "stream"):
+                    self._local.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                    self._ndd.set_current_stream(self._local.stream)  # type: ignore[no-untyped-call]
+                with torch.cuda.stream(self._local.stream):
+                    yield
+        except RuntimeError as exc:
+            raise RunError(f"the GPU could not decode a batch: {one_line(exc)}; try a smaller --batch-size") from exc
+
+    def _empty(self, batch: int) -> Any:
+        shape = (batch, self._size, self._size, 3)
+        if self._gpu is None:
+            return np.zeros(shape, np.uint8)
+        import torch
+
+        return torch.zeros(shape, dtype=torch.uint8, device=self._gpu)
+
+    def _moved(self, array: npt.NDArray[Any]) -> Any:
+        """To where the pixels are."""
+        if self._gpu is None:
+            return array
+        import torch
+
+        return torch.from_numpy(array).to(self._gpu)
+
+    def _array(self, images: Any) -> Any:
+        """A uniform batch of DALI's as one array that may be written to, where it is."""
+        tensor = self._ndd.as_tensor(images)
+        return np.array(tensor) if self._gpu is None else tensor.torch()
+
+    def _finish(self) -> None:
+        """Another stream will read the pixels, so they have to be there."""
+        if self._gpu is not None:
+            import torch
+
+            torch.cuda.current_stream().synchronize()
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an exception goes back to; DALI's own only says that there was one."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return error
+
+
+@functools.lru_cache(4096)
+def share_beyond(side: float, room: float, size: int = PreprocessSpec().size) -> float:
+    """Share of the outermost output pixel's filter that lies beyond the image, when a square is shrunk to `size`.
+
+    Args:
+        side: of the square in pixels.
+        room: pixels of the image beside it.
+        size: side of the output.
+    """
+    scale = side / size
+    if scale <= 1 or room >= scale / 2:
+        return 0.0
+    taps = np.arange(np.floor(-room - scale), np.ceil(2 * scale) + 1) + 0.5 - room % 1
+    weights = np.clip(1 - np.abs(taps - scale / 2) / scale, 0, None)
+    return float(weights[taps < -room].sum() / weights.sum())

@@ -1,0 +1,1 @@
+"""Who scores the units of a run: this process, or one for each of several devices."""

@@ -1,0 +1,271 @@
+"""Who scores the units of a run: this process, or one process for each of several devices.
+
+Both write each unit's part as soon as it is done. A process that dies costs nothing but time: its units go to the
+others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from fiqa_trt.engines import EngineInfo
+from fiqa_trt.errors import EngineError, FiqaError, RunError
+from fiqa_trt.executors.base import Setup, Units
+from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.pipeline import Unit
+from fiqa_trt.progress import Count, Say, silent
+
+_AHEAD = 3  # units that a process has been given and not finished
+_CLOSING_SECONDS = 3.0
+
+
+def parse_devices(devices: str) -> list[str]:
+    """`0,1` as [`cuda:0`, `cuda:1`]; `all` for every GPU; `cpu` may stand among them, also repeatedly.
+
+    Raises:
+        EngineError: something else, or a GPU twice, or `all` without a GPU.
+    """
+    if devices == "all":
+        from fiqa_trt.engines.cuda import count_gpus
+
+        found = [f"cuda:{index}" for index in range(count_gpus())]
+        if not found:
+            raise EngineError("--devices all: there is no GPU that torch can use here; see fiqa-trt doctor")
+        return found
+    names = [f"cuda:{name}" if name.isdigit() else name for name in devices.replace(" ", "").split(",")]
+    gpus = [name for name in names if name != "cpu"]
+    if any(not name.removeprefix("cuda:").isdigit() for name in gpus) or len(set(gpus)) < len(gpus):
+        raise EngineError(f"--devices {devices}: give different GPUs by number, as in 0,1, or `all`, or cpu,cpu")
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A unit for a worker."""
+
+    units: Units
+    number: int
+    image_column: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """A worker is ready."""
+
+    info: EngineInfo
+    decoder: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """A worker has something to say to the user."""
+
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """A worker has scored a batch."""
+
+    rows: int
+    failed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finished:
+    """A worker has written the part of a unit."""
+
+    unit: int
+    rows: int
+    failed: int
+
+
+def _serve(setup: Setup, parent: Connection) -> None:
+    """What a worker process does: score the units whose numbers arrive, until None does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends us
+    if setup.cores:
+        os.sched_setaffinity(0, setup.cores)
+    lock = threading.Lock()
+
+    def tell(message: object) -> None:
+        with lock:  # a decoder has threads of its own, and may have something to say in any of them
+            parent.send(message)
+
+    try:
+        executor = InProcess.open(setup, lambda message: tell(_Told(message)))
+        tell(_Opened(executor.info, executor.decoder))
+        over = False
+
+        def given(task: _Task) -> Iterator[Unit]:
+            nonlocal over
+            yield task.number, task.units.inputs(task.number)
+            # Without another at hand the pipeline is emptied, or the parent would wait for us and we for it.
+            while parent.poll():
+                following = parent.recv()
+                if following is None:
+                    over = True
+                    return
+                yield following.number, following.units.inputs(following.number)
+
+        while not over and (task := parent.recv()) is not None:
+            found = executor.score(given(task), task.image_column, lambda rows, failed: tell(_Scored(rows, failed)))
+            for number, rows in found:
+                task.units.keep(number, rows)
+                tell(_Finished(number, rows.num_rows, rows["score"].null_count))
+        executor.close()
+    except FiqaError as exc:
+        tell(exc)
+    except (EOFError, ConnectionError):
+        os._exit(1)  # the parent is gone; threads that still read must not hold us back
+
+
+@dataclasses.dataclass
+class _Worker:
+    """A process as its parent sees it."""
+
+    device: str
+    process: BaseProcess
+    connection: Connection
+    units: set[int] = dataclasses.field(default_factory=set)
+    rows: int = 0  # reported of units that are not finished
+    failed: int = 0
+
+
+class Processes:
+    """One process for each device."""
+
+    def __init__(self, devices: list[str], setup: Setup, say: Say = silent) -> None:
+        """Start them and wait until each is ready.
+
+        Args:
+            devices: of `parse_devices`.
+            setup: its `threads` are shared out; its `device` does not count.
+            say: hears what the user should know of.
+
+        Raises:
+            EngineError: one of them cannot be used, or they would not score alike.
+        """
+        self._say, self._said = say, set[str]()
+        context = multiprocessing.get_context("spawn")
+        cores = sorted(os.sched_getaffinity(0))
+        on_cpu = devices.count("cpu")
+        self._workers = list[_Worker]()
+        for index, device in enumerate(devices):
+            threads = max(1, setup.threads // len(devices))
+            share = tuple(cores[devices[:index].count("cpu") :: on_cpu]) if device == "cpu" else ()
+            mine, theirs = context.Pipe()
+            own = dataclasses.replace(setup, device=device, threads=threads, cores=share)
+            process = context.Process(target=_serve, args=(own, theirs), daemon=True)
+            process.start()
+            theirs.close()  # so that its death closes the last other end
+            self._workers.append(_Worker(device, process, mine))
+        try:
+            opened = [self._opened(worker) for worker in self._workers]
+        except FiqaError:
+            self.close()
+            raise
+        self.info, self.decoder = opened[0].info, opened[0].decoder
+        self.setup = dataclasses.replace(setup, decoder=self.decoder)
+        for worker, other in zip(self._workers, opened, strict=True):
+            for name in ("backend", "precision", "executed", "batch", "model"):
+                here, there = getattr(self.info, name), getattr(other.info, name)
+                if here != there:
+                    self.close()
+                    raise EngineError(
+                        f"--devices: {name} is {here} on {devices[0]} and {there} on {worker.device}, so their scores "
+                        "would differ; give --engine, --precision and --batch-size, or use like devices"
+                    )
+
+    def _opened(self, worker: _Worker) -> _Opened:
+        while True:
+            try:
+                message = worker.connection.recv()
+            except (EOFError, ConnectionError) as exc:
+                raise EngineError(f"the process for {worker.device} {_end(worker)} while it started") from exc
+            if isinstance(message, _Opened):
+                return message
+            if isinstance(message, FiqaError):
+                raise message
+            self._tell(worker, message)
+
+    def _tell(self, worker: _Worker, told: _Told) -> None:
+        if told.message not in self._said:  # most of what they say at the start, all of them say
+            self._said.add(told.message)
+            self._say(f"{worker.device}: {told.message}")
+
+    def work(self, units: Units, image_column: str | None, report: Count) -> None:
+        """See `Executor.work`."""
+        waiting = deque(units.pending())
+        while waiting or any(worker.units for worker in self._workers):
+            for worker in list(self._workers):
+                while waiting and len(worker.units) < _AHEAD:
+                    number = waiting.popleft()
+                    worker.units.add(number)
+                    task = _Task(units, number, image_column)
+                    self._guarded(worker, waiting, report, functools.partial(worker.connection.send, task))
+                    if worker not in self._workers:
+                        break
+            for connection in wait([worker.connection for worker in self._workers], timeout=1):
+                worker = next(worker for worker in self._workers if worker.connection is connection)
+                self._guarded(worker, waiting, report, functools.partial(self._hear, worker, report))
+
+    def _guarded(self, worker: _Worker, waiting: deque[int], report: Count, action: Callable[[], None]) -> None:
+        """Do something with a worker; if it turns out to be dead, the others get its units."""
+        try:
+            action()
+        except (EOFError, ConnectionError, RunError) as exc:
+            self._workers.remove(worker)
+            reason = str(exc) if isinstance(exc, RunError) else _end(worker)
+            worker.connection.close()
+            if not self._workers:
+                raise RunError(
+                    f"the process for {worker.device}, the last one, {reason}; run the same command again to resume"
+                ) from exc
+            self._say(f"the process for {worker.device} {reason}; its units go to the others")
+            waiting.extendleft(sorted(worker.units, reverse=True))
+            report(-worker.rows, -worker.failed)
+
+    def _hear(self, worker: _Worker, report: Count) -> None:
+        message = worker.connection.recv()
+        if isinstance(message, FiqaError):
+            raise message
+        if isinstance(message, _Told):
+            self._tell(worker, message)
+        elif isinstance(message, _Scored):
+            worker.rows, worker.failed = worker.rows + message.rows, worker.failed + message.failed
+            report(message.rows, message.failed)
+        elif isinstance(message, _Finished):
+            worker.units.discard(message.unit)
+            worker.rows, worker.failed = worker.rows - message.rows, worker.failed - message.failed
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        for worker in self._workers:
+            try:
+                worker.connection.send(None)
+            except (OSError, ValueError):
+                continue
+        deadline = time.monotonic() + _CLOSING_SECONDS
+        for worker in self._workers:
+            worker.process.join(max(0, deadline - time.monotonic()))
+            worker.process.kill()  # at work still: the run has failed, and what is finished is kept
+            worker.connection.close()
+
+
+def _end(worker: _Worker) -> str:
+    """How a process ended."""
+    worker.process.join(5)
+    code = worker.process.exitcode
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

@@ -1,0 +1,1 @@
+"""What the user gives: folders, lists and containers, and where in them an image is."""

@@ -1,0 +1,148 @@
+"""A user's table read at once: its rows, its numbers, and where in its file they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fiqa_trt.errors import InputError, number_of
+from fiqa_trt.inputs.user_tables import Column, header, place, read_columns
+
+_BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "-")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of a table.
+
+    Attributes:
+        name: its file.
+        columns: N cells each, by our names; of a text, text, and None where there is nothing.
+        rows: N, which rows of the file they are, from 0.
+        needed: the columns that it had to have.
+        blank: rows that were left out for want of a value.
+    """
+
+    name: str
+    columns: dict[str, list[Any]]
+    rows: list[int]
+    needed: tuple[str | Column, ...] = ()
+    blank: int = 0
+
+    def place(self, row: int) -> str:
+        """Where in the file its user finds one of these rows: `line 9`, or `row 8` of a .parquet."""
+        return place(self.name, self.needed, self.rows[row])
+
+    def where(self, row: int) -> str:
+        """The file and the `place`."""
+        return f"{self.name}, {self.place(row)}"
+
+    def told(self, column: str) -> str:
+        """What the file calls one of our columns, and which others could be meant."""
+        wanted = next((each for each in self.needed if isinstance(each, Column) and each.name == column), None)
+        if wanted is None:
+            return column
+        names = header(self.name, self.needed)
+        found = str(wanted.find(names, self.name))
+        others = [name for name in names if wanted.is_meant(name) and name != found and wanted.given is None]
+        return f"{found} (not {', '.join(others)}: {wanted.option} takes another)" if others else found
+
+    def select(self, rows: Sequence[int]) -> Table:
+        """Some of the rows."""
+        columns = {name: [cells[row] for row in rows] for name, cells in self.columns.items()}
+        return dataclasses.replace(self, columns=columns, rows=[self.rows[row] for row in rows])
+
+    def numbers(self, column: str) -> npt.NDArray[np.float64]:
+        """Numbers of a column, with a decimal point or, throughout, a decimal comma: float64 [N], finite.
+
+        Raises:
+            InputError: a cell that is no finite number; points and commas in one column.
+        """
+        cells = self.columns[column]
+        texts = ["" if cell is None else str(cell).strip() for cell in cells]
+        commas, points = ([row for row, text in enumerate(texts) if mark in text] for mark in ",.")
+        if commas and points:
+            one, other = commas[0], points[0]
+            raise InputError(
+                f"{self.where(one)}: the {self.told(column)} {texts[one]!r} has a comma, {texts[other]!r} in "
+                f"{self.place(other)} a point: write all decimals alike, and thousands without a mark"
+            )
+        found = np.full(len(texts), np.nan)
+        for row, text in enumerate(texts):
+            with contextlib.suppress(ValueError):
+                found[row] = float(text.replace(",", "."))
+            if not np.isfinite(found[row]):
+                what = f"{cells[row]!r} is not a finite number" if text else "is blank"
+                raise InputError(f"{self.where(row)}: the {self.told(column)} {what}")
+        return found
+
+    def notes(self) -> list[str]:
+        """What to tell the user: which columns were taken where others could be meant, and what was left out."""
+        taken = [f"{each.name} = {self.told(each.name)}" for each in self.needed if isinstance(each, Column)]
+        lines = [f"columns of {self.name}: {', '.join(taken)}"]
+        if self.blank:
+            lines.append(f"{number_of(self.blank, 'row')} with a blank left out")
+        return lines
+
+
+def is_empty(cell: object) -> bool:
+    """Whether a cell holds nothing: of a text or a name, where `NA` may be one."""
+    return cell in (None, "") or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _is_blank(cell: object) -> bool:
+    """Whether a cell holds nothing, or what people write for it among numbers."""
+    return cell is None or str(cell).strip().lower() in _BLANK
+
+
+def read_table(
+    file: Path,
+    paths: Sequence[Column],
+    values: Sequence[Column],
+    others: Sequence[str] = (),
+    *,
+    skip_blank: bool = False,
+) -> Table:
+    """A table that says something about images, without the rows of nothing that spreadsheets append.
+
+    Args:
+        file: a .csv, .tsv, .txt or .parquet.
+        paths: columns of images, filled in every row.
+        values: columns that say something of them.
+        others: columns that it must have besides.
+        skip_blank: leave out, and count, the rows with a blank among `values`.
+
+    Raises:
+        InputError: as `read_columns`; a row without a path, or with a blank among `values`; no row is left.
+    """
+    needed: tuple[str | Column, ...] = (*paths, *values, *others)
+    columns = read_columns(file, needed)
+    table = Table(str(file), columns, list(range(len(columns[paths[0].name]))), needed)
+    images, said = ({column.name: columns[column.name] for column in some} for some in (paths, values))
+    kept, blank = [], 0
+    for row in table.rows:
+        if all(cells[row] is None for cells in (*images.values(), *said.values())):
+            continue
+        if any(is_empty(cells[row]) for cells in images.values()):
+            raise InputError(f"{table.where(row)}: a row has no path")
+        missing = next((name for name, cells in said.items() if _is_blank(cells[row])), None)
+        if missing is None:
+            kept.append(row)
+        elif skip_blank:
+            blank += 1
+        else:
+            written = f" ({said[missing][row]!r})" if said[missing][row] else ""
+            way_out = "--skip-blank leaves such rows out"
+            raise InputError(f"{table.where(row)}: the {table.told(missing)} is blank{written}; {way_out}")
+    if not kept:
+        raise InputError(f"{file} has no rows with a {table.told(values[0].name)}")
+    for column in paths:
+        columns[column.name] = [str(path) for path in columns[column.name]]
+    return dataclasses.replace(table.select(kept), blank=blank)

@@ -1,0 +1,1 @@
+"""The run: from inputs to one complete output, with resume, retry and accounting."""

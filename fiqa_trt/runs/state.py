@@ -1,0 +1,250 @@
+"""The working state of a run beside its output.
+
+`<output>.partial/` holds `inputs.parquet` (the frozen list, one row group for each unit of work), `run.json` (the
+fingerprint) and `parts/` (one file for each finished unit). If the output is a link, that lies beside what it leads to.
+Every file appears under its name only when it is complete and on the disk; the output appears in one `os.replace`; only
+then is the working state removed. So a run may be killed at any moment and loses at most its unfinished units.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error
+from fiqa_trt.fingerprint import Fingerprint, refuse_difference
+from fiqa_trt.storage.local import atomic, beside, sync_file, target_of
+
+_STATE = {
+    "inputs.parquet",
+    "inputs.new",
+    "listed.parquet",
+    "run.json",
+    "parts",
+    "lock",
+}  # what a run keeps in its folder
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderUnits:
+    """The units of a run in its folder: the row groups of the frozen list, and the parts that are finished.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def path_of_inputs(self) -> Path:
+        """The frozen list."""
+        return self.path / "inputs.parquet"
+
+    @property
+    def path_of_parts(self) -> Path:
+        """The folder of the parts."""
+        return self.path / "parts"
+
+    def _sizes(self) -> list[int]:
+        """Rows of each unit."""
+        metadata = pq.read_metadata(self.path_of_inputs)
+        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+    def rows(self) -> int:
+        """Rows of all units."""
+        return sum(self._sizes())
+
+    def pending(self) -> Iterator[int]:
+        """See `Units.pending`."""
+        for number, rows in enumerate(self._sizes()):
+            if not self._finished(number, rows):
+                yield number
+
+    def inputs(self, number: int) -> pa.Table:
+        """See `Units.inputs`."""
+        with pq.ParquetFile(self.path_of_inputs) as inputs:
+            return inputs.read_row_group(number)
+
+    def keep(self, number: int, rows: pa.Table) -> None:
+        """See `Units.keep`."""
+        with atomic(self._part(number)) as temporary:
+            pq.write_table(rows, temporary, compression="zstd")
+
+    def finished(self) -> Iterator[pa.Table]:
+        """`score` and `status` of each unit that is finished; one that cannot be read no longer is."""
+        for number, rows in enumerate(self._sizes()):
+            if self._finished(number, rows) and (part := self._read(number, ["score", "status"])) is not None:
+                yield part
+
+    def parts(self) -> Iterator[pa.Table]:
+        """The rows of all units in input order. Raises RunError if a part is gone."""
+        for number in range(len(self._sizes())):
+            part = self._read(number)
+            if part is None:
+                raise RunError(f"{self._part(number)} cannot be read; run the same command again to redo it")
+            yield part
+
+    def _part(self, number: int) -> Path:
+        return self.path_of_parts / f"{number:08d}.parquet"
+
+    def _finished(self, number: int, rows: int) -> bool:
+        try:
+            return bool(pq.read_metadata(self._part(number)).num_rows == rows)
+        except (OSError, pa.ArrowInvalid):
+            return False
+
+    def _read(self, number: int, columns: list[str] | None = None) -> pa.Table | None:
+        """A part; one that is damaged is removed, so that its unit is scored again."""
+        try:
+            with pq.ParquetFile(self._part(number)) as part:
+                return part.read(columns)
+        except (OSError, pa.ArrowInvalid):
+            self._part(number).unlink(missing_ok=True)
+            return None
+
+
+class RunFolder:
+    """The working state of one run. Use as a context manager: it holds a lock against a second run.
+
+    Attributes:
+        output: of the run.
+        path: of the folder.
+        units: of the run, once it has begun.
+    """
+
+    def __init__(self, output: Path, unit_rows: int) -> None:
+        self.output = output
+        # Beside the file that is written, not beside a link to it: on its disk, and one for all its names.
+        self.path = beside(target_of(output), ".partial")
+        self._unit_rows = unit_rows
+        self._lock: IO[bytes] | None = None
+        self._run = self.path / "run.json"
+        self.units = FolderUnits(self.path)
+
+    def __enter__(self) -> RunFolder:
+        """Create and lock the folder. Raises OutputError if it cannot be, or if another run is at work."""
+        with contextlib.suppress(OSError):
+            if foreign := sorted(n for n in set(os.listdir(self.path)) - _STATE if not n.startswith(".")):
+                raise OutputError(f"{self.path} is no run's state, it holds {foreign[0]}; choose another -o")
+        try:
+            self.units.path_of_parts.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("wb")
+        except OSError as exc:
+            raise OutputError(f"cannot write {self.path}: {exc.strerror}") from exc
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            self._lock.close()
+            raise OutputError(f"another run is writing {self.output} at this moment") from exc
+        except OSError:  # a file system without locks: go on without
+            pass
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Release the lock; a folder in which no run ever began is removed."""
+        if not self._run.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def freeze(self, batches: Iterable[pa.RecordBatch]) -> tuple[str, int]:
+        """Write the input list, aside from one that is already there; returns its digest and its number of rows."""
+        candidate = self.path / "inputs.new"
+        count, digest = 0, hashlib.sha256()
+        try:
+            writer: pq.ParquetWriter | None = None
+            for table in rechunk(batches, self._unit_rows):
+                if writer is None:
+                    writer = pq.ParquetWriter(candidate, table.schema, compression="zstd")
+                    digest.update(table.schema.serialize())
+                writer.write_table(table, row_group_size=self._unit_rows)
+                # Of the rows, not of the file, which names the version of its writer.
+                for batch in table.to_batches():
+                    digest.update(batch.serialize())
+                count += table.num_rows
+            if writer is None:
+                raise ValueError("no batch of inputs, not even an empty one")
+            writer.close()
+            sync_file(candidate)
+        except OSError as exc:
+            raise storage_error(candidate, exc) from exc
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
+            raise InputError(f"a column of the list cannot be carried along: {one_line(exc)}; leave it out") from exc
+        return digest.hexdigest(), count
+
+    def listed(self) -> Iterator[pa.ChunkedArray]:
+        """The paths of the list that was just frozen, in parts."""
+        with pq.ParquetFile(self.path / "inputs.new") as inputs:
+            for number in range(inputs.num_row_groups):
+                yield inputs.read_row_group(number, ["path"])["path"]
+
+    def set_aside(self) -> None:
+        """Keep the list that was just frozen beside another one that is to be worked on."""
+        (self.path / "inputs.new").replace(self.path / "listed.parquet")
+
+    def aside(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """What was set aside, in parts."""
+        with pq.ParquetFile(self.path / "listed.parquet") as listed:
+            for number in range(listed.num_row_groups):
+                yield listed.read_row_group(number, columns)
+
+    def recorded(self) -> Fingerprint | None:
+        """The fingerprint of the run that this state belongs to, or None if none began."""
+        try:
+            return dict(json.loads(self._run.read_text()))
+        except (OSError, ValueError):
+            return None
+
+    def begin(self, fingerprint: Fingerprint) -> None:
+        """Adopt the frozen list: go on with the same run, or start a new one where there is none.
+
+        Raises:
+            DifferentRun: the state belongs to another run; the difference is named.
+        """
+        recorded = self.recorded()
+        if recorded is not None:
+            refuse_difference(str(self.path), recorded, fingerprint)
+            (self.path / "inputs.new").replace(self.units.path_of_inputs)  # the same rows
+            return
+        shutil.rmtree(self.units.path_of_parts, ignore_errors=True)
+        self.units.path_of_parts.mkdir()
+        (self.path / "inputs.new").replace(self.units.path_of_inputs)
+        with atomic(self._run) as temporary:
+            temporary.write_text(json.dumps(fingerprint, indent=1))
+
+    def forget(self) -> None:
+        """Drop whatever an earlier run left, but for the list that was just frozen."""
+        self._run.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """The run is finished: its state goes. What marks it as a run goes first."""
+        self._run.unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def rechunk(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Tables of exactly `rows` rows, but for the last; of one empty table if there are no rows at all."""
+    held: list[pa.RecordBatch] = []
+    count, first = 0, True
+    for batch in batches:
+        held.append(batch)
+        count += batch.num_rows
+        while count >= rows:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, rows).combine_chunks()
+            first = False
+            held = table.slice(rows).to_batches()
+            count -= rows
+    if held and (count or first):
+        yield pa.Table.from_batches(held).combine_chunks()

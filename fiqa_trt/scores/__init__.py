@@ -1,0 +1,1 @@
+"""The scores file: its columns, its formats, and what is counted in it."""

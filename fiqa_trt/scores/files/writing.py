@@ -1,0 +1,49 @@
+"""Writing an output: complete or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fiqa_trt.errors import OutputError, RunError, one_line
+from fiqa_trt.scores.files.columns import Unholdable
+from fiqa_trt.scores.files.formats import writer
+from fiqa_trt.storage.local import atomic
+
+
+def write_output(output: Path, schema: pa.Schema, tables: Iterable[pa.Table], expected: int) -> None:
+    """Stream tables into the output, by its suffix, and put it in place in one step.
+
+    Args:
+        output: its suffix says the format.
+        schema: of every table, as `check_columns` has seen it.
+        tables: what to write.
+        expected: their rows.
+
+    Raises:
+        OutputError: a value that the format cannot hold.
+        RunError: the disk is full or fails, or there were not `expected` rows; what was there before is untouched.
+    """
+    with atomic(output) as temporary:
+        count = 0
+        with pa.OSFile(os.fsencode(temporary), "wb") as sink, writer(sink, schema, output.suffix.lower()) as write:
+            for table in tables:
+                try:
+                    write(table)
+                except (Unholdable, pa.ArrowException, ValueError, TypeError, OverflowError) as exc:
+                    if isinstance(exc, OSError):  # the disk's, not the values'
+                        raise
+                    raise OutputError(f"cannot write {output}: {one_line(exc)}") from exc
+                count += table.num_rows
+        if count != expected:
+            raise RunError(f"{count} rows for {expected} inputs: {output} was not written; please report this")
+
+
+def with_metadata(schema: pa.Schema, metadata: dict[str, Any]) -> pa.Schema:
+    """The schema with what `output_metadata` reads back."""
+    return schema.with_metadata({"fiqa_trt": json.dumps(metadata)})
