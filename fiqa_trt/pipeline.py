@@ -17,10 +17,9 @@ from fiqa_trt.decoding.base import Decoded, Decoder
 from fiqa_trt.engines import Engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import FiqaError, RunError, one_line
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
+from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.containers.registry import is_table
-from fiqa_trt.inputs.places import Place, locate
-from fiqa_trt.inputs.reader import ShardReader, read_places
+from fiqa_trt.inputs.reader import ContainerReader, read_addresses
 from fiqa_trt.outcomes import Origin, Outcome, Status, unforeseen
 from fiqa_trt.progress import Count, silent
 from fiqa_trt.scores.schema import to_table
@@ -41,14 +40,14 @@ Unit = tuple[int, pa.Table]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The images of a unit in the order in which they are best read: those of a shard as they stand in it.
+    """The images of a unit in the order in which they are best read: those of a container as they stand in it.
 
     Attributes:
-        places: of the images, in that order.
+        addresses: of the images, in that order.
         order: number of each in the unit; None if the order is that of the unit.
     """
 
-    places: list[Place]
+    addresses: list[Address]
     order: npt.NDArray[np.intp] | None
 
     def restored(
@@ -66,17 +65,17 @@ class _Chunk:
     """One engine call's worth of a unit's inputs."""
 
     unit: int
-    places: list[Place]
+    addresses: list[Address]
     last: bool
 
 
 class Reader:
     """Reads the files of a chunk: in several threads, but rows of tables, which are best read in turn, in one."""
 
-    def __init__(self, image_column: str | None = None) -> None:
+    def __init__(self) -> None:
         self._pools = [ThreadPoolExecutor(count, name) for count, name in ((READERS, "read"), (1, "rows"), (1, "plan"))]
         self._files, self._tables, self._plans = self._pools
-        self._shards = ShardReader(image_column or DEFAULT_COLUMN)
+        self._containers = ContainerReader()
         self._closed = False
 
     def plan(self, paths: Sequence[str]) -> Future[Plan]:
@@ -85,43 +84,43 @@ class Reader:
 
     def _plan(self, paths: Sequence[str]) -> Plan:
         known = dict[str, bool]()
-        places = [locate(path, known) for path in paths]
-        inside = dict[str, list[int]]()
-        for index, (file, key) in enumerate(places):
+        addresses = [Address.parse(path, known) for path in paths]
+        inside = dict[tuple[str, str], list[int]]()
+        for index, (file, key, column) in enumerate(addresses):
             if key is not None:
-                inside.setdefault(file, []).append(index)
+                inside.setdefault((file, column), []).append(index)
         if not inside:
-            return Plan(places, None)
+            return Plan(addresses, None)
 
-        def positions(file: str) -> list[int]:
-            return [] if self._closed else self._shards.positions(file, [places[i][1] or "" for i in inside[file]])
+        def positions(found: list[int]) -> list[int]:
+            return [] if self._closed else self._containers.positions([addresses[index] for index in found])
 
-        # Whole shards in the order in which they first occur; plain files stay together where the first of them is.
-        ranks = dict.fromkeys(file if key is not None else "" for file, key in places)
-        rank = {file: number for number, file in enumerate(ranks)}
-        within = list(range(len(places)))
-        for file, found in zip(inside, self._files.map(positions, inside), strict=True):
-            for index, position in zip(inside[file], found, strict=False):
+        # Whole containers in the order in which they first occur; plain files stay together where the first of them is.
+        homes = [None if key is None else (file, column) for file, key, column in addresses]
+        rank = {home: number for number, home in enumerate(dict.fromkeys(homes))}
+        within = list(range(len(addresses)))
+        for members, found in zip(inside.values(), self._files.map(positions, inside.values()), strict=True):
+            for index, position in zip(members, found, strict=False):
                 within[index] = position
-        key_of = [
-            (rank[file if key is not None else ""], place) for (file, key), place in zip(places, within, strict=True)
-        ]
-        order = sorted(range(len(places)), key=key_of.__getitem__)
-        if order == list(range(len(places))):
-            return Plan(places, None)
-        return Plan([places[index] for index in order], np.array(order, np.intp))
+        order = sorted(
+            range(len(addresses)), key=[(rank[h], w) for h, w in zip(homes, within, strict=True)].__getitem__
+        )
+        if order == list(range(len(addresses))):
+            return Plan(addresses, None)
+        return Plan([addresses[index] for index in order], np.array(order, np.intp))
 
-    def submit(self, places: Sequence[Place]) -> Future[list[Read]]:
+    def submit(self, addresses: Sequence[Address]) -> Future[list[Read]]:
         """Start reading; the result holds the bytes of each, or why there are none."""
-        pool = self._tables if any(key is not None and is_table(file) for file, key in places) else self._files
-        return pool.submit(read_places, places, self._shards, lambda: self._closed)
+        in_tables = any(key is not None and is_table(file) for file, key, _ in addresses)
+        pool = self._tables if in_tables else self._files
+        return pool.submit(read_addresses, addresses, self._containers, lambda: self._closed)
 
     def close(self) -> None:
         """Begin nothing more, and release what is open; waits for nobody, as a disk may never answer."""
         self._closed = True
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
-        self._shards.close()
+        self._containers.close()
 
 
 def bounded_map(submit: Callable[[T], Future[R]], items: Iterable[T], ahead: Callable[[], int]) -> Iterator[R]:
@@ -139,7 +138,6 @@ def score_units(
     units: Iterable[Unit],
     decoder: Decoder,
     engine: Engine,
-    image_column: str | None = None,
     report: Count = silent,
 ) -> Iterator[Unit]:
     """Score units of inputs; yields each unit's number and its output rows, in order.
@@ -151,7 +149,6 @@ def score_units(
         units: number and inputs (column `path` first) of each.
         decoder: bytes to pixels.
         engine: pixels to scores.
-        image_column: of the tables among the inputs.
         report: called after every batch with its rows and how many of them failed.
     """
     batch, members = engine.info.batch, engine.info.members
@@ -159,7 +156,7 @@ def score_units(
     order: deque[_Chunk] = deque()  # of what is under way
     came: deque[Origin] = deque()  # from where, what was read and is not scored yet
     largest = 0  # bytes of a chunk so far
-    reader, decoding = Reader(image_column), ThreadPoolExecutor(decoder.threads, "decode")
+    reader, decoding = Reader(), ThreadPoolExecutor(decoder.threads, "decode")
 
     def planned() -> Iterator[tuple[Unit, Plan]]:
         waiting = deque[Unit]()
@@ -174,9 +171,9 @@ def score_units(
     def chunks() -> Iterator[_Chunk]:
         for (number, table), plan in planned():
             begun[number] = table, plan
-            for start in range(0, len(plan.places), batch):
-                chunk = plan.places[start : start + batch]
-                order.append(_Chunk(number, chunk, start + batch >= len(plan.places)))
+            for start in range(0, len(plan.addresses), batch):
+                chunk = plan.addresses[start : start + batch]
+                order.append(_Chunk(number, chunk, start + batch >= len(plan.addresses)))
                 yield order[-1]
 
     def within(size: int, most: int) -> int:
@@ -193,7 +190,7 @@ def score_units(
     try:
         outcomes, scores = list[Outcome](), list[Scores]()
         read = bounded_map(
-            lambda chunk: reader.submit(chunk.places), chunks(), lambda: within(_READ_BYTES, 2 * READERS)
+            lambda chunk: reader.submit(chunk.addresses), chunks(), lambda: within(_READ_BYTES, 2 * READERS)
         )
         decoded_ahead = bounded_map(decode, read, lambda: within(_DECODE_BYTES, 2 * decoder.threads))
         for decoded, result in _infer(decoded_ahead, engine):

@@ -19,7 +19,7 @@ from fiqa_trt.engines import Engine, EngineInfo, open_sizes
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import EngineError, UsageError
 from fiqa_trt.executors.base import Setup
-from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.outcomes import ImageError, Outcome, Status
 from fiqa_trt.pipeline import bounded_map, decode_all, scores_of_good
 from fiqa_trt.progress import Say, silent
@@ -69,7 +69,7 @@ class Scorer:
         except EngineError:
             self._close_engines()
             raise
-        self._pool, self._shards = ThreadPoolExecutor(self._decoder.threads, "scorer"), ShardReader()
+        self._pool, self._shards = ThreadPoolExecutor(self._decoder.threads, "scorer"), ContainerReader()
         self._process, self._closed = os.getpid(), False
 
     @property
@@ -191,7 +191,7 @@ class Scorer:
         self.close()
 
 
-def _blob(item: Item, shards: ShardReader) -> Blob:
+def _blob(item: Item, shards: ContainerReader) -> Blob:
     if (path := path_of(item)) is not None:
         return read_recorded(path, shards)
     if isinstance(item, PIXELS):
