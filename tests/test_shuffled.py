@@ -22,12 +22,12 @@ from PIL import Image
 
 from fiqa_trt.inputs import reader as shards
 from fiqa_trt.inputs.address import Address
+from fiqa_trt.inputs.ahead import Reader
 from fiqa_trt.inputs.containers import tar as tar_module
 from fiqa_trt.inputs.containers.tar import TarContainer
 from fiqa_trt.inputs.reader import ContainerReader, open_container, read_recorded
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.pipeline import Reader
 from fiqa_trt.runs.score import Options, score_dataset
 from fiqa_trt.storage.reading import MAX_BYTES
 from tests.conftest import mean_workers

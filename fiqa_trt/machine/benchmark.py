@@ -28,10 +28,11 @@ from fiqa_trt.errors import InputError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.address import Address
+from fiqa_trt.inputs.ahead import READERS, Reader
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.verification import portrait
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.pipeline import READERS, Reader, bounded_map
+from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.runs import score as scoring
 from fiqa_trt.storage.reading import Blob

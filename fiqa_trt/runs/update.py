@@ -23,11 +23,11 @@ import pyarrow.compute as pc
 from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.inputs.address import Address, open_path, record_path
+from fiqa_trt.inputs.ahead import READERS
 from fiqa_trt.inputs.containers.registry import TABLES, TAR
 from fiqa_trt.inputs.reader import origin_of
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.outcomes import Origin
-from fiqa_trt.pipeline import READERS
 from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs.retry import Fresh
 from fiqa_trt.runs.score import (
