@@ -121,7 +121,7 @@ def test_a_damaged_byte_costs_one_member_or_is_named(entries: Entries, draw: st.
     data[draw.draw(st.integers(0, len(data) - 1))] ^= draw.draw(st.integers(1, 255))
     found, error = by_us(bytes(data))
     whole = [value for _, value in expected(entries)]
-    if error is None and len(found) == len(entries):
+    if error is None:
         assert sum(value != was for (_, value), was in zip(found, whole, strict=True)) <= 1
     assert all(isinstance(value, Status) or value in whole for _, value in found)
 

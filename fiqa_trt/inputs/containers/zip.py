@@ -6,13 +6,14 @@ that was cut, the header before each member tells as much, as far as they go.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
 import zipfile
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from fiqa_trt.errors import one_line
@@ -22,6 +23,8 @@ from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, open_a
 
 _PIECE = 1 << 20
 _LOCAL = struct.Struct("<4s5H3L2H")  # before a member: APPNOTE.TXT 4.3.7
+_END = struct.Struct("<10xH10x")  # of the archive: the number of its members: 4.3.16
+_MANY = 0xFFFF  # or more
 _LOCAL_MAGIC, _DIRECTORY_MAGIC = b"PK\x03\x04", b"PK\x01\x02"
 _ENCRYPTED, _SIZES_FOLLOW, _UTF8 = 1 << 0, 1 << 3, 1 << 11  # of a member's flags
 _ZIP64 = 0xFFFFFFFF  # in place of a size that stands in the extra field: APPNOTE.TXT 4.5.3
@@ -74,12 +77,11 @@ class ZipContainer:
             self.error = ImageError(Status.EMPTY, "0 bytes")
             return
         try:
-            members: Iterator[_Member] | list[_Member] = list(_directory(file))
-        except OSError:
-            raise
+            members: Iterable[_Member] = list(_directory(file, size))
         except Exception as exc:  # BadZipFile, or what damaged fields make zipfile raise
-            start = os.pread(file.fileno(), len(_LOCAL_MAGIC), 0)
-            if start != _LOCAL_MAGIC:
+            if isinstance(exc, OSError) and exc.errno != errno.EINVAL:  # which is of a place that there cannot be
+                raise
+            if not _begins(file, 0):
                 self.error = ImageError(Status.CORRUPT, f"this is no zip archive: {one_line(exc)}")
                 return
             members = _headers(file, size)
@@ -161,7 +163,7 @@ class ZipContainer:
 
     def _unpacked(self, file: BinaryIO, member: int, size: int) -> Blob:
         offset, packed = self._entries.offsets[member], self._packed[member]
-        header = os.pread(file.fileno(), _LOCAL.size, offset)
+        header = os.pread(file.fileno(), _LOCAL.size, offset) if offset >= 0 else b""
         if len(header) < _LOCAL.size or not header.startswith(_LOCAL_MAGIC):
             return ImageError(Status.CORRUPT, "there is no member where the directory has it")
         *_, name, extra = _LOCAL.unpack(header)
@@ -180,10 +182,19 @@ class ZipContainer:
         """Nothing to release."""
 
 
-def _directory(file: BinaryIO) -> Iterator[_Member]:
-    """The entries of the directory at the end. Raises what zipfile does."""
+def _directory(file: BinaryIO, size: int) -> Iterator[_Member]:
+    """The entries of the directory at the end. Raises what zipfile does, and BadZipFile where they cannot be right."""
     with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
+        found = archive.infolist()
+        end = size - _END.size - len(archive.comment)
+        (count,) = _END.unpack(os.pread(file.fileno(), _END.size, end))
+        if count != len(found) & _MANY and count != _MANY:
+            raise zipfile.BadZipFile(f"its directory names {len(found)} members, and should name {count}")
+        # Where the end says wrongly where the directory is, all of them are moved by as much.
+        some = (found[0], found[len(found) // 2], found[-1]) if found else ()
+        if some and not any(_begins(file, entry.header_offset) for entry in some):
+            raise zipfile.BadZipFile("its directory does not lead to its members")
+        for entry in found:
             name = entry.filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437")
             sizes = (entry.header_offset, entry.compress_size, entry.file_size)
             yield _Member(
@@ -194,6 +205,11 @@ def _directory(file: BinaryIO) -> Iterator[_Member]:
                 entry.CRC,
                 entry.external_attr >> 16,
             )
+
+
+def _begins(file: BinaryIO, offset: int) -> bool:
+    """Whether the header of a member is there."""
+    return offset >= 0 and os.pread(file.fileno(), len(_LOCAL_MAGIC), offset) == _LOCAL_MAGIC
 
 
 def _name(raw: bytes, flags: int) -> bytes:
