@@ -1,0 +1,28 @@
+"""What `import fiqa_trt` offers, and what the command line calls: the only place that puts parts together.
+
+Each name is loaded when it is used: filtering needs nothing of what scoring needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fiqa_trt.api.scoring import Filtered, filter_scores, score_dataset
+    from fiqa_trt.scorer import Scorer
+    from fiqa_trt.scores.score import Score
+
+__all__ = ["Filtered", "Score", "Scorer", "filter_scores", "score_dataset"]
+
+_HOMES = {
+    **dict.fromkeys(("Filtered", "filter_scores", "score_dataset"), "fiqa_trt.api.scoring"),
+    "Scorer": "fiqa_trt.scorer",
+    "Score": "fiqa_trt.scores.score",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
