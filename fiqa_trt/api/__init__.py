@@ -9,16 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fiqa_trt.api.scoring import Filtered, filter_scores, score_dataset
+    from fiqa_trt.api.filtering import Filtered, filter_scores
+    from fiqa_trt.api.scoring import score_dataset
     from fiqa_trt.scorer import Scorer
     from fiqa_trt.scores.score import Score
 
 __all__ = ["Filtered", "Score", "Scorer", "filter_scores", "score_dataset"]
 
 _HOMES = {
-    **dict.fromkeys(("Filtered", "filter_scores", "score_dataset"), "fiqa_trt.api.scoring"),
-    "Scorer": "fiqa_trt.scorer",
+    "Filtered": "fiqa_trt.api.filtering",
     "Score": "fiqa_trt.scores.score",
+    "Scorer": "fiqa_trt.scorer",
+    "filter_scores": "fiqa_trt.api.filtering",
+    "score_dataset": "fiqa_trt.api.scoring",
 }
 
 
