@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fiqa_trt.api.filtering import Filtered, filter_scores
-    from fiqa_trt.api.scoring import score_dataset
+    from fiqa_trt.api.scoring import retry_failed, score_dataset
     from fiqa_trt.scorer import Scorer
     from fiqa_trt.scores.score import Score
 
-__all__ = ["Filtered", "Score", "Scorer", "filter_scores", "score_dataset"]
+__all__ = ["Filtered", "Score", "Scorer", "filter_scores", "retry_failed", "score_dataset"]
 
 _HOMES = {
     "Filtered": "fiqa_trt.api.filtering",
     "Score": "fiqa_trt.scores.score",
     "Scorer": "fiqa_trt.scorer",
     "filter_scores": "fiqa_trt.api.filtering",
+    "retry_failed": "fiqa_trt.api.scoring",
     "score_dataset": "fiqa_trt.api.scoring",
 }
 
