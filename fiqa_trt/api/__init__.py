@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fiqa_trt.api.filtering import Filtered, filter_scores
+    from fiqa_trt.api.filtering import Filtered, filter_scores, undo_move
     from fiqa_trt.api.scoring import retry_failed, score_dataset
     from fiqa_trt.scorer import Scorer
     from fiqa_trt.scores.score import Score
 
-__all__ = ["Filtered", "Score", "Scorer", "filter_scores", "retry_failed", "score_dataset"]
+__all__ = ["Filtered", "Score", "Scorer", "filter_scores", "retry_failed", "score_dataset", "undo_move"]
 
 _HOMES = {
     "Filtered": "fiqa_trt.api.filtering",
@@ -23,6 +23,7 @@ _HOMES = {
     "filter_scores": "fiqa_trt.api.filtering",
     "retry_failed": "fiqa_trt.api.scoring",
     "score_dataset": "fiqa_trt.api.scoring",
+    "undo_move": "fiqa_trt.api.filtering",
 }
 
 
