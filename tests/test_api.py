@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines import Engine, open_sizes
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import InputError, OutputError, UsageError
+from fiqa_trt.inputs.containers.tar import TarContainer
 from fiqa_trt.scores.files import output_metadata
+from fiqa_trt.storage.reading import Blob
 from tests.test_shards import tar
 
 
@@ -249,3 +251,19 @@ def test_distributions(tmp_path: Path, crops: Path) -> None:
     score_dataset(tmp_path / "bad.jpg", tmp_path / "s.parquet", device="cpu")
     with pytest.raises(InputError, match="holds no score"):
         read_distribution(tmp_path / "s.parquet")
+
+
+def test_members_of_a_tar_are_read_together(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [path.read_bytes() for path in sorted(crops.rglob("*.jpg"))]
+    members = [(f"{number}.jpg", images[number % len(images)]) for number in range(100)]
+    path, asked, real = tar(tmp_path / "t.tar", members), list[int](), TarContainer.read_all
+
+    def counted(self: TarContainer, keys: Sequence[str]) -> list[Blob]:
+        asked.append(len(keys))
+        return real(self, keys)
+
+    monkeypatch.setattr(TarContainer, "read_all", counted)
+    with Scorer("cpu", "fp32", batch=8, threads=2) as scorer:
+        found = scorer.score(f"{path}::{name}" for name, _ in members)
+    assert {score.status for score in found} == {"ok"}
+    assert asked == [8] * 12 + [4]
