@@ -49,6 +49,11 @@ def parse_devices(devices: str) -> list[str]:
     return names
 
 
+def opened(devices: str, setup: Setup, say: Say) -> Processes:
+    """A process for each of `devices`, as `parse_devices` reads them. Raises EngineError."""
+    return Processes(parse_devices(devices), setup, say)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Task:
     """A unit for a worker."""
