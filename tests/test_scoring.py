@@ -35,7 +35,7 @@ from fiqa_trt.runs.score import Options, Summary, score_dataset
 from fiqa_trt.runs.state import RunFolder
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.schema import own_columns
-from fiqa_trt.storage.reading import Read, read_plain
+from fiqa_trt.storage.local import Read, read_plain
 from tests.conftest import MeanEngine, in_process, mean_workers
 
 SMALL = Options(unit_rows=4)

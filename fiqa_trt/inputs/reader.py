@@ -17,7 +17,7 @@ from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address
 from fiqa_trt.inputs.containers.base import Container
 from fiqa_trt.inputs.containers.registry import kind_of
 from fiqa_trt.outcomes import ImageError, Origin, Status, unforeseen
-from fiqa_trt.storage.reading import (
+from fiqa_trt.storage.local import (
     Blob,
     FileChanged,
     Read,

@@ -26,7 +26,7 @@ from fiqa_trt.inputs.reader import open_container
 from fiqa_trt.inputs.user_tables import KINDS, Column, translated
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.storage.reading import REMOTE, is_remote
+from fiqa_trt.storage.local import REMOTE, is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa

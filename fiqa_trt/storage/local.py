@@ -1,172 +1,116 @@
-"""Files that appear complete or not at all, under their own name or that of the file that a link leads to.
-
-What is replaced keeps its permissions and, where that is allowed, its owner and group. It is a new file all the same:
-other hard links to the old one keep the old content, as backups that are made of hard links need.
-"""
+"""The bytes of a file, or the reason why there are none."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import NamedTuple
 
-from fiqa_trt.errors import OutputError, storage_error
+from fiqa_trt.outcomes import ImageError, Origin, Status
 
-# What file systems answer that cannot sync a folder (CIFS, VirtualBox's, some of FUSE) or do not let it be opened.
-# SQLite, PostgreSQL and borg go on as well. Anything else, EIO and ENOSPC above all, is a disk that fails.
-_NO_SYNC = (
-    errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EISDIR,
-)  # fmt: skip
-_LONGEST = 255  # bytes of a file's name
+MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .jpg must not fill the memory.
+Blob = bytes | ImageError
 
 
-def target_of(path: Path) -> Path:
-    """The file that `path` stands for: itself, or what it leads to if it is a link, be that there or not.
+class Stamp(NamedTuple):
+    """What changes when a file is replaced or written to."""
 
-    Raises:
-        OutputError: a link that leads to itself.
-    """
-    if not path.is_symlink():
-        return path
-    target = Path(os.path.realpath(path))
-    if target.is_symlink():
-        raise OutputError(f"cannot write {path}: it is a link that leads back to itself")
-    return target
+    device: int
+    number: int
+    size: int
+    modified_ns: int
+    changed_ns: int
 
 
-def beside(path: Path, suffix: str) -> Path:
-    """A name for what belongs to a file, in its folder: with a suffix, shortened where it would be too long a name."""
-    name = path.name + suffix
-    if len(os.fsencode(name)) > _LONGEST:
-        name = _digest(path.name) + suffix
-    return path.with_name(name)
+def stamp_of(info: os.stat_result) -> Stamp:
+    """That of a file."""
+    return Stamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
-def _digest(name: str) -> str:
-    return hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-
-
-def check_output(output: Path, suffixes: Sequence[str]) -> None:
-    """Refuse an output that could not be written at the end.
-
-    Raises:
-        OutputError: unknown suffix, missing or unwritable folder, something in its place that is not a file.
-    """
+def stamp_at(path: str) -> Stamp | None:
+    """The same by a file's path; None if there is none."""
     try:
-        target = target_of(output)
-        _existing(output)
-        what = f"cannot write {output}: " + (f"it is a link to {target}, and " if target != output else "")
-        if output.suffix.lower() not in suffixes:
-            raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
-        if not target.parent.is_dir():
-            raise OutputError(f"{what}the folder {target.parent} does not exist")
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"{what}no permission to write in {target.parent}")
-    except OSError as exc:
-        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that could not be made, or not be written into.
-
-    Raises:
-        OutputError: something in its place or on the way to it is no folder, or may not be written.
-    """
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise OutputError(f"cannot write into {folder}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write into {folder}: no permission to write in {there}")
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file in the same folder that becomes `path` when the block ends well, and vanishes when it does not.
-
-    Where `path` is a link, what it leads to is replaced, in the folder where that lies.
-
-    Raises:
-        OutputError: a link that leads to itself, or something that is not a file.
-        RunError: the disk is full or fails.
-    """
-    temporary: Path | None = None
-    try:
-        target = target_of(path)
-        temporary = beside(target.with_name(f".{target.name}"), ".tmp")
-        old = _existing(path)
-        temporary.unlink(missing_ok=True)
-        with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
-            if old is not None:  # from the beginning, as it may hold what others are not to see
-                _keep(descriptor, old, stat.S_IRUSR | stat.S_IWUSR)
-        yield temporary
-        with _opened(temporary, os.O_RDWR) as descriptor:
-            _sync(descriptor)
-            if old is not None:
-                _keep(descriptor, old)
-        temporary.replace(target)
-        sync_folder(target.parent)
-    except OSError as exc:
-        raise storage_error(path, exc) from exc
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-
-def _existing(path: Path) -> os.stat_result | None:
-    """What stands at a path, or at what it leads to, if there is anything. Raises OutputError if that is no file."""
-    try:
-        old = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+        return stamp_of(os.stat(path))
+    except (OSError, ValueError):
         return None
-    if not stat.S_ISREG(old.st_mode):
-        kind = "a folder" if stat.S_ISDIR(old.st_mode) else "a device or a pipe, not a file"
-        raise OutputError(f"cannot write {path}: {'it leads to' if path.is_symlink() else 'it is'} {kind}")
-    return old
 
 
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)  # less the umask
+class FileChanged(ImageError):
+    """A file is not the one any more that its index was made of."""
+
+    def __init__(self) -> None:
+        super().__init__(Status.UNREADABLE, "the file was changed while it was read")
+
+
+REMOTE = "a web address or an object store, which is not read: mount it, or copy it here"
+_YEAR_1, _YEAR_10000 = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9  # in nanoseconds since 1970
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+# A single slash is what pathlib leaves of two; below a folder, what a table's own path became.
+_URL = re.compile(
+    r"(?:^|/)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3a?|gs|gcs|az|abfss?|wasbs?|hdfs|hf|zip|memory):/)|^data:",
+    re.IGNORECASE,
+)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path that does not exist is a web address or an object's, by its looks."""
+    return _URL.search(path) is not None
+
+
+class Read(NamedTuple):
+    """The bytes of an image or why there are none, and what they came from, as it was just before they were read."""
+
+    blob: Blob
+    origin: Origin = Origin()
+
+
+def microseconds(modified_ns: int) -> int | None:
+    """A file's time as `Origin` has it; None for one that not every format can hold, as a broken clock sets."""
+    return modified_ns // 1000 if _YEAR_1 <= modified_ns < _YEAR_10000 else None
+
+
+def read_plain(path: str, max_bytes: int = MAX_BYTES) -> Read:
+    """All bytes of a regular file, or why there are none.
+
+    It is `missing`, `empty`, `too_large`, `unreadable` (a folder, a device, a pipe, no permission), or `unsupported`
+    (an address instead of a path).
+    """
+    origin = Origin()
+
+    def failed(status: Status, error: str) -> Read:
+        return Read(ImageError(status, error), origin)
+
     try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _keep(descriptor: int, old: os.stat_result, more: int = 0) -> None:
-    """Give a file the owner, group and permissions of another one, as far as that is allowed here."""
-    for owner in (old.st_uid, -1):
-        with contextlib.suppress(OSError):
-            os.fchown(descriptor, owner, old.st_gid)
-            break
-    with contextlib.suppress(OSError):
-        os.fchmod(descriptor, stat.S_IMODE(old.st_mode) | more)
-
-
-def sync_file(path: Path) -> None:
-    """Bring a file's content to the disk. Raises OSError if that fails."""
-    with _opened(path, os.O_RDWR) as descriptor:
-        _sync(descriptor)
-
-
-def sync_folder(path: Path) -> None:
-    """Bring a folder's names to the disk, where its file system can. Raises OSError if the disk fails."""
-    try:
-        with _opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-            os.fsync(descriptor)
+        with open(path, "rb", buffering=0, opener=open_at_once) as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                return failed(Status.UNREADABLE, "not a regular file")
+            origin = Origin(info.st_size, microseconds(info.st_mtime_ns))
+            if info.st_size > max_bytes:
+                return failed(Status.TOO_LARGE, f"{info.st_size} bytes, more than {max_bytes}")
+            data = file.read()
+    except IsADirectoryError:
+        return failed(Status.UNREADABLE, "a folder, not a file (or a folder that could not be listed)")
     except OSError as exc:
-        if exc.errno not in _NO_SYNC:
-            raise
+        if exc.errno in (*_ABSENT, errno.ENAMETOOLONG) and is_remote(path):
+            return failed(Status.UNSUPPORTED, REMOTE)
+        return failed(Status.MISSING if exc.errno in _ABSENT else Status.UNREADABLE, exc.strerror or str(exc))
+    except ValueError as exc:  # a NUL in the name
+        return failed(Status.MISSING, f"not a path: {exc}")
+    return Read(data, origin) if data else failed(Status.EMPTY, "0 bytes")
 
 
-def _sync(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):  # cannot, not: did not
-            raise
+def read_file(path: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """All bytes of a regular file. Raises ImageError, with the statuses of `read_plain`."""
+    blob = read_plain(path, max_bytes).blob
+    if isinstance(blob, ImageError):
+        raise blob
+    return blob
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """An opener for `open` that waits for nobody."""
+    # Without O_NONBLOCK, opening a named pipe waits for a writer that may never come.
+    return os.open(path, flags | os.O_NONBLOCK)

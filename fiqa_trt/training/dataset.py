@@ -23,8 +23,8 @@ from fiqa_trt.inputs.whole_tables import Table, is_empty
 from fiqa_trt.models.spec import PreprocessSpec, digest
 from fiqa_trt.outcomes import Outcome, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.local import atomic
-from fiqa_trt.storage.reading import is_remote
+from fiqa_trt.storage.local import is_remote
+from fiqa_trt.storage.writing import atomic
 
 TRAIN, VAL, TEST = "train", "val", "test"
 MIN_ROWS = 32

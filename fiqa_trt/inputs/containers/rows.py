@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from fiqa_trt.errors import one_line
 from fiqa_trt.inputs.containers.columns import ImageColumn
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import FileChanged, Stamp, stamp_at
+from fiqa_trt.storage.local import FileChanged, Stamp, stamp_at
 
 if TYPE_CHECKING:
     import pyarrow as pa

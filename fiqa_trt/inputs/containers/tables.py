@@ -20,7 +20,7 @@ from fiqa_trt.inputs.address import DEFAULT_COLUMN, open_path
 from fiqa_trt.inputs.containers.columns import find_column, images_in
 from fiqa_trt.inputs.containers.rows import ArrowRows, Damage, ParquetRows, Rows, check_unchanged, status_of
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, read_file, stamp_of
+from fiqa_trt.storage.local import MAX_BYTES, Blob, FileChanged, Stamp, read_file, stamp_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

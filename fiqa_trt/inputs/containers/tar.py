@@ -17,7 +17,7 @@ import numpy as np
 from fiqa_trt.errors import one_line
 from fiqa_trt.inputs.containers.members import FAULTY, SPARSE, Entries, Index
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, open_at_once, stamp_of
+from fiqa_trt.storage.local import MAX_BYTES, Blob, FileChanged, Stamp, open_at_once, stamp_of
 
 _PIECE = 1 << 20
 _SEARCHED = 64 << 20

@@ -19,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 from fiqa_trt.errors import one_line
 from fiqa_trt.inputs.containers.members import FAULTY, FILE, FOLDER, Entries, Fault, Index
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, open_at_once, stamp_of
+from fiqa_trt.storage.local import MAX_BYTES, Blob, FileChanged, Stamp, open_at_once, stamp_of
 
 _PIECE = 1 << 20
 _LOCAL = struct.Struct("<4s5H3L2H")  # before a member: APPNOTE.TXT 4.3.7
