@@ -357,7 +357,12 @@ def test_the_point_that_the_curve_starts_from_is_told(scores: Path, tmp_path: Pa
 def test_pairs_have_the_columns_and_blanks_that_tables_have(scores: Path, tmp_path: Path) -> None:
     rows = [[f"/d/{i}.jpg", f"/d/{i + 1}.jpg", i % 2, f"0,{i + 10}"] for i in range(39)]
     plain = read_pairs(scores, write(tmp_path / "p.csv", "a,b,same,similarity", rows))
-    for header in ("image1,image2,label,cosine", "img_a,img_b,match,score", "probe,reference,genuine,sim"):
+    for header in (
+        "image1,image2,label,cosine",
+        "img_a,img_b,match,score",
+        "probe,reference,genuine,sim",
+        "p1,p2,is_mated,cos_sim",
+    ):
         found = read_pairs(scores, write(tmp_path / "q.csv", header, rows))
         assert found.similarity.tolist() == plain.similarity.tolist()
         assert f"similarity = {header.split(',')[3]}" in found.notes[0]
@@ -377,6 +382,36 @@ def test_pairs_have_the_columns_and_blanks_that_tables_have(scores: Path, tmp_pa
     assert "19 mated, 20 non-mated pairs; 0 more dropped" in text
     form = PairForm(("left", "right"), "who", "how", skip_blank=True)
     assert read_pairs(scores, table, form=form).similarity.tolist() == plain.similarity.tolist()
+
+
+def test_verdicts_on_pairs_are_words_as_well(scores: Path, tmp_path: Path) -> None:
+    def same(yes: object, no: object, header: str = "enroll,verif,Label,score") -> list[bool]:
+        rows = [[f"/d/{i}.jpg", f"/d/{i + 1}.jpg", yes if i % 2 else no, 0.1 + i % 2] for i in range(9)]
+        return list(map(bool, read_pairs(scores, write(tmp_path / "p.csv", header, rows)).same))
+
+    wanted = [bool(i % 2) for i in range(9)]
+    for yes, no in ((1, -1), ("1.0", "0.0"), ("Genuine", "Impostor"), ("mated", "non-mated"), ("match", "Non_Match")):
+        assert same(yes, no) == wanted
+    with pytest.raises(InputError, match=r"line 2: `Label` is 'maybe', not 1 or 0 \(nor true"):
+        same(1, "maybe")
+    with pytest.raises(InputError, match="`Label` is both 0 and -1"):
+        read_pairs(
+            scores, write(tmp_path / "p.csv", "a,b,Label,score", [["/d/1.jpg", "/d/2.jpg", i, 1] for i in (-1, 0, 1)])
+        )
+
+
+def test_plots_are_of_the_kind_that_their_name_says(scores: Path, tmp_path: Path) -> None:
+    labels = write(tmp_path / "l.csv", "path,score", [[f"/d/{i}.jpg", i % 7] for i in range(40)])
+    for kind, start in {"pdf": b"%PDF", "svg": b"<?xml", "PNG": b"\x89PNG"}.items():
+        call(scores, "--labels", labels, "--resamples", 0, "--plot", tmp_path / f"p.{kind}")
+        assert (tmp_path / f"p.{kind}").read_bytes().startswith(start)
+
+
+def test_groups_that_are_numbers_are_in_their_order(scores: Path, tmp_path: Path) -> None:
+    names = ["-5", "10", "2", "x", "nan"]
+    labels = write(tmp_path / "l.csv", "path,score,yaw", [[f"/d/{i}.jpg", i, names[i % 5]] for i in range(40)])
+    text = call(scores, "--labels", labels, "--resamples", 0, "--by", "yaw", "-q")
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["-5", "2", "10", "nan", "x"]
 
 
 def test_scores_and_labels_in_each_others_place(scores: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +41,13 @@ _FEW = 10  # errors at a threshold; fewer are mostly chance
     multiple=True,
     help="Of the table; twice with --pairs.  [default: path, image, filename, ...; a, b, image1, image2, ...]",
 )
-@click.option("--score-column", metavar="NAME", help="Of ratings or similarities.  [default: score, mos, rating, ...]")
+@click.option(
+    "--score-column",
+    "score_columns",
+    metavar="NAME",
+    multiple=True,
+    help="Of ratings (of several raters, given for each) or similarities.  [default: score, mos, rating, ...]",
+)
 @click.option("--same-column", metavar="NAME", help="Of --pairs.  [default: same, label, match, ...]")
 @click.option("--skip-blank", is_flag=True, help="Leave out, and count, rows with a blank where that should be.")
 @click.option("--by", metavar="COLUMN", help="Also for each value of this column of --labels.")
@@ -47,8 +55,8 @@ _FEW = 10  # errors at a threshold; fewer are mostly chance
 @click.option("--fnmr", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="FNMR to start from.  [0.05]")
 @click.option("--fmr", type=click.FloatRange(0, 1, max_open=True), help="Or the threshold at this false match rate.")
 @click.option("--distance", is_flag=True, help="Lower means more alike in --pairs (column distance or similarity).")
-@click.option("--resamples", type=click.IntRange(min=0), default=1000, show_default=True, help="Of the bootstrap.")
-@click.option("--plot", metavar="FILE", type=_PATH, help="Scatter or EDC curve as PNG.")
+@click.option("--resamples", type=click.IntRange(min=0), help="Of the bootstrap, with --labels.  [default: 1000]")
+@click.option("--plot", metavar="FILE", type=_PATH, help="Scatter or EDC curve: .png, .pdf or .svg.")
 @click.option(
     "--format",
     "form",
@@ -64,7 +72,7 @@ def command(
     pairs: Path | None,
     images: Path | None,
     path_columns: tuple[str, ...],
-    score_column: str | None,
+    score_columns: tuple[str, ...],
     same_column: str | None,
     skip_blank: bool,
     by: str | None,
@@ -72,7 +80,7 @@ def command(
     fnmr: float | None,
     fmr: float | None,
     distance: bool,
-    resamples: int,
+    resamples: int | None,
     plot: Path | None,
     quiet: bool,
     form: str,
@@ -96,12 +104,15 @@ def command(
         raise click.UsageError("give either --labels FILE or --pairs FILE")
     if labels is not None and (fnmr is not None or fmr is not None):
         raise click.UsageError("--fnmr and --fmr belong to --pairs")
-    if pairs is not None and by:
-        raise click.UsageError("--by belongs to --labels")
+    if pairs is not None and (by or resamples is not None):
+        raise click.UsageError("--by and --resamples belong to --labels")
     if labels is not None and (distance or same_column):
         raise click.UsageError("--distance and --same-column belong to --pairs")
     if len(path_columns) not in ((0, 1) if pairs is None else (0, 2)):
         raise click.UsageError("--path-column: --labels has one column of paths, --pairs has two")
+    if pairs is not None and len(score_columns) > 1:
+        raise click.UsageError("--score-column: --pairs has one column of similarities")
+    resamples = 1000 if resamples is None else resamples
     if as_json and form != "text":
         raise click.UsageError("give either --json or --format")
     if fnmr is not None and fmr is not None:
@@ -114,13 +125,14 @@ def command(
     except ImportError as exc:
         raise EngineError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
     if plot is not None:
+        from fiqa_trt.analysis.plots import KINDS
         from fiqa_trt.storage.local import check_output
 
-        check_output(plot, (".png",))
+        check_output(plot, KINDS)
     if labels is not None:
         from fiqa_trt.inputs.ratings import Form
 
-        wanted = Form(path_columns[0] if path_columns else None, score_column, skip_blank)
+        wanted = Form(path_columns[0] if path_columns else None, score_columns, skip_blank)
         bar = ProgressLine("draws", quiet=quiet)
         result = _labels(scores, labels, images, wanted, by, column, resamples, plot, bar)
     else:
@@ -128,7 +140,7 @@ def command(
 
         assert pairs is not None
         sides = (path_columns[0], path_columns[1]) if path_columns else ()
-        meant = PairForm(sides, same_column, score_column, distance, skip_blank)
+        meant = PairForm(sides, same_column, next(iter(score_columns), None), distance, skip_blank)
         result = _pairs(scores, pairs, images, meant, column, fnmr, fmr, plot)
     say = speaker(quiet)
     for note in [*result.notes, *([] if plot is None else [f"written to {plot}"])]:
@@ -171,7 +183,7 @@ def _labels(
     rated = evaluation.read_rated(scores, labels, images, column, by, form)
     names, left_out = np.array(rated.groups, object), Counter[str]()
     sets: dict[str | None, npt.NDArray[np.bool_]] = {None: np.ones(len(names), bool)}  # by group; None: all
-    for name in sorted(set(rated.groups)) if by is not None else ():
+    for name in sorted(set(rated.groups), key=_by_value) if by is not None else ():
         own = names == name
         if evaluation.comparable(rated.scores[own], rated.ratings[own]):
             sets[name] = own
@@ -206,6 +218,14 @@ def _labels(
     }
     rows = [(evaluation.OVERALL, found), *((name or "(blank)", part) for name, part in parts.items())]
     return _Result(figures, notes, evaluation.agreement_table(rows))
+
+
+def _by_value(name: str) -> tuple[float, str]:
+    """Numbers by what they are, then texts by their letters: a key to sort by."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(name.replace(",", "."))):
+            return number, name
+    return math.inf, name
 
 
 def _pairs(
