@@ -23,6 +23,7 @@ from fiqa_trt.analysis.evaluation import (
     MEASURES,
     PairForm,
     agreement,
+    comparison,
     edc,
     fit_logistic,
     logistic,
@@ -427,6 +428,49 @@ def test_scores_and_labels_in_each_others_place(scores: Path, tmp_path: Path) ->
         if refused:
             assert f"give `{scores} --labels {labels}`" in text
         assert message not in call(scores, "--labels", labels, "--resamples", 0)
+
+
+def test_a_difference_is_that_of_a_paired_bootstrap() -> None:
+    rng = np.random.default_rng(4)
+    ratings = rng.uniform(1, 5, 60)
+    one, other = ratings + rng.normal(0, 0.5, 60), ratings + rng.normal(0, 1, 60)
+    found = comparison(one, other, ratings, resamples=300, seed=7)
+    assert found.one == agreement(one, ratings, resamples=300, seed=7)
+    assert found.other == agreement(other, ratings, resamples=300, seed=7)
+    draws, again = [], np.random.default_rng(7)
+    for _ in range(300):
+        rows = again.integers(0, 60, 60)
+        plcc = [stats.pearsonr(side[rows], ratings[rows]).statistic for side in (one, other)]
+        draws.append(plcc[0] - plcc[1])
+    assert [found.difference["plcc"].low, found.difference["plcc"].high] == pytest.approx(
+        np.percentile(draws, [2.5, 97.5]).tolist()
+    )
+    same = comparison(one, one, ratings, resamples=9).difference
+    assert all((each.value, each.low, each.high) == (0, 0, 0) for each in same.values())
+    with pytest.raises(InputError, match="every score is 1"):
+        comparison(one, np.ones(60), ratings)
+
+
+def test_scores_against_others(scores: Path, tmp_path: Path) -> None:
+    rows = [[f"/d/{i}.jpg", i, "ab"[i % 2]] for i in range(40)]
+    labels = write(tmp_path / "l.csv", "path,score,camera", rows)
+    worse = write(
+        tmp_path / "w.csv", "path,score,status", [[f"/e/{i}.jpg", (i * 7) % 31 / 40, "ok"] for i in range(36)]
+    )
+    options = ("--labels", labels, "--against", worse, "--by", "camera", "--resamples", 20)
+    result = json.loads(call(scores, *options, "-q", "--json"))
+    assert result["rows"] == 36
+    own = stats.spearmanr(range(36), [(i * 7) % 31 for i in range(36)]).statistic
+    assert result["against"]["measures"]["srcc"]["value"] == pytest.approx(own)
+    assert result["difference"]["srcc"]["value"] == pytest.approx(1 - own)
+    assert result["difference"]["srcc"]["low"] > 0
+    assert result["groups"]["b"]["difference"].keys() == result["measures"].keys()
+    text = call(scores, *options)
+    assert [line.split("  ")[0] for line in text.splitlines()[-9:-6]] == ["all", f"all, {worse}", "all, difference"]
+    assert f"{worse}: 0 without a score, 4 not among the scores" in text
+    other = write(tmp_path / "l2.csv", "path,score", [["/d/38.jpg", 1], ["/e/1.jpg", 2]])
+    one = write(tmp_path / "s2.csv", "path,score,status", [["/d/38.jpg", 0.1, "ok"]])
+    assert "no rated image has both" in call(one, "--labels", other, "--against", worse, code=2)
 
 
 def test_every_draw_is_reported() -> None:

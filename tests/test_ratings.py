@@ -319,6 +319,7 @@ def test_the_options_of_eval(scored: Path) -> None:
     assert result["measures"]["srcc"]["value"] == 1
     for wrong in (
         ["--pairs", "x.csv", "--by", "x"],
+        ["--pairs", "x.csv", "--against", "x.parquet"],
         ["--pairs", "x.csv", "--resamples", "9"],
         ["--pairs", "x.csv", "--score-column", "x", "--score-column", "y"],
         ["--pairs", "x.csv", "--path-column", "x"],

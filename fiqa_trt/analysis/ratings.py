@@ -27,6 +27,7 @@ class Rated:
         scores: float64 [N].
         ratings: float64 [N].
         groups: N values of the column that divides them, empty where it is; all empty without one.
+        images: N paths, as the ratings have them.
         failed: rated images that have no score.
         unmatched: rated images that are not among the scores.
         notes: lines for the user: columns, what was left out or averaged, and how paths were matched.
@@ -35,6 +36,7 @@ class Rated:
     scores: Values
     ratings: Values
     groups: list[str]
+    images: list[str]
     failed: int
     unmatched: int
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -95,10 +97,31 @@ def read_rated(
         np.array([values[row] for row in kept], np.float64),
         rated.values[kept],
         [groups[row] for row in kept],
+        [rated.paths[row] for row in kept],
         len(values) - len(kept),
         unmatched,
         [*doubts, *rated.notes(), *filter(None, [found.note()])],
     )
+
+
+def in_common(one: Rated, other: Rated) -> tuple[Rated, Rated]:
+    """Two scores of what one table rates, only of the images that have both.
+
+    Raises:
+        InputError: there are none.
+    """
+    shared = set(one.images) & set(other.images)
+    if not shared:
+        raise InputError("no rated image has both scores, so they cannot be compared")
+
+    def only(rated: Rated) -> Rated:
+        kept = [row for row, image in enumerate(rated.images) if image in shared]
+        groups, images = ([cells[row] for row in kept] for cells in (rated.groups, rated.images))
+        return dataclasses.replace(
+            rated, scores=rated.scores[kept], ratings=rated.ratings[kept], groups=groups, images=images
+        )
+
+    return only(one), only(other)
 
 
 def _scores(scores: Path, column: str, table: Path, option: str) -> tuple[Scores, list[str]]:

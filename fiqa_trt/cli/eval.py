@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from fiqa_trt.analysis.evaluation import Agreement, PairForm, Table
+    from fiqa_trt.analysis.evaluation import Agreement, Comparison, PairForm, Table
     from fiqa_trt.inputs.ratings import Form
 
 _PATH = click.Path(path_type=Path)
@@ -50,6 +50,7 @@ _FEW = 10  # errors at a threshold; fewer are mostly chance
 )
 @click.option("--same-column", metavar="NAME", help="Of --pairs.  [default: same, label, match, ...]")
 @click.option("--skip-blank", is_flag=True, help="Leave out, and count, rows with a blank where that should be.")
+@click.option("--against", metavar="FILE", type=_PATH, help="Other scores: how much SCORES differ in agreement.")
 @click.option("--by", metavar="COLUMN", help="Also for each value of this column of --labels.")
 @click.option("--column", default="score", show_default=True, help="Which column of SCORES.")
 @click.option("--fnmr", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="FNMR to start from.  [0.05]")
@@ -75,6 +76,7 @@ def command(
     score_columns: tuple[str, ...],
     same_column: str | None,
     skip_blank: bool,
+    against: Path | None,
     by: str | None,
     column: str,
     fnmr: float | None,
@@ -104,8 +106,8 @@ def command(
         raise click.UsageError("give either --labels FILE or --pairs FILE")
     if labels is not None and (fnmr is not None or fmr is not None):
         raise click.UsageError("--fnmr and --fmr belong to --pairs")
-    if pairs is not None and (by or resamples is not None):
-        raise click.UsageError("--by and --resamples belong to --labels")
+    if pairs is not None and (by or against or resamples is not None):
+        raise click.UsageError("--against, --by and --resamples belong to --labels")
     if labels is not None and (distance or same_column):
         raise click.UsageError("--distance and --same-column belong to --pairs")
     if len(path_columns) not in ((0, 1) if pairs is None else (0, 2)):
@@ -134,7 +136,7 @@ def command(
 
         wanted = Form(path_columns[0] if path_columns else None, score_columns, skip_blank)
         bar = ProgressLine("draws", quiet=quiet)
-        result = _labels(scores, labels, images, wanted, by, column, resamples, plot, bar)
+        result = _labels(scores, against, labels, images, wanted, by, column, resamples, plot, bar)
     else:
         from fiqa_trt.analysis.evaluation import PairForm
 
@@ -167,6 +169,7 @@ class _Result:
 
 def _labels(
     scores: Path,
+    against: Path | None,
     labels: Path,
     images: Path | None,
     form: Form,
@@ -181,24 +184,33 @@ def _labels(
     from fiqa_trt.analysis import evaluation
 
     rated = evaluation.read_rated(scores, labels, images, column, by, form)
+    other = None
+    if against is not None:
+        rated, other = evaluation.in_common(rated, evaluation.read_rated(against, labels, images, column, by, form))
     names, left_out = np.array(rated.groups, object), Counter[str]()
     sets: dict[str | None, npt.NDArray[np.bool_]] = {None: np.ones(len(names), bool)}  # by group; None: all
     for name in sorted(set(rated.groups), key=_by_value) if by is not None else ():
         own = names == name
-        if evaluation.comparable(rated.scores[own], rated.ratings[own]):
+        if all(evaluation.comparable(each.scores[own], each.ratings[own]) for each in (rated, other) if each):
             sets[name] = own
         else:
             few = own.sum() < evaluation.MIN_ROWS
             left_out[f"fewer than {evaluation.MIN_ROWS} images" if few else "scores or ratings all alike"] += 1
 
-    def agreement(rows: npt.NDArray[np.bool_], before: int) -> Agreement:
+    comparisons: dict[str | None, Comparison] = {}
+
+    def agreement(name: str | None, rows: npt.NDArray[np.bool_], before: int) -> Agreement:
         def report(done: int) -> None:
             bar(Progress(before + done, resamples * len(sets)))
 
-        return evaluation.agreement(rated.scores[rows], rated.ratings[rows], resamples, report=report)
+        scored, ratings = rated.scores[rows], rated.ratings[rows]
+        if other is None:
+            return evaluation.agreement(scored, ratings, resamples, report=report)
+        comparisons[name] = evaluation.comparison(scored, other.scores[rows], ratings, resamples, report=report)
+        return comparisons[name].one
 
     with interruptible(bar, "the same command starts again"):
-        parts = {name: agreement(rows, at * resamples) for at, (name, rows) in enumerate(sets.items())}
+        parts = {name: agreement(name, rows, at * resamples) for at, (name, rows) in enumerate(sets.items())}
     found = parts.pop(None)
     if plot is not None:
         evaluation.plot_agreement(rated, found, plot)
@@ -208,15 +220,36 @@ def _labels(
         f"ratings from {rated.ratings.min():g} to {rated.ratings.max():g}: RMSE is on their scale, after the logistic",
         *(f"left out: {number_of(count, 'group')} with {reason}" for reason, count in left_out.items()),
     ]
+    if other is not None:
+        notes += [
+            f"{against}: {other.failed:,} without a score, {other.unmatched:,} not among the scores",
+            f"only images with both scores; difference: {scores} less {against}, hardly chance if its interval is "
+            "without 0",
+        ]
+
+    def told(name: str | None, part: Agreement) -> dict[str, Any]:
+        """For machines, with what it was compared with."""
+        if name not in comparisons:
+            return dataclasses.asdict(part)
+        compared = dataclasses.asdict(comparisons[name])
+        return {**compared["one"], "against": compared["other"], "difference": compared["difference"]}
+
     figures = {
-        **dataclasses.asdict(found),
+        **told(None, found),
         "failed": rated.failed,
         "unmatched": rated.unmatched,
         "notes": rated.notes,
-        "groups": {str(name): dataclasses.asdict(part) for name, part in parts.items()},
+        "groups": {str(name): told(name, part) for name, part in parts.items()},
         "groups_left_out": left_out.total(),
     }
-    rows = [(evaluation.OVERALL, found), *((name or "(blank)", part) for name, part in parts.items())]
+    rows = []
+    for group, part in {None: found, **parts}.items():
+        title = evaluation.OVERALL if group is None else group or "(blank)"
+        rows.append((title, part.rows, part.measures))
+        if group in comparisons:
+            compared = comparisons[group]
+            rows.append((f"{title}, {against}", part.rows, compared.other.measures))
+            rows.append((f"{title}, difference", part.rows, compared.difference))
     return _Result(figures, notes, evaluation.agreement_table(rows))
 
 
