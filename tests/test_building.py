@@ -327,7 +327,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         (["bench", gone, "-o", tmp_path / "no" / "b.json"], "does not exist"),
         (["bench", gone, "-o", tmp_path / "file" / "b.json"], "does not exist"),
         (["eval", gone, "--labels", gone, "--plot", tmp_path / "no" / "p.png"], "does not exist"),
-        (["eval", gone, "--labels", gone, "--plot", tmp_path / "p.pdf"], "name it .png"),
+        (["eval", gone, "--labels", gone, "--plot", tmp_path / "p.gif"], "name it .png"),
         (["report", gone, "-o", tmp_path / "no" / "r.html"], "does not exist"),
         (["score", taken, "-o", tmp_path / "no" / "s.parquet"], "does not exist"),
         (["show", taken / "photo.jpg", taken / "photo.jpg", "--explain", "--engine", gone], "written twice"),

@@ -158,6 +158,12 @@ def start(init: Sequence[Path], seed: int = 0) -> Start:
     return Start(model, frozenset(given), hashlib.sha256(b"".join(path.read_bytes() for path in init)).hexdigest())
 
 
+def untrained(begun: Start, recipe: Recipe) -> list[str]:
+    """Members that a checkpoint will not have: neither trained nor wholly given."""
+    lacking = {name.split(".")[1] for name in begun.model.state_dict().keys() - begun.given}
+    return [name for name in MEMBERS if name in lacking and name not in recipe.members]
+
+
 def _set_heads(begun: Start, mean_score: float) -> None:
     """New heads predict the mean of the labels at first."""
     for name in MEMBERS:
@@ -326,5 +332,6 @@ def _draw(path: Path, history: Sequence[Epoch]) -> None:
     merit.legend()
     for axes in (loss, merit):
         axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
