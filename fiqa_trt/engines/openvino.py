@@ -28,6 +28,7 @@ from fiqa_trt.progress import Say, silent
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _XML, _BIN = "network.xml", "network.bin"
+_FINE = "fine.xml"
 
 
 def import_openvino() -> Any:
@@ -245,7 +246,7 @@ def read_network(core: Any, payload: bytes, backend: str) -> Any:
 
 
 def pack_network(network: Any, *, half: bool) -> bytes:
-    """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16.
+    """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16, but for the heads'.
 
     Raises:
         RunError: there is no place for temporary files, or no space in it.
@@ -255,14 +256,34 @@ def pack_network(network: Any, *, half: bool) -> bytes:
     with _scratch() as scratch, zipfile.ZipFile(packed, "w") as archive:
         try:
             openvino.save_model(network, Path(scratch) / _XML, compress_to_fp16=half)
+            if half:
+                halved = openvino.Core().read_model(Path(scratch) / _XML)
+                _restore_heads(halved)
+                openvino.save_model(halved, Path(scratch) / _FINE, compress_to_fp16=False)
         except RuntimeError as exc:  # it does not say what the system said
             raise RunError(
                 f"OpenVINO cannot write below {scratch} ({one_line(exc)}); is it full? Free some, or set TMPDIR"
             ) from exc
+        saved = (Path(scratch) / (_FINE if half else _XML)).with_suffix
         for name in (_XML, _BIN):
             # A fixed date, so that the same network gives the same bytes.
-            archive.writestr(zipfile.ZipInfo(name), (Path(scratch) / name).read_bytes())
+            archive.writestr(zipfile.ZipInfo(name), saved(Path(name).suffix).read_bytes())
     return packed.getvalue()
+
+
+def _restore_heads(network: Any) -> None:
+    """Give the last layers of a network with FP16 weights FP32 ones, of the same values.
+
+    With FP16 weights OpenVINO puts out scores in BF16, which has two hundred values where faces have theirs.
+    """
+    constant = importlib.import_module("openvino.opset13").constant
+    for operation in network.get_ops():
+        if operation.get_type_name() == "MatMul":
+            halved = operation.input_value(1).get_node()
+            if halved.get_type_name() == "Convert":
+                values = halved.input_value(0).get_node().data.astype(np.float32)
+                restored = constant(values, name=halved.get_friendly_name())
+                operation.input(1).replace_source_output(restored.output(0))
 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:
