@@ -31,8 +31,9 @@ from fiqa_trt.cli import group
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, EngineInfo, Manifest, open_engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import MANIFEST, this_processor
-from fiqa_trt.engines.openvino import half_arithmetic, import_openvino, pack_network, read_network
+from fiqa_trt.engines.openvino import half_arithmetic, pack_network, read_network
 from fiqa_trt.errors import EngineError, FiqaError, InputError
+from fiqa_trt.libraries import import_library
 from fiqa_trt.machine import doctor
 from fiqa_trt.models import verification
 from fiqa_trt.models.verification import Agreement, Tolerance, compare, verification_batch
@@ -116,7 +117,7 @@ def test_an_fp16_engine_is_half_as_large(store: Path) -> None:
 
 def test_bf16_does_not_round_the_scores_of_an_fp16_engine() -> None:
     """A million faces would share some two hundred scores."""
-    core = import_openvino().Core()
+    core = import_library("openvino").Core()
     if "bf16" not in half_arithmetic(core):
         pytest.skip("this processor has no BF16 arithmetic")
     released = read_network(core, Manifest.read(RELEASED).read_payload(RELEASED), "onnx")

@@ -20,9 +20,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def place(tmp_path: Path, portrait: Image.Image) -> Path:
-    """A folder with `faces`, eight images each of eight persons, every one of another size, and `ratings.csv`, on a scale
-    from 1 to 5.
-    """
+    """A folder with `faces`, eight images of eight persons each, all of other sizes, and `ratings.csv`, from 1 to 5."""
     lines = ["image,mos,group,split"]
     for person in range(8):
         folder = tmp_path / "faces" / f"p{person:02}"

@@ -7,7 +7,6 @@ import ctypes
 import importlib
 import io
 import os
-import sys
 import tempfile
 import weakref
 import zipfile
@@ -24,23 +23,12 @@ from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.manifest import Manifest, processor_description
 from fiqa_trt.errors import EngineError, RunError, one_line
+from fiqa_trt.libraries import import_library
 from fiqa_trt.progress import Say, silent
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _XML, _BIN = "network.xml", "network.bin"
 _FINE = "fine.xml"
-
-
-def import_openvino() -> Any:
-    """OpenVINO without its telemetry, which would report every start over the network to its maker."""
-    telemetry = "openvino_telemetry"
-    if "openvino" not in sys.modules and telemetry not in sys.modules:
-        sys.modules[telemetry] = None  # type: ignore[assignment]  # OpenVINO has a stub for where it is not installed
-        try:
-            importlib.import_module("openvino")
-        finally:
-            del sys.modules[telemetry]
-    return importlib.import_module("openvino")
 
 
 class OpenVinoEngine:
@@ -67,7 +55,7 @@ class OpenVinoEngine:
         Raises:
             EngineError: a directory that is not one, a precision that is not to be had here.
         """
-        openvino = import_openvino()
+        openvino = import_library("openvino")
         manifest = Manifest.read(folder)
         if manifest.backend not in ("onnx", "openvino"):
             raise EngineError(f"{folder} is for {manifest.backend}, not for a CPU; use --device cuda")
@@ -167,7 +155,7 @@ def _slot(core: Any, manifest: Manifest, batch: int, settings: dict[str, Any]) -
     if folder is None:
         return None
     facts = {
-        "openvino": import_openvino().__version__,
+        "openvino": import_library("openvino").__version__,
         "processor": _processor(core),
         "arithmetic": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
         "payload": manifest.payload_sha256,
@@ -237,7 +225,7 @@ def _arithmetic(core: Any, manifest: Manifest, precision: str, folder: Path) -> 
 
 def read_network(core: Any, payload: bytes, backend: str) -> Any:
     """An `openvino.Model` from a payload. Raises what OpenVINO and zipfile raise for one that is damaged."""
-    openvino = import_openvino()
+    openvino = import_library("openvino")
     if backend == "onnx":
         return core.read_model(io.BytesIO(payload))
     with zipfile.ZipFile(io.BytesIO(payload)) as archive:
@@ -251,7 +239,7 @@ def pack_network(network: Any, *, half: bool) -> bytes:
     Raises:
         RunError: there is no place for temporary files, or no space in it.
     """
-    openvino = import_openvino()
+    openvino = import_library("openvino")
     packed = io.BytesIO()
     with _scratch() as scratch, zipfile.ZipFile(packed, "w") as archive:
         try:
