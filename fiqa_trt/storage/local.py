@@ -65,8 +65,8 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
             raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
         if not target.parent.is_dir():
             raise OutputError(f"{what}the folder {target.parent} does not exist")
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"{what}no permission to write in {target.parent}")
+        if reason := _unwritable(target.parent):
+            raise OutputError(f"{what}{reason}")
     except OSError as exc:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
 
@@ -80,8 +80,17 @@ def check_folder(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise OutputError(f"cannot write into {folder}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write into {folder}: no permission to write in {there}")
+    if reason := _unwritable(there):
+        raise OutputError(f"cannot write into {folder}: {reason}")
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why nothing can be written in a folder; None if something can."""
+    if os.access(folder, os.W_OK | os.X_OK):
+        return None
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return f"{folder} is on a file system that is read-only"
+    return f"no permission to write in {folder}"
 
 
 def lock(descriptor: int, output: Path) -> None:
