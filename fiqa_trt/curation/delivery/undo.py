@@ -17,7 +17,7 @@ from fiqa_trt.curation.delivery.file import Unlinkable, content, move, remove_em
 from fiqa_trt.errors import InputError, storage_error
 from fiqa_trt.inputs.marks import JOURNAL, MOVE, NOTE, TABLE, read_mark
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.local import locked_folder
+from fiqa_trt.storage.writing import locked_folder
 
 _MISSING = "neither in the folder nor in its old place"
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
