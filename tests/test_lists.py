@@ -377,4 +377,9 @@ def test_a_list_given_as_input_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "faces.csv").write_text("path\na.jpg\n")
     with pytest.raises(InputError, match="a list of images is given with --list"):
         check_source(Source((str(tmp_path / "faces.csv"),)), tmp_path / "o.parquet")
-    check_source(Source((str(tmp_path / "faces.csv"), str(tmp_path))), tmp_path / "o.parquet")
+    # Of several inputs it may be one that `*` has brought along: it has a row, and it is said.
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    both, said = Source((str(tmp_path), str(tmp_path / "faces.csv"))), list[str]()
+    check_source(both, tmp_path / "o.parquet")
+    assert sum(batch.num_rows for batch in list_inputs(both, said.append)) == 2
+    assert any("faces.csv; a list of images is given with --list" in line for line in said)

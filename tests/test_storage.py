@@ -108,6 +108,27 @@ def test_links_that_lead_to_no_file(tmp_path: Path) -> None:
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
+def test_two_runs_at_once_do_not_share_a_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with atomic(path) as temporary:
+        temporary.write_text("first")
+        with pytest.raises(OutputError, match=f"another run is writing {path} at this moment"):
+            write(path, "second")
+        assert temporary.read_text() == "first"
+    assert path.read_text() == "first"
+    assert names(tmp_path) == {"a"}
+
+
+def test_what_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None:
+    with atomic(tmp_path / "a") as temporary:
+        pass
+    for leave in (lambda: temporary.write_text("half"), lambda: temporary.symlink_to(tmp_path / "a")):
+        leave()
+        write(tmp_path / "a")
+        assert (tmp_path / "a").read_text() == "new"
+        assert names(tmp_path) == {"a"}
+
+
 @pytest.mark.parametrize("mode", [0o664, 0o600, 0o444, 0o755])
 def test_permissions_are_kept(tmp_path: Path, mode: int) -> None:
     (tmp_path / "a").write_text("old")

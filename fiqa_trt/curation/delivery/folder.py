@@ -6,6 +6,7 @@ that is there is ever overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -37,7 +38,7 @@ from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.writing import atomic
+from fiqa_trt.storage.writing import atomic, locked_folder
 
 WAYS = ("copy", "hardlink", "symlink", MOVE)
 
@@ -138,19 +139,41 @@ def fill_folder(
 
     Raises:
         InputError: there is no folder `root`.
-        OutputError: the folder is not empty, cannot be written, or lies where the images come from.
+        OutputError: the folder is not empty, cannot be written, lies where the images come from, or another run is
+            writing it.
         RunError: the disk is full or fails; the same call goes on.
     """
-    account, done, count = _Account(), 0, int(mask.sum())
     fill = check_folder(scores, mask, output, way, root, image_column, companions, update=update)
-    base, mark, places, journal = fill.base, fill.mark, Places(count), Journal(output)
     made = not output.exists()
+    with contextlib.ExitStack() as held:
+        try:
+            output.mkdir(exist_ok=True)
+            held.enter_context(locked_folder(output))
+            if read_mark(output) != fill.before:
+                raise OutputError(f"another run has just written {output}; run the same command again")
+        except OSError as exc:
+            raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
+        return _fill(fill, scores, mask, report, companions, made=made)
+
+
+def _fill(
+    fill: Fill,
+    scores: Path,
+    mask: Mask,
+    report: Report,
+    companions: Wish | None,
+    *,
+    made: bool,
+) -> Delivered:
+    """See `fill_folder`; `made`: the folder was not there before."""
+    account, done, count = _Account(), 0, int(mask.sum())
+    output, base, mark, way = fill.output, fill.base, fill.mark, fill.mark.way
+    places, journal = Places(count), Journal(output)
     reader = ContainerReader()
     plan = Plan(scores, mask, base, reader, companions)
     old = fill.old(scores, mask, reader)
     account.know(old, plan)
     try:
-        output.mkdir(exist_ok=True)
         old.remove(output, base, companions, reader)
         _write_mark(output, mark)
         device = output.stat().st_dev
