@@ -14,8 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fiqa_trt.decoding.base import Decoded, Decoder
-from fiqa_trt.engines import Engine
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.base import Engine, Scores
 from fiqa_trt.errors import FiqaError, RunError, one_line
 from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.containers.registry import is_table

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS, Decoded
 from fiqa_trt.decoding.items import PIXELS, Item, check_item, each_item, path_of, pixels_of
 from fiqa_trt.decoding.registry import open_decoder
-from fiqa_trt.engines import Engine, EngineInfo, open_sizes
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.base import Engine, EngineInfo, Scores
+from fiqa_trt.engines.opening import open_sizes
 from fiqa_trt.errors import EngineError, UsageError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.inputs.reader import ShardReader, read_recorded

@@ -16,9 +16,9 @@ from PIL import Image
 
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines import RELEASED, Engine
-from fiqa_trt.engines.base import EngineInfo, Scores, finished
+from fiqa_trt.engines.base import Engine, EngineInfo, Scores, finished
 from fiqa_trt.engines.cache import Slot
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.executors.in_process import InProcess

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fiqa_trt.building.compile import KEYWORDS, VERSIONS, export_program
-from fiqa_trt.engines import CHECKPOINT
+from fiqa_trt.engines.opening import CHECKPOINT
 from fiqa_trt.engines.tensorrt import check_layer_types, types_of_layers
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError

@@ -25,7 +25,7 @@ from PIL import Image
 
 from fiqa_trt import Scorer
 from fiqa_trt.decoding.items import Item, check_item, pixels_of
-from fiqa_trt.engines import Engine
+from fiqa_trt.engines.base import Engine
 from fiqa_trt.errors import UsageError
 from fiqa_trt.outcomes import Status
 from tests.conftest import jpeg

@@ -10,8 +10,8 @@ from pathlib import Path
 from fiqa_trt.building.cpu import build_openvino
 from fiqa_trt.building.cuda import build_tensorrt, build_torch
 from fiqa_trt.building.request import Request
-from fiqa_trt.engines import choose_device
 from fiqa_trt.engines.manifest import Manifest, new_engine
+from fiqa_trt.engines.opening import choose_device
 from fiqa_trt.engines.store import store
 from fiqa_trt.errors import EngineError
 from fiqa_trt.progress import Say, silent

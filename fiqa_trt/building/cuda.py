@@ -11,9 +11,9 @@ from pathlib import Path
 from fiqa_trt.building.calibration import int8_ranges
 from fiqa_trt.building.measuring import Measured, batch_sizes, infer, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
-from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import EngineError, one_line
 from fiqa_trt.models.verification import verification_batch
 from fiqa_trt.progress import Say

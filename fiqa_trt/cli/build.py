@@ -56,7 +56,7 @@ def command(
       fiqa-trt build --checkpoint mine.safetensors -o engines/mine
     """
     from fiqa_trt.building import Request, build
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.opening import CHECKPOINT
     from fiqa_trt.engines.store import is_slower
 
     say = speaker(quiet)

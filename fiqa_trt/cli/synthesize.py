@@ -72,7 +72,7 @@ def command(
     """
     if bool(inputs) == bool(list_file):
         raise click.UsageError("give either IMAGES... or --list FILE")
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.opening import CHECKPOINT
 
     try:
         from fiqa_trt.training.synthesis import read_faces, synthesize
