@@ -12,6 +12,7 @@ from fiqa_trt.building.calibration import int8_ranges
 from fiqa_trt.building.measuring import Measured, batch_sizes, infer, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.cuda import gpu_target
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
 from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import EngineError, one_line
@@ -45,7 +46,7 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
         raise EngineError(f"--device {device} cannot take the network: {one_line(exc)}") from exc
     program = compiler.export_program(network, largest, device)
     say("compiling with TensorRT, which tries many kernels and takes minutes")
-    target = Target("cuda", *tensorrt.gpu_target(where))
+    target = Target("cuda", *gpu_target(where))
     with _timing_cache(draft.folder.parent, target, versions["tensorrt"], scratch) as timing:
         payload = compiler.compile_plan(program, batches[-1], largest, where, timing)
     with torch.cuda.device(where):
@@ -93,7 +94,6 @@ def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say:
     """PyTorch in FP16 or BF16, as it is or through torch.compile, with CUDA graphs: whichever is quickest here."""
     import torch
 
-    from fiqa_trt.engines.tensorrt import gpu_target
     from fiqa_trt.engines.torch import open_torch
 
     if request.precision == "int8":

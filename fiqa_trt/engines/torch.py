@@ -13,9 +13,8 @@ import numpy.typing as npt
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines.base import Engine, EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot
-from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
+from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_from_here
 from fiqa_trt.engines.manifest import Manifest, digest_of
-from fiqa_trt.engines.tensorrt import difference_from_here
 from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.models.spec import ModelSpec
 
