@@ -12,10 +12,13 @@ import click
 
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, tell
+from fiqa_trt.engines.registry import names
 from fiqa_trt.errors import printable
 from fiqa_trt.progress import Say
 
 INTERRUPTED = 130
+ENGINES = "|".join(("auto", *names(), "DIR"))
+"""What `--engine` takes, for its help."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -7,15 +7,15 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from fiqa_trt.engines.base import PRECISIONS, Engine
+from fiqa_trt.engines.base import PRECISIONS, Engine, Wanted
 from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.registry import BACKENDS, names, preferred, unbuilt_on
 from fiqa_trt.engines.store import best_engine, list_engines, store
 from fiqa_trt.errors import EngineError, OutOfMemory
 from fiqa_trt.progress import Say, silent
 
 RELEASED = Path(__file__).parent.parent / "weights"
 CHECKPOINT = RELEASED / "ensemble.safetensors"
-BACKENDS = ("openvino", "tensorrt", "torch")
 
 
 def open_engine(
@@ -120,79 +120,71 @@ def _open(device: str, precision: str, engine: str, batch: int | None, say: Say)
     _check_device(device)
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"--precision {precision}: it is one of auto, {', '.join(PRECISIONS)}")
-    if engine not in ("auto", *BACKENDS):
+    if engine not in ("auto", *names()):
         if not Path(engine).is_dir():
             raise EngineError(
-                f"--engine {engine}: no such directory; it is auto, {', '.join(BACKENDS)} or an engine directory"
+                f"--engine {engine}: no such directory; it is auto, {', '.join(names())} or an engine directory"
             )
-        return _open_directory(Path(engine), device, precision, batch, say)
-    if engine == "openvino" and device.startswith("cuda"):
-        raise EngineError(f"--engine openvino runs on the CPU; with --device {device} use --engine auto or torch")
+        return _open_directory(Path(engine), Wanted(device, precision, batch, say))
+    kinds = {"cpu", "cuda"} if engine == "auto" else BACKENDS[engine].kinds
     if device == "auto":
-        device = "cuda" if engine != "openvino" and _usable_gpu(say) else "cpu"
-    if engine == "tensorrt" and device == "cpu":
-        raise EngineError("--engine tensorrt runs on a GPU; on a CPU use --engine auto or openvino")
-    kind, released = "cpu" if device == "cpu" else "cuda", Manifest.read(RELEASED)
+        device = "cuda" if "cuda" in kinds and _usable_gpu(say) else "cpu"
+    kind = device.partition(":")[0]
+    if kind not in kinds:
+        runs, here = ("a GPU", "on a CPU") if kind == "cpu" else ("the CPU", f"with --device {device}")
+        raise EngineError(f"--engine {engine} runs on {runs}; {here} use --engine auto or {unbuilt_on(kind)}")
     if kind == "cuda":
         from fiqa_trt.engines.cuda import check_cuda
 
         check_cuda(device)
-    if engine != "torch":
+    wanted, released = Wanted(device, precision, batch, say), Manifest.read(RELEASED)
+    if engine == "auto" or BACKENDS[engine].stored:
         found = list_engines(store(), released.model, None if kind == "cpu" else device)
         best = best_engine([entry for entry in found if _is_of(entry.manifest, engine)], kind, precision)
         if best is not None:
             say(f"using {best.folder}")
-            return _open_directory(best.folder, device, precision, batch, say)
-        if engine == "tensorrt":
-            raise EngineError("there is no TensorRT engine that can be used here; make one with: fiqa-trt build")
-    if kind == "cpu" and engine != "torch":
-        from fiqa_trt.engines.openvino import OpenVinoEngine
+            return _open_directory(best.folder, wanted)
+    return _open_unbuilt(engine, kind, wanted), released
 
-        return OpenVinoEngine(RELEASED, precision, batch, say), released
-    from fiqa_trt.engines.torch import open_torch
 
-    if kind == "cuda" and engine == "auto":
-        from fiqa_trt.engines.tensorrt import INSTALL, tensorrt_version
-
-        missing = f"TensorRT is missing ({INSTALL})"
+def _open_unbuilt(engine: str, kind: str, wanted: Wanted) -> Engine:
+    """What runs on `cpu` or `cuda` where no engine was built. Raises EngineError as `open_engine`."""
+    name = unbuilt_on(kind) if engine == "auto" else engine
+    backend, better = BACKENDS[name], BACKENDS[preferred(kind)]
+    if kind not in backend.unbuilt:
+        raise EngineError(f"there is no {backend.title} engine that can be used here; make one with: fiqa-trt build")
+    if engine == "auto" and backend is not better:
+        install = better.load().missing()
         unbuilt = "no engine has been built here (fiqa-trt build makes one)"
-        say(f"{missing if tensorrt_version() is None else unbuilt}, so PyTorch runs the network")
-    return open_torch(CHECKPOINT, device, precision, batch), released
+        why = unbuilt if install is None else f"{better.title} is missing ({install})"
+        wanted.say(f"{why}, so {backend.title} runs the network")
+    return backend.load().open_unbuilt(RELEASED, wanted)
 
 
 def _is_of(manifest: Manifest | None, engine: str) -> bool:
     return engine == "auto" or (manifest is not None and manifest.backend == engine)
 
 
-def _open_directory(folder: Path, device: str, precision: str, batch: int | None, say: Say) -> tuple[Engine, Manifest]:
+def _open_directory(folder: Path, wanted: Wanted) -> tuple[Engine, Manifest]:
     """The engine of a directory, whatever runs it. Raises EngineError as `open_engine`."""
     manifest, released = Manifest.read(folder), Manifest.read(RELEASED)
-    needed = "cpu" if manifest.backend in ("onnx", "openvino") else "cuda"
-    if device != "auto" and device.partition(":")[0] != needed:
-        raise EngineError(f"{folder} runs on {needed}, not on --device {device}")
+    backend = BACKENDS[manifest.backend]
+    if wanted.device == "auto":
+        wanted = dataclasses.replace(wanted, device=backend.kind)
+    if wanted.device.partition(":")[0] != backend.kind:
+        raise EngineError(f"{folder} runs on {backend.kind}, not on --device {wanted.device}")
     if manifest.model != released.model:
         models = f"{manifest.model[:12]}, not {released.model[:12]}"
-        say(f"{folder} is of another checkpoint than the released one ({models})")
+        wanted.say(f"{folder} is of another checkpoint than the released one ({models})")
     if not manifest.reference:
         # Built by a version that recorded no scores. Of the released checkpoint, those of FP32 are at hand.
         if manifest.model == released.model:
             manifest = dataclasses.replace(manifest, reference=released.reference)
         else:
-            say(f"{folder} does not record what it scores, so that cannot be checked; build it again")
-    if needed == "cpu":
-        from fiqa_trt.engines.openvino import OpenVinoEngine
-
-        return OpenVinoEngine(folder, precision, batch, say), manifest
-    if precision not in ("auto", manifest.precision):
-        raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {precision}")
-    place = "cuda" if device == "auto" else device
-    if manifest.backend == "tensorrt":
-        from fiqa_trt.engines.tensorrt import open_tensorrt
-
-        return open_tensorrt(folder, place, batch), manifest
-    from fiqa_trt.engines.torch import open_torch_directory
-
-    return open_torch_directory(folder, place, batch), manifest
+            wanted.say(f"{folder} does not record what it scores, so that cannot be checked; build it again")
+    if backend.built and wanted.precision not in ("auto", manifest.precision):
+        raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {wanted.precision}")
+    return backend.load().open_directory(folder, wanted), manifest
 
 
 def _check_device(device: str) -> None:

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.base import EngineInfo, Scores, Wanted
 from fiqa_trt.engines.cache import Slot, cache_folder
-from fiqa_trt.engines.manifest import Manifest, processor_description
+from fiqa_trt.engines.manifest import Manifest, processor_description, this_processor
 from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.progress import Say, silent
 
@@ -42,6 +42,25 @@ def import_openvino() -> Any:
     return importlib.import_module("openvino")
 
 
+def open_directory(folder: Path, wanted: Wanted) -> OpenVinoEngine:
+    """See `registry.Opener`."""
+    return OpenVinoEngine(folder, wanted.precision, wanted.batch, wanted.say)
+
+
+open_unbuilt = open_directory  # from the network's ONNX form
+
+
+def difference_from_here(manifest: Manifest, device: str = "cpu") -> str | None:
+    """See `registry.Opener`."""
+    here = this_processor()
+    # It would run, but neither its speed nor its agreement were measured here.
+    return None if manifest.target.name == here else f"built on {manifest.target.name}, this is {here}"
+
+
+def missing() -> None:
+    """See `registry.Opener`: it is installed with fiqa-trt."""
+
+
 class OpenVinoEngine:
     """Asynchronous requests on as many streams as OpenVINO finds best for throughput."""
 
@@ -59,7 +78,7 @@ class OpenVinoEngine:
         Args:
             folder: with a manifest whose payload OpenVINO reads.
             precision: fp32, fp16, int8 or auto. An ONNX payload runs in fp32 or in fp16 (auto: in fp16 where that can
-                be expected to be quicker); another engine in the precision that it was built for and no other.
+                be expected to be quicker); another engine in the precision that it was built for.
             batch: images per call.
             say: hears of a cache that was damaged.
 
@@ -218,8 +237,6 @@ def _arithmetic(core: Any, manifest: Manifest, precision: str, folder: Path) -> 
         # Its activations are signed; see `fiqa_trt.building.quantize.with_qdq`.
         raise EngineError(f"{folder} is for TensorRT and ONNX Runtime; here use fiqa-trt build --precision int8")
     if manifest.backend == "openvino":
-        if precision not in ("auto", manifest.precision):
-            raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {precision}")
         # Of an INT8 engine, what the layers that are not quantised are computed in.
         wanted = manifest.executed.split()[-1]
         if wanted not in ("fp32", *halves):

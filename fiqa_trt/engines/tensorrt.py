@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.engines import cuda
-from fiqa_trt.engines.base import EngineInfo
+from fiqa_trt.engines.base import EngineInfo, Wanted
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, one_line
@@ -39,6 +39,16 @@ def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None
     if (here := tensorrt_version()) != manifest.versions.get("tensorrt"):
         return f"built with TensorRT {manifest.versions.get('tensorrt')}, here is {here or 'none'}; build it again here"
     return None
+
+
+def missing() -> str | None:
+    """See `registry.Opener`."""
+    return INSTALL if tensorrt_version() is None else None
+
+
+def open_directory(folder: Path, wanted: Wanted) -> CudaEngine:
+    """See `registry.Opener`."""
+    return open_tensorrt(folder, wanted.device, wanted.batch)
 
 
 def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None) -> CudaEngine:

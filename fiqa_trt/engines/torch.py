@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import Engine, EngineInfo, Scores
+from fiqa_trt.engines.base import Engine, EngineInfo, Scores, Wanted
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_from_here
 from fiqa_trt.engines.manifest import Manifest, digest_of
@@ -55,6 +56,21 @@ def load_checkpoint(path: Path) -> Ensemble:
     except (OSError, RuntimeError, SafetensorError) as exc:
         raise EngineError(f"{foreign}: {one_line(exc)}") from exc
     return network.eval()
+
+
+def missing() -> str | None:
+    """See `registry.Opener`."""
+    return None if importlib.util.find_spec("torch") else "pip install 'fiqa-trt[gpu]'"
+
+
+def open_unbuilt(released: Path, wanted: Wanted) -> Engine:
+    """See `registry.Opener`."""
+    return open_torch(released / "ensemble.safetensors", wanted.device, wanted.precision, wanted.batch)
+
+
+def open_directory(folder: Path, wanted: Wanted) -> Engine:
+    """See `registry.Opener`."""
+    return open_torch_directory(folder, wanted.device, wanted.batch)
 
 
 def open_torch(
