@@ -12,13 +12,10 @@ import click
 
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, tell
-from fiqa_trt.engines.registry import names
 from fiqa_trt.errors import printable
 from fiqa_trt.progress import Say
 
 INTERRUPTED = 130
-ENGINES = "|".join(("auto", *names(), "DIR"))
-"""What `--engine` takes, for its help."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -26,6 +23,13 @@ def quiet_and_json(function: F) -> F:
     """The options of every command: `quiet`, and `as_json` for one object on stdout once the command has finished."""
     function = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(function)
     return click.option("-q", "--quiet", is_flag=True, help="No progress and no messages; errors only.")(function)
+
+
+def engines() -> str:
+    """What `--engine` takes, for its help."""
+    from fiqa_trt.engines.registry import names  # only for commands that have it: `fiqa-trt --help` is to be quick
+
+    return "|".join(("auto", *names(), "DIR"))
 
 
 def speaker(quiet: bool) -> Say:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import ENGINES, interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.common import engines, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import complain, give
@@ -72,7 +72,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     "--engine",
     default="auto",
     show_default=True,
-    metavar=ENGINES,
+    metavar=engines(),
     help="DIR: of build.",
 )
 @click.option(
