@@ -20,12 +20,12 @@ from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.errors import InputError, printable
 from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.reader import ShardReader, read_recorded
-from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
 from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, steps_of
+from fiqa_trt.scores.members import member_columns
 from fiqa_trt.scores.tally import Tally
 from fiqa_trt.shell import path_word, printed
 from fiqa_trt.storage.local import atomic
@@ -84,8 +84,9 @@ class Survey:
         bars: BARS integers, images by score.
         quantiles: scores by share.
         threshold: score that the slider begins with.
-        agreement: of the members: mean and 95 % quantile of the absolute difference, and their correlation; empty for a
-            file without their columns.
+        members: how many have a column.
+        agreement: of the members: mean and 95 % quantile of the difference between the highest and the lowest, and the
+            lowest correlation of two; empty for a file without their columns.
         groups: all of them, the worst first.
         runs: what each threshold leaves of them.
         group_by: what they are.
@@ -101,6 +102,7 @@ class Survey:
     bars: list[int]
     quantiles: dict[str, float]
     threshold: float
+    members: int
     agreement: dict[str, float]
     groups: list[Group]
     runs: Runs
@@ -156,6 +158,43 @@ class _Extremes:
         return self._rows
 
 
+class _Members:
+    """How far the members are apart, in the rows in which each has a score."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._differences = np.zeros(STEPS + 1, np.int64)
+        self._sums: npt.NDArray[np.float64] = np.zeros(())  # [members], once it is known how many
+        self._products: npt.NDArray[np.float64] = np.zeros(())  # [members, members]
+
+    def add(self, good: pa.Table) -> None:
+        names = member_columns(good.schema)
+        if not set(names) <= set(good.column_names):
+            return
+        self.count = len(names)
+        scores = np.stack([good[name].to_numpy().astype(np.float64) for name in names])
+        scores = scores[:, ~np.isnan(scores).any(axis=0)]  # NaN where another program lost one
+        apart = np.rint(np.ptp(scores, axis=0) * STEPS).astype(np.int64)
+        self._differences += np.bincount(apart, minlength=STEPS + 1)
+        self._sums = self._sums + scores.sum(axis=1)
+        self._products = self._products + scores @ scores.T
+
+    def agreement(self) -> dict[str, float]:
+        """See `Survey`."""
+        rows = int(self._differences.sum())
+        if not rows or self.count < 2:
+            return {}
+        covariances = rows * self._products - np.outer(self._sums, self._sums)
+        variances = np.diag(covariances).clip(0)
+        spreads = np.sqrt(np.outer(variances, variances))
+        correlations = np.divide(covariances, spreads, out=np.zeros_like(spreads), where=spreads > 0)
+        return {
+            "mean": float((self._differences * np.arange(STEPS + 1)).sum() / STEPS / rows),
+            "95 %": _quantile(self._differences, 0.95),
+            "correlation": float(correlations[np.triu_indices(self.count, 1)].min()),
+        }
+
+
 def survey(
     scores: Path,
     *,
@@ -181,15 +220,11 @@ def survey(
     import pyarrow.compute as pc
 
     tally, below = Tally(), np.zeros(STEPS + 1, np.int64)
-    differences, moments = np.zeros(STEPS + 1, np.int64), np.zeros(6)
     by_side = np.zeros((len(SIDES) - 1, STEPS + 1), np.int64)
-    ledger, failures = Ledger(), list[Failure]()
+    ledger, failures, members = Ledger(), list[Failure](), _Members()
     worst, best = _Extremes(sheet), _Extremes(sheet)
     group_of = grouping(group_by, scores)
-    names = [f"score_{name}" for name in MEMBERS]
-    members = True
     for table in tally.count(read_output(scores, ["path", "score", "status"])):
-        members = members and all(name in table.column_names for name in names)
         good = table.filter(pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["score"])))
         values = good["score"].to_numpy().astype(np.float32)
         steps = steps_of(values)
@@ -197,13 +232,7 @@ def survey(
         paths = good["path"].combine_chunks()
         worst.add(values.astype(np.float64), paths, values)
         best.add(-values.astype(np.float64), paths, values)
-        if members:
-            a, b = (good[name].to_numpy().astype(np.float64) for name in names)  # NaN where another program lost one
-            both = ~np.isnan(a + b)
-            a, b = a[both], b[both]
-            apart = np.rint(np.abs(a - b) * STEPS).astype(np.int64)
-            differences += np.bincount(apart, minlength=STEPS + 1)
-            moments += [len(a), a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()]
+        members.add(good)
         if {"width", "height"} <= set(table.column_names):
             edge = pc.min_element_wise(good["width"], good["height"]).fill_null(0).to_numpy().clip(0)
             place = np.searchsorted(SIDES, edge, "right") - 1
@@ -233,7 +262,8 @@ def survey(
         bars=[int(count) for count in bars],
         quantiles=quantiles,
         threshold=round(threshold, 3),
-        agreement=_agreement(differences, moments) if members and moments[0] else {},
+        members=members.count,
+        agreement=members.agreement(),
         groups=groups,
         runs=runs,
         group_by=group_by,
@@ -251,16 +281,6 @@ def _failure(row: dict[str, Any]) -> Failure:
 def _quantile(counts: Counts, share: float) -> float:
     """Of scores that are counted by steps."""
     return float(np.searchsorted(np.cumsum(counts), share * counts.sum())) / STEPS
-
-
-def _agreement(differences: Counts, moments: npt.NDArray[np.float64]) -> dict[str, float]:
-    count, a, b, aa, bb, ab = moments
-    spread = np.sqrt(max(count * aa - a * a, 0) * max(count * bb - b * b, 0))
-    return {
-        "mean": float((differences * np.arange(STEPS + 1)).sum() / STEPS / count),
-        "95 %": _quantile(differences, 0.95),
-        "correlation": float((count * ab - a * b) / spread) if spread > 0 else 0.0,
-    }
 
 
 def _resolutions(by_side: npt.NDArray[np.int64]) -> list[Resolution]:

@@ -17,7 +17,7 @@ from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_from_here
 from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.errors import EngineError, RunError, one_line
-from fiqa_trt.models.spec import ModelSpec
+from fiqa_trt.models.spec import MEMBERS, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,8 @@ DEFAULT_BATCH = {"cpu": 8, "cuda": 256}
 def load_checkpoint(path: Path) -> Ensemble:
     """The ensemble with the weights of a safetensors file, in evaluation mode.
 
+    Its members are the released ones, and whatever other networks the file has weights of.
+
     Raises:
         EngineError: torch is not there, or the file is not a checkpoint of this ensemble.
     """
@@ -40,13 +42,14 @@ def load_checkpoint(path: Path) -> Ensemble:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from fiqa_trt.models.networks import Ensemble
+        from fiqa_trt.models.networks import NETWORKS, Ensemble
     except ImportError as exc:
         raise EngineError(f"a checkpoint needs {exc.name}: pip install 'fiqa-trt[gpu]'") from exc
-    network = Ensemble()
     foreign = f"{path} is not a checkpoint of this ensemble"
     try:
         weights = load_file(path)
+        found = {name.split(".")[1] for name in weights if name.startswith("members.")}
+        network = Ensemble(ModelSpec(members=tuple(name for name in NETWORKS if name in MEMBERS or name in found)))
         if differing := sorted(weights.keys() ^ network.state_dict().keys()):
             which = "has" if differing[0] in weights else "lacks"
             raise EngineError(
