@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.analysis.differences import Differences
 from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.errors import InputError, printable
 from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
@@ -24,8 +25,7 @@ from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
-from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, steps_of
-from fiqa_trt.scores.members import member_columns
+from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, quantile, steps_of
 from fiqa_trt.scores.tally import Tally
 from fiqa_trt.shell import path_word, printed
 from fiqa_trt.storage.local import atomic
@@ -158,43 +158,6 @@ class _Extremes:
         return self._rows
 
 
-class _Members:
-    """How far the members are apart, in the rows in which each has a score."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._differences = np.zeros(STEPS + 1, np.int64)
-        self._sums: npt.NDArray[np.float64] = np.zeros(())  # [members], once it is known how many
-        self._products: npt.NDArray[np.float64] = np.zeros(())  # [members, members]
-
-    def add(self, good: pa.Table) -> None:
-        names = member_columns(good.schema)
-        if not set(names) <= set(good.column_names):
-            return
-        self.count = len(names)
-        scores = np.stack([good[name].to_numpy().astype(np.float64) for name in names])
-        scores = scores[:, ~np.isnan(scores).any(axis=0)]  # NaN where another program lost one
-        apart = np.rint(np.ptp(scores, axis=0) * STEPS).astype(np.int64)
-        self._differences += np.bincount(apart, minlength=STEPS + 1)
-        self._sums = self._sums + scores.sum(axis=1)
-        self._products = self._products + scores @ scores.T
-
-    def agreement(self) -> dict[str, float]:
-        """See `Survey`."""
-        rows = int(self._differences.sum())
-        if not rows or self.count < 2:
-            return {}
-        covariances = rows * self._products - np.outer(self._sums, self._sums)
-        variances = np.diag(covariances).clip(0)
-        spreads = np.sqrt(np.outer(variances, variances))
-        correlations = np.divide(covariances, spreads, out=np.zeros_like(spreads), where=spreads > 0)
-        return {
-            "mean": float((self._differences * np.arange(STEPS + 1)).sum() / STEPS / rows),
-            "95 %": _quantile(self._differences, 0.95),
-            "correlation": float(correlations[np.triu_indices(self.count, 1)].min()),
-        }
-
-
 def survey(
     scores: Path,
     *,
@@ -221,7 +184,7 @@ def survey(
 
     tally, below = Tally(), np.zeros(STEPS + 1, np.int64)
     by_side = np.zeros((len(SIDES) - 1, STEPS + 1), np.int64)
-    ledger, failures, members = Ledger(), list[Failure](), _Members()
+    ledger, failures, members = Ledger(), list[Failure](), Differences()
     worst, best = _Extremes(sheet), _Extremes(sheet)
     group_of = grouping(group_by, scores)
     for table in tally.count(read_output(scores, ["path", "score", "status"])):
@@ -250,7 +213,7 @@ def survey(
         raise InputError(f"{scores} has no rows")
     quantiles = tally.quantiles()
     if threshold is None:
-        threshold = _quantile(below, DEFAULT_SHARE) if quantiles else 0.5
+        threshold = quantile(below, DEFAULT_SHARE) if quantiles else 0.5
     bars = np.add.reduceat(below, np.arange(0, STEPS, STEPS // BARS))
     groups, runs = ledger.groups()
     around = _around(scores, threshold, sheet)
@@ -278,17 +241,12 @@ def _failure(row: dict[str, Any]) -> Failure:
     return Failure(str(row["path"]), str(row["status"]), str(row.get("error") or ""))
 
 
-def _quantile(counts: Counts, share: float) -> float:
-    """Of scores that are counted by steps."""
-    return float(np.searchsorted(np.cumsum(counts), share * counts.sum())) / STEPS
-
-
 def _resolutions(by_side: npt.NDArray[np.int64]) -> list[Resolution]:
     found = []
     for low, high, counts in zip(SIDES, SIDES[1:], by_side, strict=False):
         if counts.any():
             label = f"{low} px and more" if high > 1 << 20 else f"{low} to {high - 1} px"
-            quantiles = [_quantile(counts, share) for share in (0.05, 0.5, 0.95)]
+            quantiles = [quantile(counts, share) for share in (0.05, 0.5, 0.95)]
             found.append(Resolution(label, int(counts.sum()), *quantiles))
     return found
 
