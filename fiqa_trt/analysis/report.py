@@ -41,8 +41,6 @@ MOST_FAILURES = 100
 MOST_PLAIN = 500  # groups of the table that is there without JavaScript
 DEFAULT_SHARE = 0.2  # the threshold at first: what `filter --keep 80%` would drop
 
-Counts = npt.NDArray[np.int64]
-
 
 @dataclasses.dataclass(frozen=True)
 class Resolution:
