@@ -31,10 +31,9 @@ from fiqa_trt.curation.delivery.undo import Journal
 from fiqa_trt.curation.select import Mask, kept_rows
 from fiqa_trt.errors import OutputError, storage_error
 from fiqa_trt.fingerprint import counted
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
+from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address
 from fiqa_trt.inputs.marks import MOVE, NOTE, TABLE, Mark, read_mark
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
@@ -58,21 +57,23 @@ def measure(
     `samples`: images out of tars take their samples along in any case, as `write_shards` has it. `fill`: of a folder,
     in which what is there already is not written.
     """
-    reader, account = ShardReader(image_column or DEFAULT_COLUMN), _Account()
+    reader, account = ContainerReader(), _Account()
     base = base_of(scores, root) if fill is None else fill.base
     plan = Plan(scores, mask, base, reader, companions, samples)
     old = Old() if fill is None else fill.old(scores, mask, reader)
     account.know(old, plan)
     for image in plan:
         try:
-            if image.key is not None and way not in (None, "copy"):
+            if image.address.key is not None and way not in (None, "copy"):
                 plan.skips.add(image.path, INSIDE.format(way))
                 continue
             place = plan.place(image, reader) if fill is not None else ""
             if fill is not None and place not in old.leaving and os.path.lexists(fill.output / place):
                 account.already += not image.companion and place not in old.staying
                 continue
-            account.add(image, os.stat(image.file).st_size if image.key is None else len(data_of(image, reader)))
+            account.add(
+                image, os.stat(image.address.file).st_size if image.address.key is None else len(data_of(image, reader))
+            )
         except (OSError, ImageError, Unplaced) as exc:
             plan.skips.add(image.path, reason(exc))
     reader.close()
@@ -144,7 +145,7 @@ def fill_folder(
     fill = check_folder(scores, mask, output, way, root, image_column, companions, update=update)
     base, mark, places, journal = fill.base, fill.mark, Places(count), Journal(output)
     made = not output.exists()
-    reader = ShardReader(image_column or DEFAULT_COLUMN)
+    reader = ContainerReader()
     plan = Plan(scores, mask, base, reader, companions)
     old = fill.old(scores, mask, reader)
     account.know(old, plan)
@@ -168,10 +169,10 @@ def fill_folder(
                     continue
                 if os.path.lexists(target):
                     account.already += not image.companion
-                    if way == MOVE and image.key is None:
-                        end_move(image.file, target)
+                    if way == MOVE and image.address.key is None:
+                        end_move(image.address.file, target)
                 else:
-                    note = partial(journal.add, place, image.file)
+                    note = partial(journal.add, place, image.address.file)
                     account.add(image, deliver_file(image, target, way, reader, device, note))
                 if not image.companion:
                     places.add(image.row, image.target, place)
@@ -184,7 +185,7 @@ def fill_folder(
             except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
                 plan.skips.add(image.path, OCCUPIED)
             except OSError as exc:
-                if not of_source(exc, image.file):
+                if not of_source(exc, image.address.file):
                     raise storage_error(target, exc) from exc
                 plan.skips.add(image.path, reason(exc))
             finally:
@@ -250,7 +251,7 @@ class Fill:
     before: Mark | None
     update: bool
 
-    def old(self, scores: Path, mask: Mask, reader: ShardReader) -> Old:
+    def old(self, scores: Path, mask: Mask, reader: ContainerReader) -> Old:
         """What is there of an earlier call. Raises InputError."""
         stopped = self.before is not None and not self.before.finished
         return look(scores, mask, self.output, self.before, reader, remove=self.update or stopped)
@@ -285,7 +286,7 @@ def check_folder(
     inside = os.path.realpath(output)
     for table in kept_rows(scores, mask):
         for path in table["path"].to_pylist():
-            if os.path.realpath(locate(path)[0]).startswith(inside + os.sep):
+            if os.path.realpath(Address.parse(path).file).startswith(inside + os.sep):
                 raise OutputError(f"{output} holds images that are to be delivered ({path}); choose another OUT")
     if strange:
         raise OutputError(f"{output} is not empty, and nothing is ever overwritten; choose another OUT")
