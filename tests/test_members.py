@@ -129,7 +129,10 @@ def test_eval(scored: Path) -> None:
     ("names", "members"),
     [
         (["path", "score", *COLUMNS, "width", "status"], THREE),
-        (["path", "status", "score", "score_a", "score_b"], ("a", "b")),
+        (["path", "status", "score", "score_a", "score_b", "width"], ("a", "b")),
+        (["path", "score", "score_raw", "score_std", "status"], MEMBERS),  # of another program
+        (["path", "width", "score", "score_a", "score_b"], MEMBERS),
+        (["path", "score", *COLUMNS[:1], "width"], MEMBERS),  # one is lost
         (["path", "score", "status", *COLUMNS[:2], "score_mos"], MEMBERS),  # in another order
         (["path", "score", "score_mos", "status"], MEMBERS),
         (["path", "status"], MEMBERS),

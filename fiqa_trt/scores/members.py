@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import TYPE_CHECKING
 
@@ -15,18 +14,18 @@ if TYPE_CHECKING:
 def members_of(schema: pa.Schema) -> tuple[str, ...]:
     """The members of the ensemble that wrote a scores file, in order; it may lack columns of theirs.
 
-    A Parquet file of ours records them. Of another they are those of the columns `score_x` right behind `score`, where
-    they are written (one that was carried along is further behind). A file that has them elsewhere, or not at all, is
+    A Parquet file of ours records them. Of another they are the columns `score_x` between `score` and `width`, where
+    they are written; other programs, and lists, have columns of such names elsewhere. A file that lacks them there is
     taken for one of the released model.
     """
     try:
         recorded = json.loads(schema.metadata[b"fiqa_trt"])["engine"]["members"]
         return tuple(map(str, recorded))
     except (KeyError, TypeError, ValueError):
-        behind = itertools.dropwhile(lambda name: name != "score", schema.names)
-        own = itertools.takewhile(lambda name: name.startswith("score_"), itertools.islice(behind, 1, None))
-        found = tuple(name.removeprefix("score_") for name in own)
-        return found if len(found) > 1 else MEMBERS
+        names = schema.names
+        between = names[names.index("score") + 1 : names.index("width")] if {"score", "width"} <= set(names) else []
+        known = len(between) > 1 and all(name.startswith("score_") for name in between)
+        return tuple(name.removeprefix("score_") for name in between) if known else MEMBERS
 
 
 def member_columns(schema: pa.Schema) -> list[str]:
