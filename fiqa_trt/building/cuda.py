@@ -18,7 +18,7 @@ from fiqa_trt.errors import EngineError, one_line
 from fiqa_trt.models.spec import ModelSpec
 from fiqa_trt.models.verification import verification_batch
 from fiqa_trt.progress import Say
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.writing import atomic
 
 BATCHES = (8, 32, 64, 128, 256, 512)
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,7 +24,8 @@ from fiqa_trt.inputs.reader import open_container
 from fiqa_trt.inputs.user_tables import KINDS, Column, translated
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.storage.reading import REMOTE, is_remote
+from fiqa_trt.storage.base import REMOTE, is_remote
+from fiqa_trt.storage.registry import store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,7 +119,7 @@ def check_source(source: Source, output: Path) -> None:
 
 def _is_folder(given: str) -> bool:
     try:
-        return stat.S_ISDIR(os.stat(given).st_mode)
+        return store_of(given).is_folder(given)
     except (OSError, ValueError) as exc:
         why = getattr(exc, "strerror", None) or str(exc)
         if open_path(given) != given:

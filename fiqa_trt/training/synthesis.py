@@ -36,7 +36,7 @@ from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import ModelSpec, digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, Say, silent
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.writing import atomic
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
 from fiqa_trt.version import __version__

@@ -37,7 +37,7 @@ from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.writing import atomic
 
 WAYS = ("copy", "hardlink", "symlink", MOVE)
 
