@@ -19,7 +19,7 @@ from PIL import Image
 
 from fiqa_trt.curation import delivery
 from fiqa_trt.curation.delivery import WAYS, fill_folder, measure, write_rows, write_shards
-from fiqa_trt.curation.delivery.plan import common_root
+from fiqa_trt.curation.kept import common_root
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
 from fiqa_trt.inputs.marks import OURS
 from fiqa_trt.inputs.source import Source, list_inputs

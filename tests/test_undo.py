@@ -18,7 +18,7 @@ from fiqa_trt.cli import group
 from fiqa_trt.curation import delivery
 from fiqa_trt.curation.delivery import WAYS, fill_folder, undo_move, write_rows
 from fiqa_trt.curation.delivery.companions import Wish
-from fiqa_trt.curation.delivery.plan import common_root
+from fiqa_trt.curation.kept import common_root
 from fiqa_trt.errors import FiqaError, InputError
 from fiqa_trt.inputs.listing import LeftOut, walk
 from fiqa_trt.inputs.marks import JOURNAL, NOTE, TABLE

@@ -7,11 +7,10 @@ from pathlib import Path
 from fiqa_trt.curation.delivery.common import Delivered
 from fiqa_trt.curation.delivery.companions import Wish
 from fiqa_trt.curation.delivery.folder import WAYS, check_folder, fill_folder, measure
-from fiqa_trt.curation.delivery.plan import common_root
 from fiqa_trt.curation.delivery.rows import check_rows, write_rows
 from fiqa_trt.curation.delivery.shards import SHARD_SIZE, check_shards, shard_of, write_shards
 from fiqa_trt.curation.delivery.undo import Undone, undo_move
-from fiqa_trt.curation.select import Mask
+from fiqa_trt.curation.kept import Mask, common_root
 from fiqa_trt.errors import OutputError
 from fiqa_trt.progress import Report, silent
 from fiqa_trt.scores.files import SUFFIXES

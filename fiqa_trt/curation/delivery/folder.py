@@ -28,7 +28,7 @@ from fiqa_trt.curation.delivery.plan import OCCUPIED, Image, Plan, Unplaced, bas
 from fiqa_trt.curation.delivery.refresh import EDITED, Old, look
 from fiqa_trt.curation.delivery.table import Places, check_table, write_table
 from fiqa_trt.curation.delivery.undo import Journal
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import Mask, kept_rows
 from fiqa_trt.errors import OutputError, storage_error
 from fiqa_trt.fingerprint import counted
 from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN

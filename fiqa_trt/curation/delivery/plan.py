@@ -10,13 +10,12 @@ from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companions, Wish
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import Mask, common_root, kept_rows
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import SEPARATOR, record_path
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.inputs.places import locate
 from fiqa_trt.inputs.reader import ShardReader
-from fiqa_trt.scores.files import output_metadata, read_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,6 @@ class Places:
         return len(self._taken) > before
 
 
-ROOT = "root"  # what the metadata of kept rows call it
 OCCUPIED = "another image has its place in the output"
 
 
@@ -137,27 +135,3 @@ def base_of(scores: Path, root: str | None) -> str:
     if not os.path.isdir(root):
         raise InputError(f"--root {root}: no such folder")
     return os.path.abspath(root)
-
-
-def common_root(scores: Path) -> str:
-    """The deepest folder that holds every image of the file, kept or not, absolute.
-
-    So an image has the same place in every output, whatever is kept beside it. A file that `filter` made of another one
-    says where the images of that began.
-    """
-    import pyarrow.compute as pc
-
-    found: str | None = None
-    for table in read_output(scores, ["path"]):
-        paths = table["path"]
-        special = pc.or_(pc.match_substring(paths, SEPARATOR), pc.starts_with(paths, "file:"))
-        plain = pc.replace_substring_regex(paths.filter(pc.invert(special)), "[^/]*$", "").unique().to_pylist()
-        known = dict[str, bool]()
-        files = {locate(path, known)[0] for path in paths.filter(special).to_pylist()}
-        folders = {os.path.normpath(os.path.abspath(folder)) for folder in {*plain, *map(os.path.dirname, files)}}
-        if folders:
-            found = os.path.commonpath([*folders, found] if found else list(folders))
-    found = found or os.getcwd()
-    recorded = (output_metadata(scores) or {}).get(ROOT)
-    above = isinstance(recorded, str) and os.path.isabs(recorded) and os.path.commonpath([recorded, found]) == recorded
-    return str(recorded) if above else found

@@ -16,7 +16,7 @@ import numpy as np
 from fiqa_trt.curation.delivery.companions import Companions, Wish
 from fiqa_trt.curation.delivery.file import content, remove_empty
 from fiqa_trt.curation.delivery.plan import target_of
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import Mask, kept_rows
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import open_path
 from fiqa_trt.inputs.marks import MOVE, TABLE, Mark

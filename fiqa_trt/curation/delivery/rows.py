@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import Delivered
-from fiqa_trt.curation.delivery.plan import ROOT, common_root
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import ROOT, Mask, common_root, kept_rows
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.inputs.lists import as_line
 from fiqa_trt.scores.files import SUFFIXES, check_columns, output_metadata, read_schema, with_metadata, write_output

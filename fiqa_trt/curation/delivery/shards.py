@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import Delivered, LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companion, Companions, Sample, Wish
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import Mask, kept_rows
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.inputs.address import SEPARATOR, open_path
 from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fiqa_trt.curation.delivery.plan import ROOT, target_of
+from fiqa_trt.curation.delivery.plan import target_of
 from fiqa_trt.curation.delivery.refresh import ORIGIN, Old
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import ROOT, Mask, kept_rows
 from fiqa_trt.inputs.address import record_path
 from fiqa_trt.inputs.marks import TABLE
 from fiqa_trt.inputs.places import locate
