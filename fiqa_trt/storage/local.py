@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fiqa_trt.errors import OutputError, storage_error
+from fiqa_trt.errors import OutputError, storage_error, unwritable
 
 # What file systems answer that cannot sync a folder (CIFS, VirtualBox's, some of FUSE) or do not let it be opened.
 # SQLite, PostgreSQL and borg go on as well. Anything else, EIO and ENOSPC above all, is a disk that fails.
@@ -67,7 +67,7 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise OutputError(f"{what}no permission to write in {target.parent}")
     except OSError as exc:
-        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
+        raise unwritable(output, exc) from exc
 
 
 def check_folder(folder: Path) -> None:
@@ -115,6 +115,12 @@ def atomic(path: Path) -> Iterator[Path]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, in UTF-8, as `atomic` has it. Raises what that raises."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _existing(path: Path) -> os.stat_result | None:

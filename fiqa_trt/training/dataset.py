@@ -24,7 +24,7 @@ from fiqa_trt.inputs.whole_tables import Table, is_empty
 from fiqa_trt.models.spec import PreprocessSpec, digest
 from fiqa_trt.outcomes import Outcome, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.local import atomic, write_text
 from fiqa_trt.storage.reading import is_remote
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -281,8 +281,7 @@ def decode_images(
                 if not notes.exists():
                     with atomic(array) as temporary:
                         errors = _fill(labels.paths, temporary, workers, size, report)
-                    with atomic(notes) as temporary:
-                        temporary.write_text(json.dumps(errors))
+                    write_text(notes, json.dumps(errors))
         except OSError as exc:
             raise storage_error(array, exc) from exc
     failures: dict[str, str] = json.loads(notes.read_text())

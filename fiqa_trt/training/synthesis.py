@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.cpu import decode_image, fit
-from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
-from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
+from fiqa_trt.errors import InputError, RunError, already_there, storage_error
+from fiqa_trt.fingerprint import FREE, Fingerprint, counted
 from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.reader import ShardReader, read_recorded
 from fiqa_trt.inputs.source import Source, list_inputs
@@ -38,6 +38,7 @@ from fiqa_trt.models.spec import ModelSpec, digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, Say, silent
 from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.record import Record
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
 from fiqa_trt.version import __version__
@@ -300,16 +301,20 @@ def synthesize(
         if not rows:
             raise InputError(f"none of the {len(faces)} photographs can be read; the first: {failed[0]}")
         _score(rows)
-        with atomic(out / TABLE) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        _write_table(out / TABLE, rows)
         shutil.rmtree(out / PARTS)
     except BrokenProcessPool as exc:
         raise RunError("a worker process was killed (no memory?); run the same command again to resume") from exc
     except OSError as exc:
         raise storage_error(out, exc) from exc
     return Synthesized(str(out / TABLE), len(rows), failed)
+
+
+def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    with atomic(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @contextlib.contextmanager
@@ -343,17 +348,16 @@ def _fingerprint(job: _Job) -> Fingerprint:
 def _begin(out: Path, fingerprint: Fingerprint, restart: bool) -> None:
     """Take over the folder, or go on with what the same call left there."""
     parts, table = out / PARTS, out / TABLE
-    run = parts / "run.json"
-    if restart:
-        shutil.rmtree(parts, ignore_errors=True)
-        table.unlink(missing_ok=True)
-    elif run.exists():
-        refuse_difference(str(out), json.loads(run.read_text()), fingerprint)
-    elif table.exists():
-        raise DifferentRun(f"{table} exists already; --restart makes it anew, or choose another -o")
+    record = Record(parts / "run.json")
+    if not restart:
+        if record.continues(out, fingerprint):
+            return
+        if table.exists():
+            raise already_there(table, "makes it anew")
+    shutil.rmtree(parts, ignore_errors=True)
+    table.unlink(missing_ok=True)
     parts.mkdir(parents=True, exist_ok=True)
-    with atomic(run) as temporary:
-        temporary.write_text(json.dumps(fingerprint))
+    record.write(fingerprint)
 
 
 def _score(rows: list[dict[str, object]]) -> None:

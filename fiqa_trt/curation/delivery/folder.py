@@ -29,7 +29,7 @@ from fiqa_trt.curation.delivery.refresh import EDITED, Old, look
 from fiqa_trt.curation.delivery.table import Places, check_table, write_table
 from fiqa_trt.curation.delivery.undo import Journal
 from fiqa_trt.curation.kept import Mask, kept_rows
-from fiqa_trt.errors import OutputError, storage_error
+from fiqa_trt.errors import OutputError, storage_error, unwritable
 from fiqa_trt.fingerprint import counted
 from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.marks import MOVE, NOTE, TABLE, Mark, read_mark
@@ -38,7 +38,7 @@ from fiqa_trt.inputs.reader import ShardReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.local import write_text
 
 WAYS = ("copy", "hardlink", "symlink", MOVE)
 
@@ -154,7 +154,7 @@ def fill_folder(
         _write_mark(output, mark)
         device = output.stat().st_dev
     except OSError as exc:
-        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
+        raise unwritable(output, exc) from exc
     staying = set(old.staying)
     try:
         for image in plan:
@@ -205,8 +205,7 @@ def fill_folder(
 
 
 def _write_mark(output: Path, mark: Mark) -> None:
-    with atomic(output / NOTE) as temporary:
-        temporary.write_text(mark.text())
+    write_text(output / NOTE, mark.text())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +271,7 @@ def check_folder(
         before = read_mark(output)
         strange = before is None and output.exists() and any(output.iterdir())
     except OSError as exc:
-        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
+        raise unwritable(output, exc) from exc
     if update and root is None and before is not None and before.base:
         root = before.base
     info, kept = scores.stat(), hashlib.sha256(mask.tobytes()).hexdigest()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import Delivered
 from fiqa_trt.curation.kept import ROOT, Mask, common_root, kept_rows
-from fiqa_trt.errors import DifferentRun, OutputError
+from fiqa_trt.errors import OutputError, already_there
 from fiqa_trt.inputs.lists import as_line
 from fiqa_trt.scores.files import SUFFIXES, check_columns, output_metadata, read_schema, with_metadata, write_output
 from fiqa_trt.storage.local import atomic, check_output
@@ -16,7 +16,7 @@ def check_rows(output: Path, *, restart: bool) -> None:
     """Raise what `write_rows` raises before it begins."""
     check_output(output, (".txt", *SUFFIXES))
     if output.exists() and not restart:
-        raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another OUT")
+        raise already_there(output, other="OUT")
 
 
 def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False) -> Delivered:

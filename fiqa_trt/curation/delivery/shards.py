@@ -15,7 +15,7 @@ from pathlib import Path
 from fiqa_trt.curation.delivery.common import Delivered, LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companion, Companions, Sample, Wish
 from fiqa_trt.curation.kept import Mask, kept_rows
-from fiqa_trt.errors import DifferentRun, OutputError
+from fiqa_trt.errors import OutputError, already_there
 from fiqa_trt.inputs.address import SEPARATOR, open_path
 from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.containers.registry import TAR
@@ -107,7 +107,7 @@ def check_shards(scores: Path, mask: Mask, output: Path, *, restart: bool) -> li
     if present:
         _refuse_sources(scores, mask, present)
     if present and not restart:
-        raise DifferentRun(f"{present[0]} exists already; --restart replaces it, or choose another OUT")
+        raise already_there(present[0], other="OUT")
     return present
 
 
