@@ -10,6 +10,7 @@ from typing import Any
 
 from fiqa_trt.curation import delivery
 from fiqa_trt.curation import select as filtering
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.errors import UsageError
 from fiqa_trt.executors.base import Executor, Setup
@@ -163,9 +164,7 @@ def filter_scores(
     selection = filtering.select(Path(scores), rules)
     delivered = None
     if output is not None:
-        options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
-        options |= {"companions": companions, "update": update}
-        delivered = delivery.deliver(
-            Path(scores), selection.mask, Path(output), way, restart=restart, report=report, **options
-        )
+        options: dict[str, Any] = {"root": root, "shard_size": shard_size, "companions": companions, "update": update}
+        kept = Kept(Path(scores), selection.mask, image_column)
+        delivered = delivery.deliver(kept, Path(output), way, restart=restart, report=report, **options)
     return Filtered(selection, delivered)

@@ -127,6 +127,7 @@ def command(
       fiqa-trt filter --undo /clean
     """
     from fiqa_trt.curation import delivery
+    from fiqa_trt.curation.kept import Kept
     from fiqa_trt.curation.select import Amount, Rules, select
 
     if undo is not None:
@@ -159,6 +160,7 @@ def command(
     )
     say = speaker(quiet)
     selection = select(scores, rules)
+    kept = Kept(scores, selection.mask, image_column)
     summary = [describe(selection)]  # is said once the call is known to be possible
     delivered = None
     bar = ProgressLine("images", quiet=quiet)
@@ -170,7 +172,7 @@ def command(
     if shards and output is not None:
         names = f"{delivery.shard_of(output, 0)}, {delivery.shard_of(output, 1).name} and so on"
         summary.append(f"shards are numbered: {names}, each of up to {number_of(shard_size, 'sample')}")
-        if Path(os.path.abspath(output)).is_relative_to(delivery.common_root(scores)):
+        if Path(os.path.abspath(output)).is_relative_to(kept.root):
             summary.append(
                 f"{output} is among the images that were scored: a run over all of them takes these shards as well"
             )
@@ -182,11 +184,11 @@ def command(
 
     with interruptible(bar, hint):
         if output is not None:
-            options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
-            options |= {"restart": restart, "dry_run": dry_run, "report": report, "companions": companions}
-            delivered = delivery.deliver(scores, selection.mask, output, way, update=update, **options)
+            options: dict[str, Any] = {"root": root, "shard_size": shard_size, "restart": restart, "dry_run": dry_run}
+            options |= {"report": report, "companions": companions, "update": update}
+            delivered = delivery.deliver(kept, output, way, **options)
         elif way:
-            delivered = delivery.measure(scores, selection.mask, way, root, image_column)
+            delivered = delivery.measure(kept, way, root)
     if selection.kept and delivered is not None:
         what = number_of(delivered.written, "image" if way or shards else "row")
         summary.append(tell(delivered, way, f"would write {what}" if dry_run else "", sized=bool(way or shards)))

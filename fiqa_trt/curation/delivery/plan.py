@@ -6,15 +6,13 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companions, Wish
-from fiqa_trt.curation.kept import Mask, common_root, kept_rows
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import SEPARATOR, record_path
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
-from fiqa_trt.inputs.places import locate
 from fiqa_trt.inputs.reader import ShardReader
 
 
@@ -58,40 +56,34 @@ OCCUPIED = "another image has its place in the output"
 class Plan:
     """What is to be delivered below the folder `base`, and the account of what is not."""
 
-    def __init__(
-        self, scores: Path, mask: Mask, base: str, reader: ShardReader, wish: Wish | None, samples: bool = False
-    ) -> None:
+    def __init__(self, kept: Kept, base: str, reader: ShardReader, wish: Wish | None, samples: bool = False) -> None:
         self.skips, self.places, self.left_behind = Skips(), Places(), LeftBehind()
-        self._scores, self._mask, self._base = scores, mask, base
+        self._kept, self._base = kept, base
         self._companions, self._wish = Companions(reader), wish
         self._wish_in_tars = Wish() if samples and wish is None else wish
 
     def __iter__(self) -> Iterator[Image]:
         """The kept images, each followed by its companions; those outside the base are skipped."""
-        row = -1
-        for table in kept_rows(self._scores, self._mask):
-            for path in table["path"].to_pylist():
-                row += 1
-                file, key = locate(path)
-                target = target_of(file, key, self._base)
-                if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
-                    self.skips.add(path, f"not below --root {self._base}")
-                    continue
-                companions = list(self._companions.of(file, key, self._wish or Wish()))
-                if self.places.take(target):
-                    yield Image(path, file, key, target, row)
-                else:
-                    self.skips.add(path, OCCUPIED)
-                    continue
-                if (self._wish if key is None else self._wish_in_tars) is None:
-                    self.left_behind.add(companions)
-                    continue
-                for each in companions:
-                    beside = target_of(each.file, each.key, self._base)
-                    # It may be a kept image itself, or go along with two of them.
-                    if self.places.take(beside):
-                        recorded = record_path(each.file + ("" if each.key is None else SEPARATOR + each.key))
-                        yield Image(recorded, each.file, each.key, beside, row, companion=True)
+        for row, path, file, key in self._kept.images():
+            target = target_of(file, key, self._base)
+            if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
+                self.skips.add(path, f"not below --root {self._base}")
+                continue
+            companions = list(self._companions.of(file, key, self._wish or Wish()))
+            if self.places.take(target):
+                yield Image(path, file, key, target, row)
+            else:
+                self.skips.add(path, OCCUPIED)
+                continue
+            if (self._wish if key is None else self._wish_in_tars) is None:
+                self.left_behind.add(companions)
+                continue
+            for each in companions:
+                beside = target_of(each.file, each.key, self._base)
+                # It may be a kept image itself, or go along with two of them.
+                if self.places.take(beside):
+                    recorded = record_path(each.file + ("" if each.key is None else SEPARATOR + each.key))
+                    yield Image(recorded, each.file, each.key, beside, row, companion=True)
 
     def place(self, image: Image, reader: ShardReader) -> str:
         """Where an image goes: its target, with a suffix where its bytes alone tell of which kind it is.
@@ -128,10 +120,10 @@ def _parts(key: str) -> list[str]:
     return parts or ["_"]
 
 
-def base_of(scores: Path, root: str | None) -> str:
+def base_of(kept: Kept, root: str | None) -> str:
     """Where the tree that is kept starts, absolute. Raises InputError."""
     if root is None:
-        return common_root(scores)
+        return kept.root
     if not os.path.isdir(root):
         raise InputError(f"--root {root}: no such folder")
     return os.path.abspath(root)

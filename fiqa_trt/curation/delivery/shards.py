@@ -14,17 +14,16 @@ from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import Delivered, LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companion, Companions, Sample, Wish
-from fiqa_trt.curation.kept import Mask, kept_rows
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import OutputError, already_there
 from fiqa_trt.inputs.address import SEPARATOR, open_path
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.containers.registry import TAR
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.inputs.places import locate
 from fiqa_trt.inputs.reader import ShardReader, read_places, read_recorded
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.scores.files import check_columns, hold, read_schema, to_json
+from fiqa_trt.scores.files import check_columns, hold, to_json
 from fiqa_trt.storage.local import atomic, check_output
 
 SHARD_SIZE = 10_000
@@ -40,11 +39,9 @@ class _Member:
 
 
 def write_shards(
-    scores: Path,
-    mask: Mask,
+    kept: Kept,
     output: Path,
     shard_size: int = SHARD_SIZE,
-    image_column: str | None = None,
     report: Report = silent,
     *,
     restart: bool = False,
@@ -57,11 +54,9 @@ def write_shards(
     the sample has a `.json` of its own, the row is `000000017.fiqa.json`.
 
     Args:
-        scores: a scores file.
-        mask: its kept rows.
+        kept: rows of a scores file.
         output: ends in .tar.
         shard_size: samples of a shard.
-        image_column: of tables among the inputs.
         report: receives the images done.
         restart: replace shards of that name that are there; the ones beyond the last new one go when that is written.
         companions: which of the files that go with the images are delivered as well; by default all those of samples,
@@ -72,11 +67,11 @@ def write_shards(
         OutputError: they cannot be written there, cannot hold the columns, or hold images that are to be delivered.
         RunError: the disk is full or fails.
     """
-    present = check_shards(scores, mask, output, restart=restart)
-    reader, total = ShardReader(image_column or DEFAULT_COLUMN), int(mask.sum())
+    present = check_shards(kept, output, restart=restart)
+    reader = kept.reader()
     samples, made, number = _Samples(reader, companions), set[Path](), 0
     try:
-        for index, part in enumerate(_split(samples.of(scores, mask), shard_size)):
+        for index, part in enumerate(_split(samples.of(kept), shard_size)):
             path = shard_of(output, index)
             made.add(path)
             with atomic(path) as temporary, tarfile.open(temporary, "w") as archive:
@@ -84,7 +79,7 @@ def write_shards(
                     for member in members:
                         _add(archive, f"{number:09}{member.extension}", member.data)
                     number += 1
-                    report(Progress(samples.images, total, sum(samples.skips.reasons.values())))
+                    report(Progress(samples.images, len(kept), sum(samples.skips.reasons.values())))
     finally:
         reader.close()
     for path in present:
@@ -98,26 +93,25 @@ def shard_of(output: Path, index: int) -> Path:
     return output.with_name(f"{output.stem}-{index:06}.tar")
 
 
-def check_shards(scores: Path, mask: Mask, output: Path, *, restart: bool) -> list[Path]:
+def check_shards(kept: Kept, output: Path, *, restart: bool) -> list[Path]:
     """Shards that `write_shards` would replace. Raises what it raises before it begins."""
     check_output(output, (".tar",))
-    check_columns(read_schema(scores, ["path", "score", "status"]), output, _ROWS)
+    check_columns(kept.schema, output, _ROWS)
     pattern = re.compile(re.escape(output.stem) + r"-[0-9]{6,}\.tar")
     present = sorted(path for path in output.parent.iterdir() if pattern.fullmatch(path.name))
     if present:
-        _refuse_sources(scores, mask, present)
+        _refuse_sources(kept, present)
     if present and not restart:
         raise already_there(present[0], other="OUT")
     return present
 
 
-def _refuse_sources(scores: Path, mask: Mask, present: list[Path]) -> None:
+def _refuse_sources(kept: Kept, present: list[Path]) -> None:
     """Raise OutputError if an image that is to be delivered lies in one of the shards that would be replaced."""
     theirs = {os.path.realpath(path) for path in present}
-    for table in kept_rows(scores, mask):
-        for path in table["path"].to_pylist():
-            if os.path.realpath(locate(path)[0]) in theirs:
-                raise OutputError(f"{path} is to be delivered, and would be replaced; choose another OUT")
+    for image in kept.images():
+        if os.path.realpath(image.file) in theirs:
+            raise OutputError(f"{image.path} is to be delivered, and would be replaced; choose another OUT")
 
 
 Row = dict[str, object]
@@ -133,9 +127,9 @@ class _Samples:
         self._reader, self._wish, self._finder = reader, wish, Companions(reader)
         self._whole = set[bytes]()  # samples that were delivered
 
-    def of(self, scores: Path, mask: Mask) -> Iterator[list[_Member]]:
+    def of(self, kept: Kept) -> Iterator[list[_Member]]:
         """The members of one for each kept image, or for neighbours that are of one sample."""
-        rows = (row for table in kept_rows(scores, mask) for row in hold(table, _ROWS).to_pylist())
+        rows = (row for table in kept.tables() for row in hold(table, _ROWS).to_pylist())
         places = ((*locate(str(row["path"])), row) for row in rows)
         for sample, group in groupby(places, lambda place: self._sample_of(*place[:2]) or place[:2]):
             together = {(file, key): row for file, key, row in group}
