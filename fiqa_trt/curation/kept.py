@@ -59,10 +59,11 @@ class Kept:
         self.scores = scores
         self.mask = mask
         self.image_column = image_column or DEFAULT_COLUMN
+        self._count = int(mask.sum())  # is asked for with every image
         self._schema: pa.Schema | None = None
 
     def __len__(self) -> int:
-        return int(self.mask.sum())
+        return self._count
 
     def reader(self) -> ShardReader:
         """A reader of the shards that the images are in; to be closed."""
