@@ -186,14 +186,15 @@ def test_every_option_of_train_has_its_place() -> None:
 def test_every_option_of_synthesize_has_its_place() -> None:
     from fiqa_trt.training.synthesis import Face, _fingerprint, _Job, synthesize
 
-    faces = {"inputs", "list_file", "path_column"}
+    faces = {"inputs", "list_file", "path_column", "image_column"}
     elsewhere = {"output", "workers", "restart", "quiet", "as_json"}
-    found = _fingerprint(_Job([(0, Face("a"))], Path("out"), 3, 1, None, 224, "image"))
+    found = _fingerprint(_Job([(0, Face("a"))], Path("out"), 3, 1, None, 224))
     assert {option.name for option in synthesize_command.params} == faces | elsewhere | (
         found.keys() - {"version", "faces"}
     )
     assert inspect.signature(synthesize).parameters.keys() - {"out", "workers", "restart", "report"} == found.keys() - {
-        "version"
+        "version",
+        "image_column",
     }
     assert free(_Job) == {"faces", "out"}
 

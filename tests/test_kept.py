@@ -14,7 +14,7 @@ import pytest
 from fiqa_trt.curation import kept as module
 from fiqa_trt.curation.delivery import deliver
 from fiqa_trt.curation.kept import Kept, stamps_of
-from fiqa_trt.inputs.places import locate
+from fiqa_trt.inputs.address import Address
 from fiqa_trt.scores.files import read_output
 
 
@@ -23,8 +23,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Grows with each time that a scores file is read to its end."""
     found = list[Path]()
 
-    def counted(output: Path, own: Any) -> Iterator[pa.Table]:
-        yield from read_output(output, own)
+    def counted(output: Path, *arguments: Any) -> Iterator[pa.Table]:
+        yield from read_output(output, *arguments)
         found.append(output)
 
     monkeypatch.setattr(module, "read_output", counted)
@@ -36,7 +36,7 @@ def test_what_is_kept(scores: Path, mask: Any) -> None:
     assert len(kept) == 9
     assert pa.concat_tables(kept.tables()).equals(rows)
     paths = rows["path"].to_pylist()
-    assert list(kept.images()) == [(row, path, *locate(path)) for row, path in enumerate(paths)]
+    assert list(kept.images()) == [(row, path, Address.parse(path)) for row, path in enumerate(paths)]
     assert kept.stamps["bytes"].to_pylist() == rows["bytes"].to_pylist()
     assert kept.schema == rows.schema
     none = Kept(scores, np.zeros(len(mask), bool))

@@ -344,10 +344,10 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_addresses_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    from fiqa_trt.inputs.reader import ShardReader, read_recorded
+    from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 
     monkeypatch.chdir(tmp_path)
-    found = read_recorded(address, ShardReader())
+    found = read_recorded(address, ContainerReader())
     assert isinstance(found, ImageError)
     assert found.outcome.status is Status.UNSUPPORTED
     assert "mount it, or copy it here" in (found.outcome.error or "")

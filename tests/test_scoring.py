@@ -278,10 +278,10 @@ def test_nothing_is_left_when_the_input_is_wrong(tmp_path: Path) -> None:
 
 def test_a_file_deleted_or_replaced_after_listing(crops: Path, tmp_path: Path) -> None:
     class Meddling(InProcess):
-        def work(self, units: Units, image_column: str | None, report: Callable[[int, int], None]) -> None:
+        def work(self, units: Units, report: Callable[[int, int], None]) -> None:
             (crops / "b" / "9.jpg").unlink()
             (crops / "b" / "7.jpg").write_bytes(b"now text")
-            super().work(units, image_column, report)
+            super().work(units, report)
 
     workers = Meddling(MeanEngine(), CpuDecoder())
     score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: workers, SMALL)

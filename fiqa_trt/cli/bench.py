@@ -125,7 +125,7 @@ def _latency(source: Source, setup: Setup, what: str, say: Say) -> dict[str, Any
         setup.device, setup.precision, setup.engine, batch=setup.batch, decoder=setup.decoder, threads=setup.threads,
         say=say,
     ) as scorer:  # fmt: skip
-        files = [blob for blob in sample_blobs(paths, source.image_column) if isinstance(blob, bytes)]
+        files = [blob for blob in sample_blobs(paths) if isinstance(blob, bytes)]
         good = [file for file, score in zip(files, scorer.score(files), strict=True) if score.status == "ok"]
         if not good:
             raise InputError(f"not one of the first images of {what} can be decoded, so there is nothing to measure")

@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.inputs.address import SEPARATOR
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.address import SEPARATOR, Address
 from fiqa_trt.scores.files import output_metadata, read_output, read_schema, with_metadata
 from fiqa_trt.scores.schema import own_types
 
@@ -33,14 +30,12 @@ class KeptImage(NamedTuple):
     Attributes:
         row: number among the kept rows.
         path: as recorded.
-        file: that it is, or that it is in.
-        key: of it within a shard; None for a plain file.
+        address: the same.
     """
 
     row: int
     path: str
-    file: str
-    key: str | None
+    address: Address
 
 
 class Kept:
@@ -52,22 +47,18 @@ class Kept:
     Attributes:
         scores: the file.
         mask: bool [its rows].
-        image_column: of tables among the inputs.
+        image_column: see `read_output`.
     """
 
     def __init__(self, scores: Path, mask: Mask, image_column: str | None = None) -> None:
         self.scores = scores
         self.mask = mask
-        self.image_column = image_column or DEFAULT_COLUMN
+        self.image_column = image_column
         self._count = int(mask.sum())  # is asked for with every image
         self._schema: pa.Schema | None = None
 
     def __len__(self) -> int:
         return self._count
-
-    def reader(self) -> ShardReader:
-        """A reader of the shards that the images are in; to be closed."""
-        return ShardReader(self.image_column)
 
     def tables(self) -> Iterator[pa.Table]:
         """Whole rows. Raises InputError as `read_output`."""
@@ -81,7 +72,7 @@ class Kept:
         """Where the images are. Raises InputError as `read_output`."""
         paths = (path for chunk in self.stamps["path"].chunks for path in chunk.to_pylist())
         for row, path in enumerate(paths):
-            yield KeptImage(row, path, *locate(path))
+            yield KeptImage(row, path, Address.parse(path))
 
     @property
     def schema(self) -> pa.Schema:
@@ -132,7 +123,7 @@ class Kept:
     def _parts(self) -> Iterator[tuple[pa.Table, Mask]]:
         """All rows, and which of them are kept."""
         start = 0
-        for table in read_output(self.scores, _OWN):
+        for table in read_output(self.scores, _OWN, self.image_column):
             self._schema = self._schema or table.schema
             yield table, self.mask[start : start + table.num_rows]
             start += table.num_rows
@@ -158,7 +149,7 @@ def _above(root: str, paths: pa.ChunkedArray) -> str:
     special = pc.or_(pc.match_substring(paths, SEPARATOR), pc.starts_with(paths, "file:"))
     plain = pc.replace_substring_regex(paths.filter(pc.invert(special)), "[^/]*$", "").unique().to_pylist()
     known = dict[str, bool]()
-    files = {locate(path, known)[0] for path in paths.filter(special).to_pylist()}
+    files = {Address.parse(path, known).file for path in paths.filter(special).to_pylist()}
     folders = {os.path.normpath(os.path.abspath(folder)) for folder in {*plain, *map(os.path.dirname, files)}}
     if not folders:
         return root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from fiqa_trt.executors.base import Executor
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Report, Say, silent
-from fiqa_trt.runs.score import Options, Summary, begin_in_place, open_run, recorded_fingerprint, refuse_incomparable
-from fiqa_trt.scores.files import check_columns, output_metadata, read_output, read_schema
+from fiqa_trt.runs.score import Options, Summary, begin_in_place, open_run, refuse_incomparable
+from fiqa_trt.scores.files import check_columns, output_metadata, read_output, read_schema, recorded_fingerprint
 from fiqa_trt.scores.schema import needed_columns, own_columns
 
 
@@ -28,8 +29,7 @@ def retry_failed(
 ) -> Summary:
     """Score again, in place and atomically, the rows of a finished output whose status is not `ok`.
 
-    All other rows, the order and the carried columns stay as they are. `image_column` is that of the tables among the
-    inputs; by default the one that the output records.
+    All other rows, the order and the carried columns stay as they are. `image_column`: see `read_output`.
 
     Raises:
         InputError: the output does not exist or is not one of ours.
@@ -41,19 +41,18 @@ def retry_failed(
     with open_run(output, open_executor, options, report, say) as run:
         own, folder = tuple(needed_columns(run.members)), run.folder
         schema = check_columns(read_schema(output, own), output)
-        rows = sum(table.num_rows for table in read_output(output, own))
-        digest, count = folder.freeze(_failed(read_output(output, own)))
+        finished = functools.partial(read_output, output, own, image_column)
+        rows = sum(table.num_rows for table in finished())
+        digest, count = folder.freeze(_failed(finished()))
         column = image_column or recorded_fingerprint(output_metadata(output)).get("image_column")
         source = Source(image_column=column)
         fingerprint = run.fingerprint("retry", source, digest, count)
         refuse_incomparable(output, "--retry-failed", fingerprint, say)
         begin_in_place(run, fingerprint)
-        run.work(source.image_column)
+        run.work()
         if count == 0:
             say(f"nothing to retry: every row of {output} is ok")
-        return run.finish(
-            schema, _merged(read_output(output, own), folder.units.parts(), own_columns(run.members)), rows
-        )
+        return run.finish(schema, _merged(finished(), folder.units.parts(), own_columns(run.members)), rows)
 
 
 def _failed(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:

@@ -28,6 +28,7 @@ from fiqa_trt.scores.files import (
     holder,
     output_metadata,
     read_output,
+    recorded_fingerprint,
     with_metadata,
     write_output,
 )
@@ -136,8 +137,8 @@ class Run:
             "fingerprint": fingerprint,
         }
 
-    def work(self, image_column: str | None) -> None:
-        """Score every unit that has no part yet; `image_column` is that of the tables among the inputs.
+    def work(self) -> None:
+        """Score every unit that has no part yet.
 
         Raises:
             RunError: the disk is full, or the engine failed; finished units are kept.
@@ -155,7 +156,7 @@ class Run:
             done, failed = done + rows, failed + failures
             self.report(Progress(done, total, failed, before))
 
-        self.executor.work(self.folder.units, image_column, report)
+        self.executor.work(self.folder.units, report)
         self.scored_now, self.seconds = total - before, time.monotonic() - began
 
     def finish(self, schema: pa.Schema, tables: Iterable[pa.Table], expected: int) -> Summary:
@@ -240,7 +241,7 @@ def score_dataset(
         elif folder.recorded() is None and output.exists():
             return _completed(run, fingerprint)
         folder.begin(fingerprint)
-        run.work(source.image_column)
+        run.work()
         return run.finish(with_metadata(schema, run.metadata(fingerprint)), folder.units.parts(), count)
 
 
@@ -300,12 +301,6 @@ def _holds(output: Path, needed: Sequence[str], listed: Iterable[pa.ChunkedArray
 def _digest_paths(digest: hashlib._Hash, paths: pa.ChunkedArray) -> None:
     for path in paths.to_pylist():
         digest.update(path.encode() + b"\0")
-
-
-def recorded_fingerprint(metadata: dict[str, Any] | None) -> dict[str, Any]:
-    """The fingerprint in an output's metadata; empty without one."""
-    found = (metadata or {}).get("fingerprint")
-    return found if isinstance(found, dict) else {}
 
 
 def refuse_incomparable(output: Path, option: str, fingerprint: Fingerprint, say: Say) -> None:

@@ -22,14 +22,12 @@ import pyarrow.compute as pc
 
 from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
 from fiqa_trt.executors.base import Executor
-from fiqa_trt.inputs.address import open_path, record_path
-from fiqa_trt.inputs.containers.registry import TAR
-from fiqa_trt.inputs.containers.tables import TABLES
-from fiqa_trt.inputs.places import locate
+from fiqa_trt.inputs.address import Address, open_path, record_path
+from fiqa_trt.inputs.ahead import READERS
+from fiqa_trt.inputs.containers.registry import TABLES, TAR
 from fiqa_trt.inputs.reader import origin_of
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.outcomes import Origin
-from fiqa_trt.pipeline import READERS
 from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs.retry import Fresh
 from fiqa_trt.runs.score import (
@@ -166,7 +164,7 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     folder.set_aside()
     run_of = run.fingerprint("update", source, *folder.freeze(_pending(folder.aside(["path"]), changes.source)))
     begin_in_place(run, run_of)
-    run.work(source.image_column)
+    run.work()
     tables = itertools.chain(_merged(folder.aside(), changes.source, old, Fresh(folder.units.parts()), rows), [gone])
     return run.finish(with_metadata(schema, run.metadata(whole)), tables, len(changes.source) + gone.num_rows)
 
@@ -222,7 +220,7 @@ def _with_origins(paths: Iterable[pa.ChunkedArray]) -> pa.Table:
 
     def look(part: list[str]) -> list[Origin]:
         known, files = dict[str, Origin](), dict[str, bool]()
-        return [origin_of(locate(path, files), known) for path in part]
+        return [origin_of(Address.parse(path, files), known) for path in part]
 
     parts = list[pa.Table]()
     with ThreadPoolExecutor(READERS, "look") as pool:

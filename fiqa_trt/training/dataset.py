@@ -16,10 +16,9 @@ import numpy.typing as npt
 
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.errors import InputError, number_of, storage_error
-from fiqa_trt.inputs.address import open_path
-from fiqa_trt.inputs.places import locate
+from fiqa_trt.inputs.address import Address, open_path
 from fiqa_trt.inputs.ratings import Form, read_ratings
-from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.whole_tables import Table, is_empty
 from fiqa_trt.models.spec import PreprocessSpec, digest
 from fiqa_trt.outcomes import Outcome, Status
@@ -299,7 +298,7 @@ def decode_images(
 
 def _stamp(path: str) -> tuple[int, int]:
     try:
-        info = os.stat(locate(path)[0])
+        info = os.stat(Address.parse(path).file)
     except (OSError, ValueError):
         return (-1, -1)
     return (info.st_size, info.st_mtime_ns)
@@ -318,7 +317,7 @@ def _fill(paths: list[str], array: Path, workers: int, size: int, report: Report
 
     def decode(row: int) -> Outcome:
         if not hasattr(local, "reader"):
-            local.reader = ShardReader()
+            local.reader = ContainerReader()
         return decoder.decode_into(images[row], read_recorded(paths[row], local.reader))
 
     errors = dict[int, str]()

@@ -32,8 +32,9 @@ from fiqa_trt.curation.delivery.undo import Journal
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import OutputError, storage_error, unwritable
 from fiqa_trt.fingerprint import counted
+from fiqa_trt.inputs.address import DEFAULT_COLUMN
 from fiqa_trt.inputs.marks import MOVE, NOTE, TABLE, Mark, read_mark
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
@@ -56,19 +57,20 @@ def measure(
     in which what is there already is not written.
     """
     base = base_of(kept, root) if fill is None else fill.base
-    with contextlib.closing(kept.reader()) as reader:
+    with contextlib.closing(ContainerReader()) as reader:
         plan = Plan(kept, base, reader, companions, samples)
         account = _Account(plan, Old() if fill is None else fill.old(reader))
         for image in plan:
             try:
-                if image.key is not None and way not in (None, "copy"):
+                if image.address.key is not None and way not in (None, "copy"):
                     plan.skips.add(image.path, INSIDE.format(way))
                     continue
                 place = plan.place(image, reader) if fill is not None else ""
                 if fill is not None and place not in account.old.leaving and os.path.lexists(fill.output / place):
                     account.already += not image.companion and place not in account.old.staying
                     continue
-                account.add(image, os.stat(image.file).st_size if image.key is None else len(data_of(image, reader)))
+                plain = image.address.key is None
+                account.add(image, os.stat(image.address.file).st_size if plain else len(data_of(image, reader)))
             except (OSError, ImageError, Unplaced) as exc:
                 plan.skips.add(image.path, reason(exc))
     return account.of("")
@@ -126,7 +128,7 @@ def fill_folder(
     """
     fill = check_folder(kept, output, way, root, companions, update=update)
     made, done = not output.exists(), 0
-    with contextlib.closing(kept.reader()) as reader, contextlib.closing(Journal(output)) as journal:
+    with contextlib.closing(ContainerReader()) as reader, contextlib.closing(Journal(output)) as journal:
         filling = _Filling(fill, reader, journal)
         filling.begin()
         for image in filling.plan:
@@ -141,7 +143,7 @@ def fill_folder(
 class _Filling:
     """A folder while it is filled."""
 
-    def __init__(self, fill: Fill, reader: ShardReader, journal: Journal) -> None:
+    def __init__(self, fill: Fill, reader: ContainerReader, journal: Journal) -> None:
         self.plan = Plan(fill.kept, fill.base, reader, fill.companions)
         self._fill, self._reader, self._journal = fill, reader, journal
         self._old = fill.old(reader)
@@ -177,7 +179,7 @@ class _Filling:
         except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
             skips.add(image.path, OCCUPIED)
         except OSError as exc:
-            if not of_source(exc, image.file):
+            if not of_source(exc, image.address.file):
                 raise storage_error(target, exc) from exc
             skips.add(image.path, reason(exc))
 
@@ -189,10 +191,10 @@ class _Filling:
             return
         if os.path.lexists(target):
             self._account.already += not image.companion
-            if way == MOVE and image.key is None:
-                end_move(image.file, target)
+            if way == MOVE and image.address.key is None:
+                end_move(image.address.file, target)
         else:
-            note = partial(self._journal.add, place, image.file)
+            note = partial(self._journal.add, place, image.address.file)
             self._account.add(image, deliver_file(image, target, way, self._reader, self._device, note))
         if not image.companion:
             self._places.add(image.row, image.target, place)
@@ -256,7 +258,7 @@ class Fill:
     before: Mark | None
     update: bool
 
-    def old(self, reader: ShardReader) -> Old:
+    def old(self, reader: ContainerReader) -> Old:
         """What is there of an earlier call. Raises InputError."""
         stopped = self.before is not None and not self.before.finished
         return look(self.kept, self.output, self.before, reader, remove=self.update or stopped)
@@ -281,14 +283,15 @@ def check_folder(
         root = before.base
     info, rows = kept.scores.stat(), hashlib.sha256(kept.mask.tobytes()).hexdigest()
     base, along = base_of(kept, root), "" if companions is None else str(companions)
-    call = digest(counted(_Call(way, base, kept.image_column, along, rows, info.st_size, info.st_mtime_ns)))
+    column = kept.image_column or DEFAULT_COLUMN
+    call = digest(counted(_Call(way, base, column, along, rows, info.st_size, info.st_mtime_ns)))
     mark = Mark(call, way, base, output=str(output), companions=along)
     fill = Fill(kept, output, base, companions, mark, before, update)
     if before is not None and before.call != call:
         _check_update(fill, before)
     inside = os.path.realpath(output)
     for image in kept.images():
-        if os.path.realpath(image.file).startswith(inside + os.sep):
+        if os.path.realpath(image.address.file).startswith(inside + os.sep):
             raise OutputError(f"{output} holds images that are to be delivered ({image.path}); choose another OUT")
     if strange:
         raise OutputError(f"{output} is not empty, and nothing is ever overwritten; choose another OUT")

@@ -11,9 +11,9 @@ from fiqa_trt.curation.delivery.common import LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companions, Wish
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import SEPARATOR, record_path
+from fiqa_trt.inputs.address import SEPARATOR, Address
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.reader import ContainerReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +22,14 @@ class Image:
 
     Attributes:
         path: as recorded.
-        file: that it is, or that it is in.
-        key: of it within a shard.
+        address: the same.
         target: where it goes below the output.
         row: number among the kept rows, of itself or the image that it goes along with.
         companion: goes along with an image.
     """
 
     path: str
-    file: str
-    key: str | None
+    address: Address
     target: str
     row: int
     companion: bool = False
@@ -56,7 +54,9 @@ OCCUPIED = "another image has its place in the output"
 class Plan:
     """What is to be delivered below the folder `base`, and the account of what is not."""
 
-    def __init__(self, kept: Kept, base: str, reader: ShardReader, wish: Wish | None, samples: bool = False) -> None:
+    def __init__(
+        self, kept: Kept, base: str, reader: ContainerReader, wish: Wish | None, samples: bool = False
+    ) -> None:
         self.skips, self.places, self.left_behind = Skips(), Places(), LeftBehind()
         self._kept, self._base = kept, base
         self._companions, self._wish = Companions(reader), wish
@@ -64,37 +64,36 @@ class Plan:
 
     def __iter__(self) -> Iterator[Image]:
         """The kept images, each followed by its companions; those outside the base are skipped."""
-        for row, path, file, key in self._kept.images():
-            target = target_of(file, key, self._base)
+        for row, path, address in self._kept.images():
+            target = target_of(address, self._base)
             if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
                 self.skips.add(path, f"not below --root {self._base}")
                 continue
-            companions = list(self._companions.of(file, key, self._wish or Wish()))
+            companions = list(self._companions.of(address, self._wish or Wish()))
             if self.places.take(target):
-                yield Image(path, file, key, target, row)
+                yield Image(path, address, target, row)
             else:
                 self.skips.add(path, OCCUPIED)
                 continue
-            if (self._wish if key is None else self._wish_in_tars) is None:
+            if (self._wish if address.key is None else self._wish_in_tars) is None:
                 self.left_behind.add(companions)
                 continue
             for each in companions:
-                beside = target_of(each.file, each.key, self._base)
+                beside = target_of(each.address, self._base)
                 # It may be a kept image itself, or go along with two of them.
                 if self.places.take(beside):
-                    recorded = record_path(each.file + ("" if each.key is None else SEPARATOR + each.key))
-                    yield Image(recorded, each.file, each.key, beside, row, companion=True)
+                    yield Image(each.address.recorded, each.address, beside, row, companion=True)
 
-    def place(self, image: Image, reader: ShardReader) -> str:
+    def place(self, image: Image, reader: ContainerReader) -> str:
         """Where an image goes: its target, with a suffix where its bytes alone tell of which kind it is.
 
         Raises:
             ImageError: it has to be read for that, and cannot be.
             Unplaced: another image has that place.
         """
-        if image.key is None or image.companion or image.target.lower().endswith(IMAGE_SUFFIXES):
+        if image.address.key is None or image.companion or image.target.lower().endswith(IMAGE_SUFFIXES):
             return image.target
-        target = image.target + image_suffix(reader.read(image.file, image.key))
+        target = image.target + image_suffix(reader.read(image.address))
         if not self.places.take(target):
             raise Unplaced(OCCUPIED)
         return target
@@ -104,10 +103,10 @@ class Unplaced(Exception):
     """An image that has no place in the output."""
 
 
-def target_of(file: str, key: str | None, base: str) -> str:
-    """Where a file, or a member of a shard, goes; relative to the output."""
-    whole = os.path.normpath(os.path.abspath(file))
-    return os.path.relpath(whole if key is None else os.path.join(whole, *_parts(key)), base)
+def target_of(image: Address, base: str) -> str:
+    """Where an image goes, relative to the output: what is in a container, into a folder of its name."""
+    whole = os.path.normpath(os.path.abspath(image.file))
+    return os.path.relpath(whole if image.key is None else os.path.join(whole, *_parts(image.key)), base)
 
 
 def _parts(key: str) -> list[str]:

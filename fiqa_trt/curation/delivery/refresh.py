@@ -18,10 +18,9 @@ from fiqa_trt.curation.delivery.file import content, remove_empty
 from fiqa_trt.curation.delivery.plan import target_of
 from fiqa_trt.curation.kept import STAMP, Kept, stamps_of
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import open_path
+from fiqa_trt.inputs.address import Address, open_path
 from fiqa_trt.inputs.marks import MOVE, TABLE, Mark
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.scores.files import read_output
 
@@ -49,20 +48,19 @@ class Old:
     edited: frozenset[str] = frozenset()
     rows: pa.Table | None = None
 
-    def remove(self, output: Path, base: str, wish: Wish | None, reader: ShardReader) -> None:
+    def remove(self, output: Path, base: str, wish: Wish | None, reader: ContainerReader) -> None:
         """Take out what leaves, with those companions that are what they are beside the original. Raises OSError."""
         finder = Companions(reader)
         for place, original in self.leaving.items():
-            file, key = locate(original)
-            for each in finder.of(file, key, wish) if wish is not None else ():
-                beside = output / target_of(each.file, each.key, base)
-                if beside.is_file() and _same(beside, each.file, each.key, reader):
+            for each in finder.of(Address.parse(original), wish) if wish is not None else ():
+                beside = output / target_of(each.address, base)
+                if beside.is_file() and _same(beside, each.address, reader):
                     beside.unlink()
             (output / place).unlink(missing_ok=True)
         remove_empty(output, self.leaving)
 
 
-def look(kept: Kept, output: Path, mark: Mark | None, reader: ShardReader, *, remove: bool) -> Old:
+def look(kept: Kept, output: Path, mark: Mark | None, reader: ContainerReader, *, remove: bool) -> Old:
     """Compare what was delivered with what is kept.
 
     Args:
@@ -100,9 +98,9 @@ def look(kept: Kept, output: Path, mark: Mark | None, reader: ShardReader, *, re
         at = output / place
         if os.path.isabs(place) or not os.path.lexists(at) or (remove and _stamped(at, stamps[1][number])):
             continue  # not ours to tell, gone, or brought up to date by a call that was stopped
-        file, key = locate(original)
-        ours = mark.way == MOVE or _ours(at, file, stamps[0][number])
-        if remove and ours and mark.way != MOVE and (at.is_symlink() or _there(file, key, reader)):
+        address = Address.parse(original)
+        ours = mark.way == MOVE or _ours(at, address.file, stamps[0][number])
+        if remove and ours and mark.way != MOVE and (at.is_symlink() or _there(address, reader)):
             leaving[place] = original
             continue
         staying[place] = number
@@ -130,21 +128,21 @@ def _ours(at: Path, file: str, stamp: tuple[int | None, int | None]) -> bool:
     return _stamped(at, stamp) or (os.path.isfile(file) and os.path.samefile(at, file))
 
 
-def _there(file: str, key: str | None, reader: ShardReader) -> bool:
+def _there(original: Address, reader: ContainerReader) -> bool:
     """Whether an original is still where it was."""
-    if key is None:
-        return os.path.isfile(file)
+    if original.key is None:
+        return os.path.isfile(original.file)
     try:
-        return bool(reader.read(file, key))
+        return bool(reader.read(original))
     except ImageError:
         return False
 
 
-def _same(at: Path, file: str, key: str | None, reader: ShardReader) -> bool:
-    """Whether a file holds what another one, or the member of a shard, does."""
-    if key is None:
-        return os.path.isfile(file) and (os.path.samefile(at, file) or content(at) == content(file))
+def _same(at: Path, other: Address, reader: ContainerReader) -> bool:
+    """Whether a file holds what another one, or the member of a container, does."""
+    if other.key is None:
+        return os.path.isfile(other.file) and (os.path.samefile(at, other.file) or content(at) == content(other.file))
     try:
-        return at.read_bytes() == reader.read(file, key)
+        return at.read_bytes() == reader.read(other)
     except ImageError:
         return not at.stat().st_size  # an empty one is no image, but may go along

@@ -16,11 +16,10 @@ from fiqa_trt.curation.delivery.common import Delivered, LeftBehind, Skips, imag
 from fiqa_trt.curation.delivery.companions import Companion, Companions, Sample, Wish
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import OutputError, already_there
-from fiqa_trt.inputs.address import SEPARATOR, open_path
-from fiqa_trt.inputs.containers.registry import TAR
+from fiqa_trt.inputs.address import Address, open_path
+from fiqa_trt.inputs.containers.registry import is_table
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader, read_places, read_recorded
+from fiqa_trt.inputs.reader import ContainerReader, read_addresses, read_recorded
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.scores.files import check_columns, hold, to_json
@@ -68,7 +67,7 @@ def write_shards(
         RunError: the disk is full or fails.
     """
     present = check_shards(kept, output, restart=restart)
-    reader = kept.reader()
+    reader = ContainerReader()
     samples, made, number = _Samples(reader, companions), set[Path](), 0
     try:
         for index, part in enumerate(_split(samples.of(kept), shard_size)):
@@ -110,18 +109,17 @@ def _refuse_sources(kept: Kept, present: list[Path]) -> None:
     """Raise OutputError if an image that is to be delivered lies in one of the shards that would be replaced."""
     theirs = {os.path.realpath(path) for path in present}
     for image in kept.images():
-        if os.path.realpath(image.file) in theirs:
+        if os.path.realpath(image.address.file) in theirs:
             raise OutputError(f"{image.path} is to be delivered, and would be replaced; choose another OUT")
 
 
 Row = dict[str, object]
-Place = tuple[str, str | None]
 
 
 class _Samples:
     """Makes the samples of an output, and keeps the account of what is in them and of what is not."""
 
-    def __init__(self, reader: ShardReader, wish: Wish | None) -> None:
+    def __init__(self, reader: ContainerReader, wish: Wish | None) -> None:
         self.skips, self.images = Skips(), 0
         self._bytes, self._along, self._left_behind = 0, 0, LeftBehind()
         self._reader, self._wish, self._finder = reader, wish, Companions(reader)
@@ -130,13 +128,13 @@ class _Samples:
     def of(self, kept: Kept) -> Iterator[list[_Member]]:
         """The members of one for each kept image, or for neighbours that are of one sample."""
         rows = (row for table in kept.tables() for row in hold(table, _ROWS).to_pylist())
-        places = ((*locate(str(row["path"])), row) for row in rows)
-        for sample, group in groupby(places, lambda place: self._sample_of(*place[:2]) or place[:2]):
-            together = {(file, key): row for file, key, row in group}
+        found = ((Address.parse(str(row["path"])), row) for row in rows)
+        for sample, group in groupby(found, lambda one: self._sample_of(one[0]) or one[0]):
+            together = dict(group)
             made = (
                 self._of_tar(sample, together)
                 if isinstance(sample, Sample)
-                else self._of_file(*sample, *together.values())
+                else self._of_file(sample, *together.values())
             )
             if made:
                 self._bytes += sum(len(member.data) for member in made)
@@ -148,15 +146,15 @@ class _Samples:
         left = (self._left_behind.images, self._left_behind.kinds())
         return Delivered(output, self.images, 0, *skips, self._bytes, self._along, *left)
 
-    def _sample_of(self, file: str, key: str | None) -> Sample | None:
-        return self._finder.sample(file, key) if key and file.lower().endswith(TAR) else None
+    def _sample_of(self, image: Address) -> Sample | None:
+        return self._finder.sample(image) if image.key and not is_table(image.file) else None
 
-    def _of_file(self, file: str, key: str | None, row: Row) -> list[_Member]:
+    def _of_file(self, address: Address, row: Row) -> list[_Member]:
         """An image of its own, with those companions that are wished for."""
         image = self._image(row)
         if image is None:
             return []
-        found = list(self._finder.of(file, key, self._wish or Wish()))
+        found = list(self._finder.of(address, self._wish or Wish()))
         members = [image]
         if self._wish is None:
             self._left_behind.add(found)
@@ -164,7 +162,7 @@ class _Samples:
             members += self._read(found)
         return [*members, *_rows_of([(row, image.extension)], members)]
 
-    def _of_tar(self, sample: Sample, rows: dict[Place, Row]) -> list[_Member]:
+    def _of_tar(self, sample: Sample, rows: dict[Address, Row]) -> list[_Member]:
         """A sample as it is, once, and the rows of those of its images that are kept."""
         name = hashlib.blake2b(os.fsencode(f"{sample.shard}\n{sample.name}"), digest_size=12).digest()
         if name in self._whole:  # the rows are not in the order of the tar
@@ -172,7 +170,7 @@ class _Samples:
             return []
         members, images = list[_Member](), list[tuple[Row, str]]()
         for each in sample.members:
-            row = rows.get((each.file, each.key))
+            row = rows.get(each.address)
             if row is None:
                 members += self._read([each]) if (self._wish or Wish()).holds(each.extension) else []
             elif (image := self._image(row, each.extension)) is not None:
@@ -196,10 +194,9 @@ class _Samples:
     def _read(self, companions: Sequence[Companion]) -> list[_Member]:
         found = list[_Member]()
         for each in companions:
-            path = each.file if each.key is None else each.file + SEPARATOR + each.key
-            blob = read_places([(each.file, each.key)], self._reader)[0].blob
+            blob = read_addresses([each.address], self._reader)[0].blob
             if isinstance(blob, ImageError) and blob.outcome.status is not Status.EMPTY:
-                self.skips.add(path, blob.outcome.status.value)
+                self.skips.add(each.address.recorded, blob.outcome.status.value)
                 continue
             found.append(_Member(each.extension, b"" if isinstance(blob, ImageError) else blob))
             self._along += 1

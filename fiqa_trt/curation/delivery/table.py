@@ -13,9 +13,8 @@ import numpy as np
 from fiqa_trt.curation.delivery.plan import target_of
 from fiqa_trt.curation.delivery.refresh import ORIGIN, Old
 from fiqa_trt.curation.kept import Kept, Mask
-from fiqa_trt.inputs.address import record_path
+from fiqa_trt.inputs.address import Address, record_path
 from fiqa_trt.inputs.marks import TABLE
-from fiqa_trt.inputs.places import locate
 from fiqa_trt.scores.files import check_columns, write_output
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Places:
 
     def of(self, row: int, path: str, base: str) -> str:
         """The place of an image, by its number and its recorded path."""
-        return self._renamed.get(row) or target_of(*locate(path), base)
+        return self._renamed.get(row) or target_of(Address.parse(path), base)
 
 
 def check_table(kept: Kept, output: Path) -> pa.Schema:

@@ -10,8 +10,6 @@ from fiqa_trt.errors import InputError, NoColumn
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DEFAULT_COLUMN = "image"
-
 
 @dataclasses.dataclass(frozen=True)
 class Images:

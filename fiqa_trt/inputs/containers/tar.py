@@ -35,11 +35,11 @@ _COMPRESSED = {
 _OTHERS = {b"PK\x03\x04": "ZIP", b"PK\x05\x06": "ZIP", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR"}
 
 
-class TarShard:
+class TarContainer:
     """An uncompressed tar file, as WebDataset's. Safe to use from several threads; nothing stays open between reads.
 
     Attributes:
-        error: see `shards.Shard`, like the next two.
+        error: see `Container`, like the next two.
         stamp: of the file that was indexed; None if it could not be opened.
         weight: bytes that the index takes.
     """
@@ -64,7 +64,7 @@ class TarShard:
         self.weight = entries.weight + self._index.weight
 
     def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
-        """See `Shard.keys`; of several members of one name the second is `name::2`, and so on."""
+        """See `Container.keys`; of several members of one name the second is `name::2`, and so on."""
         for member in range(len(self._entries)):
             if self._entries.kinds[member] != FOLDER:
                 name = self._entries.name(member).decode("utf-8", "surrogateescape")
@@ -72,19 +72,19 @@ class TarShard:
                     yield self._index.numbered.get(member, name)
 
     def position(self, key: str) -> int:
-        """See `Shard.position`."""
+        """See `Container.position`."""
         member = self._index.find(key)
         return -1 if member is None else self._entries.offsets[member]
 
     def read(self, key: str, max_bytes: int = MAX_BYTES) -> bytes:
-        """See `Shard.read`."""
+        """See `Container.read`."""
         blob = self.read_all([key], max_bytes)[0]
         if isinstance(blob, ImageError):
             raise blob
         return blob
 
     def read_all(self, keys: Sequence[str], max_bytes: int = MAX_BYTES) -> list[Blob]:
-        """See `Shard.read_all`."""
+        """See `Container.read_all`."""
         if self.stamp is None and self.error is not None:
             return [self.error] * len(keys)
         try:
