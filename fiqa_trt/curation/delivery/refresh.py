@@ -67,7 +67,7 @@ def look(kept: Kept, output: Path, mark: Mark | None, reader: ContainerReader, *
         kept: rows of a scores file.
         output: a folder.
         mark: its note.
-        reader: of shards.
+        reader: of containers.
         remove: whether anything leaves; otherwise all of it stays.
 
     Raises:
