@@ -15,7 +15,7 @@ from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import digest_of
 from fiqa_trt.errors import EngineError, InputError
-from fiqa_trt.inputs.containers.registry import TABLES, TAR
+from fiqa_trt.inputs.containers.registry import CONTAINERS
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.source import list_inputs, source_of
 from fiqa_trt.inputs.user_tables import KINDS
@@ -102,7 +102,7 @@ def read_ranges(calibration: Path | None) -> Ranges:
 
 def are_crops(calibration: Path) -> bool:
     """Whether crops are given, in any of the ways in which `score` takes them, and not a file of ranges."""
-    return calibration.is_dir() or calibration.suffix.lower() in (".txt", *KINDS, TAR, *TABLES)
+    return calibration.is_dir() or calibration.suffix.lower() in (".txt", *KINDS, *CONTAINERS)
 
 
 def int8_ranges(checkpoint: Path, calibration: Path | None, say: Say = silent) -> Ranges:

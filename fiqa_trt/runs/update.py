@@ -24,7 +24,7 @@ from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.inputs.address import Address, open_path, record_path
 from fiqa_trt.inputs.ahead import READERS
-from fiqa_trt.inputs.containers.registry import TABLES, TAR
+from fiqa_trt.inputs.containers.registry import CONTAINERS
 from fiqa_trt.inputs.reader import origin_of
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.outcomes import Origin
@@ -46,7 +46,7 @@ from fiqa_trt.scores.schema import output_schema, own_columns, own_types
 Rows = npt.NDArray[np.int64]
 
 _ORIGIN = ("bytes", "modified")
-_INSIDE = rf"(?i)({'|'.join(map(re.escape, (TAR, *TABLES)))})(::|%3A%3A).*$"
+_INSIDE = rf"(?i)({'|'.join(map(re.escape, CONTAINERS))})(::|%3A%3A).*$"
 _AT_ONCE = 1024  # files that a thread looks at
 
 

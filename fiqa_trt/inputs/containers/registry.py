@@ -36,6 +36,7 @@ class Kind:
 TAR = ".tar"
 KINDS = {
     TAR: Kind("tar", "TarContainer"),
+    ".zip": Kind("zip", "ZipContainer"),
     ".parquet": Kind("tables", "TableContainer", table=True),
     ".arrow": Kind("tables", "TableContainer", table=True),
 }

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fiqa_trt.errors import one_line
-from fiqa_trt.inputs.containers.members import FAULTY, FOLDER, SPARSE, Entries, Index
+from fiqa_trt.inputs.containers.members import FAULTY, SPARSE, Entries, Index
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, open_at_once, stamp_of
 
@@ -32,7 +32,13 @@ _COMPRESSED = {
     b"\x1f\x9d": "uncompress -c",
     b"\x5d\0\0": "xz --format=lzma -dc",
 }
-_OTHERS = {b"PK\x03\x04": "ZIP", b"PK\x05\x06": "ZIP", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR"}
+_UNPACK = "unpack it and score the folder"
+_OTHERS = {
+    b"PK\x03\x04": ("ZIP", "name it .zip"),
+    b"PK\x05\x06": ("ZIP", "name it .zip"),
+    b"7z\xbc\xaf\x27\x1c": ("7z", _UNPACK),
+    b"Rar!": ("RAR", _UNPACK),
+}
 
 
 class TarContainer:
@@ -65,11 +71,7 @@ class TarContainer:
 
     def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
         """See `Container.keys`; of several members of one name the second is `name::2`, and so on."""
-        for member in range(len(self._entries)):
-            if self._entries.kinds[member] != FOLDER:
-                name = self._entries.name(member).decode("utf-8", "surrogateescape")
-                if not suffixes or name.rstrip("/").lower().endswith(suffixes) != others:
-                    yield self._index.numbered.get(member, name)
+        return self._index.keys(suffixes, others=others)
 
     def position(self, key: str) -> int:
         """See `Container.position`."""
@@ -220,9 +222,9 @@ class _Scan:
                     f"this shard is compressed, so its members cannot be found: unpack it first ({command} "
                     "compressed.tar > plain.tar)",
                 )
-        for magic, name in _OTHERS.items():
+        for magic, (name, way_out) in _OTHERS.items():
             if start.startswith(magic):
-                return ImageError(Status.UNSUPPORTED, f"a {name} archive, not a tar: unpack it and score the folder")
+                return ImageError(Status.UNSUPPORTED, f"a {name} archive, not a tar: {way_out}")
         return None
 
     def _after_zeros(self, at: int) -> int:
