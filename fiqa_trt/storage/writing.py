@@ -168,7 +168,7 @@ def _claimed(temporary: Path, output: Path) -> Iterator[int]:
             continue
         try:
             lock(descriptor, output)
-            if _is_at(descriptor, temporary):  # another run has not taken it for a leftover before it was locked
+            if is_at(descriptor, temporary):  # another run has not taken it for a leftover before it was locked
                 yield descriptor
                 return
         finally:
@@ -180,7 +180,7 @@ def _remove_left(temporary: Path, output: Path) -> None:
     try:
         with _opened(temporary, os.O_RDONLY | os.O_NOFOLLOW) as left:
             lock(left, output)
-            if _is_at(left, temporary):  # not what another run has put there since
+            if is_at(left, temporary):  # not what another run has put there since
                 temporary.unlink()
     except FileNotFoundError:
         pass
@@ -188,7 +188,7 @@ def _remove_left(temporary: Path, output: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file has that name still."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
