@@ -18,6 +18,7 @@ from fiqa_trt.cli.synthesize import command as synthesize_command
 from fiqa_trt.cli.train import command as train_command
 from fiqa_trt.curation.delivery import fill_folder
 from fiqa_trt.curation.delivery.folder import check_folder
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import DifferentRun, OutputError
@@ -193,7 +194,8 @@ def test_every_option_of_synthesize_has_its_place() -> None:
         found.keys() - {"version", "faces"}
     )
     assert inspect.signature(synthesize).parameters.keys() - {"out", "workers", "restart", "report"} == found.keys() - {
-        "version"
+        "version",
+        "image_column",
     }
     assert free(_Job) == {"faces", "out"}
 
@@ -207,14 +209,16 @@ def test_a_delivery_is_continued_only_by_the_same(scores: Path, mask: Any, tmp_p
         raise Stop
 
     with pytest.raises(Stop):
-        fill_folder(scores, mask, output, "copy", report=stop)
+        fill_folder(Kept(scores, mask), output, "copy", report=stop)
     other = mask.copy()
     other[-1] = not other[-1]
-    changes = ({"way": "symlink"}, {"root": str(tmp_path)}, {"image_column": "b"}, {"mask": other})
+    call: dict[str, Any] = {"kept": Kept(scores, mask), "output": output, "way": "copy"}
+    changes: list[dict[str, Any]] = [{"way": "symlink"}, {"root": str(tmp_path)}]
+    changes += [{"kept": kept} for kept in (Kept(scores, mask, "b"), Kept(scores, other))]
     for change in changes:
         with pytest.raises(OutputError, match="was being filled by another call"):
-            fill_folder(**{"scores": scores, "mask": mask, "output": output, "way": "copy"} | change)
-    assert fill_folder(scores, mask, output, "copy").already == 1
+            fill_folder(**{**call, **change})
+    assert fill_folder(**call).already == 1
 
 
 def test_a_delivery_is_continued_where_it_began(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +231,7 @@ def test_a_delivery_is_continued_where_it_began(crops: Path, tmp_path: Path, mon
         raise Stop
 
     with pytest.raises(Stop):
-        fill_folder(tmp_path / "s.parquet", mask, tmp_path / "out", "copy", report=stop)
+        fill_folder(Kept(tmp_path / "s.parquet", mask), tmp_path / "out", "copy", report=stop)
     monkeypatch.chdir(crops)
     with pytest.raises(OutputError, match="was being filled by another call"):
-        fill_folder(tmp_path / "s.parquet", mask, tmp_path / "out", "copy")
+        fill_folder(Kept(tmp_path / "s.parquet", mask), tmp_path / "out", "copy")

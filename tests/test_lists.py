@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.curation.delivery import write_rows
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import open_path
 from fiqa_trt.inputs.lists import as_line, read_paths
@@ -289,7 +290,7 @@ def test_a_delivered_text_is_read_back(tmp_path: Path) -> None:
     paths = ['"quoted".jpg', '"all of it"', "\ufeffmarked.jpg", "plain.jpg"]
     rows = {"path": paths, "score": pa.array([0.5] * 4, pa.float32()), "status": ["ok"] * 4}
     pq.write_table(pa.table(rows), tmp_path / "scores.parquet")
-    write_rows(tmp_path / "scores.parquet", np.ones(4, bool), tmp_path / "kept.txt")
+    write_rows(Kept(tmp_path / "scores.parquet", np.ones(4, bool)), tmp_path / "kept.txt")
     assert [open_path(str(path)) for path in listed(tmp_path / "kept.txt")["path"]] == paths
 
 

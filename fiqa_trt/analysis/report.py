@@ -29,7 +29,7 @@ from fiqa_trt.scores.grouping import PARENT, grouping
 from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, quantile, steps_of
 from fiqa_trt.scores.tally import Tally
 from fiqa_trt.shell import path_word, printed
-from fiqa_trt.storage.writing import atomic
+from fiqa_trt.storage.writing import write_text
 from fiqa_trt.version import __version__
 
 if TYPE_CHECKING:
@@ -353,5 +353,4 @@ def write_report(output: Path, found: Survey) -> None:
         groups=_columns(found),
         scores=path_word(found.provenance["file"]),
     )
-    with atomic(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(output, page)

@@ -82,7 +82,7 @@ def command(
     from fiqa_trt.executors.base import Setup
     from fiqa_trt.inputs.source import Source
     from fiqa_trt.machine.benchmark import generate, run_benchmark
-    from fiqa_trt.storage.writing import atomic, check_output
+    from fiqa_trt.storage.writing import check_output, write_text
 
     if latency and compare is not None:
         raise UsageError("--compare is of rates, and --latency measures none: leave one out")
@@ -109,8 +109,7 @@ def command(
             facts = {**dataclasses.asdict(result), "bottleneck": result.bottleneck, "advice": result.advice()}
             text = describe(result, before)
     if output is not None:
-        with atomic(output) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1) + "\n")
+        write_text(output, json.dumps(facts, indent=1) + "\n")
     give(json.dumps(facts) if as_json else text)
 
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.curation.kept import Mask
 from fiqa_trt.errors import InputError, UsageError, number_of
 from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files import read_output
@@ -30,8 +30,6 @@ from fiqa_trt.scores.members import disagreement
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,15 +270,3 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     import pyarrow as pa
 
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def kept_rows(scores: Path, mask: Mask) -> Iterator[pa.Table]:
-    """The rows of a scores file that a mask keeps, streamed, in the file's order."""
-    import pyarrow as pa
-
-    start = 0
-    for table in read_output(scores, ["path", "score", "status"]):
-        part = mask[start : start + table.num_rows]
-        start += table.num_rows
-        if part.any():
-            yield table.filter(pa.array(part))

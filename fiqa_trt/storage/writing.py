@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fiqa_trt.errors import OutputError, storage_error
+from fiqa_trt.errors import OutputError, storage_error, unwritable
 
 # What file systems answer that cannot sync a folder (CIFS, VirtualBox's, some of FUSE) or do not let it be opened.
 # SQLite, PostgreSQL and borg go on as well. Anything else, EIO and ENOSPC above all, is a disk that fails.
@@ -69,7 +69,7 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
         if reason := _unwritable(target.parent):
             raise OutputError(f"{what}{reason}")
     except OSError as exc:
-        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
+        raise unwritable(output, exc) from exc
 
 
 def check_folder(folder: Path) -> None:
@@ -168,7 +168,7 @@ def _claimed(temporary: Path, output: Path) -> Iterator[int]:
             continue
         try:
             lock(descriptor, output)
-            if _is_at(descriptor, temporary):  # another run has not taken it for a leftover before it was locked
+            if is_at(descriptor, temporary):  # another run has not taken it for a leftover before it was locked
                 yield descriptor
                 return
         finally:
@@ -180,7 +180,7 @@ def _remove_left(temporary: Path, output: Path) -> None:
     try:
         with _opened(temporary, os.O_RDONLY | os.O_NOFOLLOW) as left:
             lock(left, output)
-            if _is_at(left, temporary):  # not what another run has put there since
+            if is_at(left, temporary):  # not what another run has put there since
                 temporary.unlink()
     except FileNotFoundError:
         pass
@@ -188,12 +188,18 @@ def _remove_left(temporary: Path, output: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file has that name still."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, in UTF-8, as `atomic` has it. Raises what that raises."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _existing(path: Path) -> os.stat_result | None:

@@ -28,7 +28,7 @@ from fiqa_trt.outcomes import Outcome, Status
 from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.storage.base import is_remote
 from fiqa_trt.storage.registry import store_of
-from fiqa_trt.storage.writing import atomic
+from fiqa_trt.storage.writing import atomic, write_text
 
 TRAIN, VAL, TEST = "train", "val", "test"
 MIN_ROWS = 32
@@ -336,8 +336,7 @@ def decode_images(
                 if not notes.exists():
                     with atomic(array) as temporary:
                         errors = _fill(labels.paths, temporary, workers, size, report)
-                    with atomic(notes) as temporary:
-                        temporary.write_text(json.dumps(errors))
+                    write_text(notes, json.dumps(errors))
         except OSError as exc:
             raise storage_error(array, exc) from exc
     failures: dict[str, str] = json.loads(notes.read_text())

@@ -28,14 +28,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.cpu import decode_image, fit
-from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
-from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
+from fiqa_trt.errors import InputError, RunError, already_there, storage_error
+from fiqa_trt.fingerprint import FREE, Fingerprint, counted
+from fiqa_trt.inputs.address import DEFAULT_COLUMN
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import ModelSpec, digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, Say, silent
+from fiqa_trt.storage.record import Record
 from fiqa_trt.storage.writing import atomic
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
@@ -310,16 +312,20 @@ def synthesize(
         if not rows:
             raise InputError(f"none of the {len(faces)} photographs can be read; the first: {failed[0]}")
         _score(rows)
-        with atomic(out / TABLE) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        _write_table(out / TABLE, rows)
         shutil.rmtree(out / PARTS)
     except BrokenProcessPool as exc:
         raise RunError("a worker process was killed (no memory?); run the same command again to resume") from exc
     except OSError as exc:
         raise storage_error(out, exc) from exc
     return Synthesized(str(out / TABLE), len(rows), failed)
+
+
+def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    with atomic(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @contextlib.contextmanager
@@ -347,23 +353,23 @@ def _fingerprint(job: _Job) -> Fingerprint:
         "faces": digest([dataclasses.astuple(face) for _, face in job.faces]),
         **counted(job),
         "reference": None if job.reference is None else hashlib.sha256(job.reference.read_bytes()).hexdigest(),
+        "image_column": DEFAULT_COLUMN,  # as versions noted where paths did not name a column; now the faces have it
     }
 
 
 def _begin(out: Path, fingerprint: Fingerprint, restart: bool) -> None:
     """Take over the folder, or go on with what the same call left there."""
     parts, table = out / PARTS, out / TABLE
-    run = parts / "run.json"
-    if restart:
-        shutil.rmtree(parts, ignore_errors=True)
-        table.unlink(missing_ok=True)
-    elif run.exists():
-        refuse_difference(str(out), json.loads(run.read_text()), fingerprint)
-    elif table.exists():
-        raise DifferentRun(f"{table} exists already; --restart makes it anew, or choose another -o")
+    record = Record(parts / "run.json")
+    if not restart:
+        if record.continues(out, fingerprint):
+            return
+        if table.exists():
+            raise already_there(table, "makes it anew")
+    shutil.rmtree(parts, ignore_errors=True)
+    table.unlink(missing_ok=True)
     parts.mkdir(parents=True, exist_ok=True)
-    with atomic(run) as temporary:
-        temporary.write_text(json.dumps(fingerprint))
+    record.write(fingerprint)
 
 
 def _score(rows: list[dict[str, object]]) -> None:

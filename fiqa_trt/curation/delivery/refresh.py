@@ -16,21 +16,19 @@ import numpy as np
 from fiqa_trt.curation.delivery.companions import Companions, Wish
 from fiqa_trt.curation.delivery.file import content, remove_empty
 from fiqa_trt.curation.delivery.plan import target_of
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import STAMP, Kept, stamps_of
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import Address, open_path
 from fiqa_trt.inputs.marks import MOVE, TABLE, Mark
 from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.scores.files import read_output
-from fiqa_trt.scores.schema import own_types
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ORIGIN = "original_path"  # column of the table: where an image comes from
 EDITED = "changed since it was delivered, so it was left where it is"
-_STAMP = ("bytes", "modified")
 _APART = 2_000_000  # microseconds between two times of one file, as coarse file systems keep them
 
 
@@ -62,15 +60,14 @@ class Old:
         remove_empty(output, self.leaving)
 
 
-def look(scores: Path, mask: Mask, output: Path, mark: Mark | None, reader: ContainerReader, *, remove: bool) -> Old:
-    """Compare what was delivered with the kept rows of a scores file.
+def look(kept: Kept, output: Path, mark: Mark | None, reader: ContainerReader, *, remove: bool) -> Old:
+    """Compare what was delivered with what is kept.
 
     Args:
-        scores: a scores file.
-        mask: its kept rows.
+        kept: rows of a scores file.
         output: a folder.
         mark: its note.
-        reader: of shards.
+        reader: of containers.
         remove: whether anything leaves; otherwise all of it stays.
 
     Raises:
@@ -84,11 +81,10 @@ def look(scores: Path, mask: Mask, output: Path, mark: Mark | None, reader: Cont
     old = pa.concat_tables(read_output(output / TABLE, ["path", "score", "status"]))
     if ORIGIN not in old.column_names:
         raise InputError(f"{output / TABLE} is not as filter wrote it: it has no column {ORIGIN}; choose another OUT")
-    parts = [part.select([n for n in ("path", *_STAMP) if n in part.column_names]) for part in kept_rows(scores, mask)]
-    kept = pa.concat_tables(parts)
-    index = pc.index_in(old[ORIGIN].cast(pa.large_string()), value_set=kept["path"].cast(pa.large_string()))
-    now = [_column(kept, name).take(index) for name in _STAMP]
-    then = [_column(old, name) for name in _STAMP]
+    index = pc.index_in(old[ORIGIN].cast(pa.large_string()), value_set=kept.stamps["path"])
+    delivered = stamps_of(old)
+    now = [kept.stamps[name].take(index) for name in STAMP]
+    then = [delivered[name] for name in STAMP]
     same = pc.is_valid(index)
     for a, b in zip(now, then, strict=True):
         same = pc.and_(same, pc.fill_null(pc.equal(a, b), pc.and_(pc.is_null(a), pc.is_null(b))))
@@ -112,15 +108,6 @@ def look(scores: Path, mask: Mask, output: Path, mark: Mark | None, reader: Cont
             edited.add(place)
     kept_as_they_are = rows.take(pa.array(list(staying.values()), pa.int64()))
     return Old(leaving, tuple(staying), frozenset(edited), kept_as_they_are)
-
-
-def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A stamp as numbers; null in a file of a version that had none."""
-    import pyarrow as pa
-
-    if name not in table.column_names or table.schema.field(name).type != own_types([])[name]:
-        return pa.chunked_array([pa.nulls(table.num_rows, pa.int64())])
-    return table[name].cast(pa.int64())
 
 
 def _stamped(path: Path, stamp: tuple[int | None, int | None]) -> bool:

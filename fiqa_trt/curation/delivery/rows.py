@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import Delivered
-from fiqa_trt.curation.delivery.plan import ROOT, common_root
-from fiqa_trt.curation.select import Mask, kept_rows
-from fiqa_trt.errors import DifferentRun, OutputError
+from fiqa_trt.curation.kept import Kept
+from fiqa_trt.errors import OutputError, already_there
 from fiqa_trt.inputs.lists import as_line
-from fiqa_trt.scores.files import SUFFIXES, check_columns, output_metadata, read_schema, with_metadata, write_output
+from fiqa_trt.scores.files import SUFFIXES, check_columns, write_output
 from fiqa_trt.storage.writing import atomic, check_output
 
 
@@ -17,10 +16,10 @@ def check_rows(output: Path, *, restart: bool) -> None:
     """Raise what `write_rows` raises before it begins."""
     check_output(output, (".txt", *SUFFIXES))
     if output.exists() and not restart:
-        raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another OUT")
+        raise already_there(output, other="OUT")
 
 
-def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False) -> Delivered:
+def write_rows(kept: Kept, output: Path, *, restart: bool = False) -> Delivered:
     """The kept paths (.txt) or rows (.parquet, .csv, .jsonl), in the order of the scores file.
 
     Raises:
@@ -29,10 +28,9 @@ def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False)
         RunError: the disk is full or fails.
     """
     check_rows(output, restart=restart)
-    count = int(mask.sum())
     if output.suffix.lower() == ".txt":
         with atomic(output) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for table in kept_rows(scores, mask):
+            for table in kept.tables():
                 paths = table["path"].to_pylist()
                 for path in paths:
                     if "\n" in path or "\r" in path:
@@ -40,10 +38,7 @@ def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False)
                             f"a .txt cannot hold {path!r}, which has a line break; write .csv or .parquet"
                         )
                 file.writelines(as_line(path) + "\n" for path in paths)
-        return Delivered(str(output), count)
-    schema = check_columns(read_schema(scores, ["path", "score", "status"]), output)
-    metadata = output_metadata(scores)
-    if metadata is not None:
-        schema = with_metadata(schema, {**metadata, "filtered_from": str(scores), ROOT: common_root(scores)})
-    write_output(output, schema, kept_rows(scores, mask), count)
-    return Delivered(str(output), count)
+        return Delivered(str(output), len(kept))
+    schema = check_columns(kept.schema, output)
+    write_output(output, kept.described(schema), kept.tables(), len(kept))
+    return Delivered(str(output), len(kept))
