@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.common import damage
 from fiqa_trt.decoding.cpu import decode_image
-from fiqa_trt.decoding.structure import dimensions
+from fiqa_trt.decoding.structure import _MARKER, _NEXT_MARKER, dimensions
 from fiqa_trt.outcomes import ImageError
 from tests.conftest import jpeg
 
@@ -104,6 +104,18 @@ def test_forged_pngs(picture: Image.Image) -> None:
     assert dimensions(good[:33] + chunk(b"IHDR", good[16:29]) + good[33:]) is None
     assert dimensions(good[:8] + chunk(b"IEND", b"")) is None
     assert dimensions(good[:60] + b"\x55" + good[61:]) is None
+
+
+def test_the_quick_search_finds_the_same_markers() -> None:
+    rng, found = random.Random(2), 0
+    table = (b"\xff\xff\xff\xff\x00\xd0\xd7\xd8\xd9\x0a\x01\xfe\x00\x00\x00\x00" * 16)[:256]
+    for _ in range(200_000):
+        data = rng.randbytes(rng.randrange(12)).translate(table)
+        at = rng.randrange(len(data) + 1)
+        slow, quick = _MARKER.search(data, at), _NEXT_MARKER.search(data, at)
+        assert (slow and (slow[1], slow.end())) == (quick and (quick[1], quick.end()))
+        found += slow is not None
+    assert found > 20_000
 
 
 def test_what_passes_can_be_decoded(picture: Image.Image) -> None:

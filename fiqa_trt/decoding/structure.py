@@ -15,6 +15,8 @@ from fiqa_trt.decoding.tiff import orientation_is_plain
 _SOF_BASELINE, _SOF_EXTENDED, _SOF_PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _DHT, _EOI, _SOS, _DQT, _DRI, _APP1, _APP14, _COM = 0xC4, 0xD9, 0xDA, 0xDB, 0xDD, 0xE1, 0xEE, 0xFE
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+# The same to a search, which takes the last \xff of several. Python looks quickly for its first byte.
+_NEXT_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _TAIL = 64  # bytes that may follow the end of a JPEG
 
 
@@ -43,7 +45,7 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
     scans, at, turned = 0, 2, False
     while True:
         # Before the first scan markers follow each other; after it the compressed data lies between them.
-        marker = _MARKER.match(data, at) if not scans else _MARKER.search(data, at)
+        marker = _NEXT_MARKER.search(data, at) if scans else _MARKER.match(data, at)
         if marker is None:
             return None
         kind, at = marker[1][0], marker.end()
