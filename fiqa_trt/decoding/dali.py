@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS, Decoded
 from fiqa_trt.decoding.cpu import CpuDecoder
@@ -29,12 +30,20 @@ from fiqa_trt.outcomes import ImageError, Outcome, Status
 from fiqa_trt.progress import Say, silent
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    import torch
 
 PATIENCE = 16
 """Batches in a row that DALI may fail on before it is no longer asked."""
 
 _NO_MEMORY = re.compile("out of memory|alloc", re.IGNORECASE)
+
+
+class _Own(threading.local):
+    """What a thread of the decoder has for itself: its stream, and the arrays that DALI may still be reading."""
+
+    def __init__(self) -> None:
+        self.stream: torch.cuda.Stream | None = None
+        self.seen = list[Any]()
 
 
 class DaliDecoder:
@@ -83,12 +92,17 @@ class DaliDecoder:
         self._cpu = CpuDecoder(max_pixels)
         self._pool = ThreadPoolExecutor(workers, "decode-cpu")
         self._say = say
-        self._lock, self._local = threading.Lock(), threading.local()
+        self._lock, self._own = threading.Lock(), _Own()
+        # The same for every call: DALI keeps what it has built, decoders with their buffers above all, by thread.
+        self._threads = ThreadPoolExecutor(self.threads, "dali")
         self.failures = 0
         ndd.set_num_threads(workers)  # type: ignore[no-untyped-call]
 
     def decode(self, blobs: Sequence[bytes | ImageError], batch: int) -> Decoded:
         """See `Decoder.decode`."""
+        return self._threads.submit(self._decode, blobs, batch).result()
+
+    def _decode(self, blobs: Sequence[bytes | ImageError], batch: int) -> Decoded:
         with self._on_device():
             pixels = self._empty(batch)
             rows = [row for row, blob in enumerate(blobs) if isinstance(blob, bytes) and self._suits(blob)]
@@ -132,7 +146,9 @@ class DaliDecoder:
     def _crops(self, blobs: Sequence[Any]) -> tuple[npt.NDArray[np.int64], Any]:
         """Height and width of each upright image, [N, 2], and uint8 [N, size, size, 3]."""
         ndd = self._ndd
-        encoded = ndd.batch([np.frombuffer(blob, np.uint8) for blob in blobs])
+        # One buffer that may be written to: of read-only ones, as bytes are, DALI makes Python objects one by one.
+        joined = np.frombuffer(bytearray().join(blobs), np.uint8)
+        encoded = self._batch(np.split(joined, np.cumsum([len(blob) for blob in blobs])[:-1]))
         device = "gpu" if self._gpu else "cpu"
         # Chroma as libjpeg-turbo interpolates it, and so Pillow.
         images = ndd.decoders.image(encoded, device=device, jpeg_fancy_upsampling=True)
@@ -149,8 +165,13 @@ class DaliDecoder:
             self._as_pillow(crops, images, shapes, start, side, beyond)
         return shapes, crops
 
+    def _batch(self, arrays: Sequence[Any] | npt.NDArray[Any]) -> Any:
+        """A batch of DALI's that looks at arrays as they are, without a copy."""
+        self._own.seen.append(arrays)
+        return self._ndd.as_batch(arrays)
+
     def _resized(self, images: Any, start: Any, end: Any, size: tuple[int, int]) -> Any:
-        rois = [self._ndd.batch(list(corner.astype(np.float32))) for corner in (start, end)]
+        rois = [self._batch(corner.astype(np.float32)) for corner in (start, end)]
         return self._array(self._ndd.resize(images, size=size, roi_start=rois[0], roi_end=rois[1], antialias=True))
 
     def _as_pillow(self, crops: Any, images: Any, shapes: Any, start: Any, side: Any, beyond: Any) -> None:
@@ -164,7 +185,7 @@ class DaliDecoder:
             share = self._moved(beyond[:, axis].astype(np.float32)[:, None, None])
             for last in (False, True):
                 first = ((shapes[:, axis] - 1) * last).astype(np.int32)
-                edge = ndd.slice(images, ndd.batch(list(first[:, None])), [1], axes=[axis])
+                edge = ndd.slice(images, self._batch(first[:, None]), [1], axes=[axis])
                 low, high = start.copy(), start + side
                 low[:, axis], high[:, axis] = 0, 1
                 size = (1, self._size) if axis == 0 else (self._size, 1)
@@ -185,10 +206,10 @@ class DaliDecoder:
 
         try:
             with torch.cuda.device(self._gpu):
-                if not hasattr(self._local, "stream"):
-                    self._local.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                    self._ndd.set_current_stream(self._local.stream)  # type: ignore[no-untyped-call]
-                with torch.cuda.stream(self._local.stream):
+                if self._own.stream is None:
+                    self._own.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                    self._ndd.set_current_stream(self._own.stream)  # type: ignore[no-untyped-call]
+                with torch.cuda.stream(self._own.stream):
                     yield
         except RuntimeError as exc:
             raise RunError(f"the GPU could not decode a batch: {one_line(exc)}; try a smaller --batch-size") from exc
@@ -220,6 +241,7 @@ class DaliDecoder:
             import torch
 
             torch.cuda.current_stream().synchronize()
+        self._own.seen.clear()
 
 
 def _root(error: BaseException) -> BaseException:
