@@ -43,11 +43,11 @@ class Outcome:
     error: str | None = None
 
     def __post_init__(self) -> None:
-        sides = (self.width, self.height)
-        known = all(side is not None and 1 <= side <= _LARGEST_SIDE for side in sides)
-        width, height = (int(side) if known and side is not None else None for side in sides)
-        object.__setattr__(self, "width", width)
-        object.__setattr__(self, "height", height)
+        width, height = self.width, self.height
+        if width is None or height is None or not (1 <= width <= _LARGEST_SIDE and 1 <= height <= _LARGEST_SIDE):
+            width = height = None
+        object.__setattr__(self, "width", None if width is None else int(width))
+        object.__setattr__(self, "height", None if height is None else int(height))
         object.__setattr__(self, "error", None if self.status is Status.OK else _one_line(self.error or ""))
 
 

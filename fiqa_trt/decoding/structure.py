@@ -61,8 +61,10 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
             if size is None:
                 return None
         elif kind == _DQT:
-            if not _quantisers(body, quantisers):
+            found = _quantisers(body)
+            if found is None:
                 return None
+            quantisers |= found
         elif kind == _DHT:
             tables = _coders(body)
             if tables is None:
@@ -87,6 +89,8 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
             return None
 
 
+# What one program writes for crops of one size is always the same.
+@functools.lru_cache(256)
 def _frame(body: bytes, kind: int) -> tuple[tuple[int, int] | None, bytes]:
     """Width and height, and per component four bytes: the kind of frame, its name, its sampling, its quantiser."""
     height, width, count = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[5]
@@ -100,15 +104,17 @@ def _frame(body: bytes, kind: int) -> tuple[tuple[int, int] | None, bytes]:
     return (width, height), b"".join(bytes([kind]) + component for component in components)
 
 
-def _quantisers(body: bytes, found: set[int]) -> bool:
-    at = 0
+@functools.lru_cache(256)
+def _quantisers(body: bytes) -> frozenset[int] | None:
+    """Number of each quantiser of a segment; None if one is impossible."""
+    found, at = set[int](), 0
     while at < len(body):
         precision, number = body[at] >> 4, body[at] & 15
         if precision > 1 or number > 3:
-            return False
+            return None
         found.add(number)
         at += 1 + 64 * (precision + 1)
-    return at == len(body)
+    return frozenset(found) if at == len(body) else None
 
 
 @functools.lru_cache(256)
