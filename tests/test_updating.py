@@ -123,6 +123,30 @@ def test_gone_rows_are_kept_on_request(folder: Path, tmp_path: Path) -> None:
     assert update(folder, output)[0].images == 5
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("keep_gone", [False, True])
+def test_columns_that_only_the_output_has_stay(folder: Path, tmp_path: Path, suffix: str, keep_gone: bool) -> None:
+    """A person, say, that a list brought along, and that a run over the folder would not."""
+    listing, output = tmp_path / "list.csv", tmp_path / f"s{suffix}"
+    names = sorted(path.name for path in folder.iterdir())
+    lines = [f"{folder / name},p{number},{number}" for number, name in enumerate(names)]
+    listing.write_text("path,person,shot\n" + "\n".join(lines) + "\n")
+    update(Source(list_file=str(listing)), output)
+    put(folder / "1.jpg", 250, 1_001, b"longer")
+    put(folder / "a" / "new.jpg", 7, 1)
+    (folder / "3.jpg").unlink()
+    _, seen, said = update(folder, output, keep_gone=keep_gone)
+    assert seen == 2
+    assert f"kept from {output}, as the inputs do not bring it (null for what is new): person, shot" in said
+    expected = {name: (f"p{number}", str(number)) for number, name in enumerate(names)} | {"new.jpg": (None, None)}
+    if not keep_gone:
+        del expected["3.jpg"]
+    assert {Path(row["path"]).name: (row["person"], row["shot"]) for row in rows(output)} == expected
+    listing.write_text(f"path,person\n{folder / '0.jpg'},other\n")
+    assert "(null for what is new): shot" in update(Source(list_file=str(listing)), output)[2]
+    assert [(row["person"], row["shot"]) for row in rows(output)] == [("other", "0")]
+
+
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_changes_give_what_scoring_anew_gives(tmp_path: Path, data: st.DataObject) -> None:
