@@ -25,7 +25,7 @@ from fiqa_trt.curation.delivery.file import (
     remove_folder,
 )
 from fiqa_trt.curation.delivery.plan import OCCUPIED, Image, Plan, Unplaced, base_of
-from fiqa_trt.curation.delivery.refresh import EDITED, Old, look
+from fiqa_trt.curation.delivery.refresh import EDITED, Old, fits, look
 from fiqa_trt.curation.delivery.table import Places, check_table, write_table
 from fiqa_trt.curation.delivery.undo import Journal
 from fiqa_trt.curation.select import Mask, kept_rows
@@ -60,8 +60,8 @@ def measure(
     """
     reader, account = ShardReader(image_column or DEFAULT_COLUMN), _Account()
     base = base_of(scores, root) if fill is None else fill.base
-    plan = Plan(scores, mask, base, reader, companions, samples)
     old = Old() if fill is None else fill.old(scores, mask, reader)
+    plan = Plan(scores, mask, base, reader, companions, samples, old.place_of)
     account.know(old, plan)
     for image in plan:
         try:
@@ -142,16 +142,17 @@ def fill_folder(
     """
     account, done, count = _Account(), 0, int(mask.sum())
     fill = check_folder(scores, mask, output, way, root, image_column, companions, update=update)
-    base, mark, places, journal = fill.base, fill.mark, Places(count), Journal(output)
+    base, mark, before = fill.base, fill.mark, fill.before
+    places, journal = Places(count), Journal(output)
     made = not output.exists()
     reader = ShardReader(image_column or DEFAULT_COLUMN)
-    plan = Plan(scores, mask, base, reader, companions)
     old = fill.old(scores, mask, reader)
+    plan = Plan(scores, mask, base, reader, companions, known=old.place_of)
     account.know(old, plan)
     try:
         output.mkdir(exist_ok=True)
         old.remove(output, base, companions, reader)
-        _write_mark(output, mark)
+        _write_mark(output, mark if before is None else dataclasses.replace(mark, output=before.output))
         device = output.stat().st_dev
     except OSError as exc:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
@@ -273,10 +274,8 @@ def check_folder(
         strange = before is None and output.exists() and any(output.iterdir())
     except OSError as exc:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
-    if update and root is None and before is not None and before.base:
-        root = before.base
     info, kept = scores.stat(), hashlib.sha256(mask.tobytes()).hexdigest()
-    base, column = base_of(scores, root), image_column or DEFAULT_COLUMN
+    base, column = _base(scores, output, root, before if update else None), image_column or DEFAULT_COLUMN
     along = "" if companions is None else str(companions)
     plan = digest(counted(_Call(way, base, column, along, kept, info.st_size, info.st_mtime_ns)))
     fill = Fill(output, base, Mark(plan, way, base, output=str(output), companions=along), before, update)
@@ -293,6 +292,13 @@ def check_folder(
     return fill
 
 
+def _base(scores: Path, output: Path, root: str | None, before: Mark | None) -> str:
+    """Where the tree starts: without `root` where it did `before`, unless the images have been moved from there."""
+    if root is None and before is not None and before.base and fits(output, before, before.base) is not False:
+        return before.base
+    return base_of(scores, root)
+
+
 def _check_update(fill: Fill, before: Mark) -> None:
     """Raise OutputError unless what another call has filled may, and can, be brought up to date."""
     output, mark = fill.output, fill.mark
@@ -305,8 +311,11 @@ def _check_update(fill: Fill, before: Mark) -> None:
         raise OutputError(
             f"{output} was filled by another call; --update makes it what this one keeps, or choose another OUT"
         )
-    if before.base != mark.base:
-        raise OutputError(f"{output} was filled with --root {before.base}, not {mark.base}; {way_out}")
+    if before.base != mark.base and not fits(output, before, mark.base):
+        raise OutputError(
+            f"{output} was filled with --root {before.base}, and with {mark.base} its images would have other places; "
+            "give the folder of before, wherever it is now, or choose another OUT"
+        )
     if before.companions != mark.companions:
         raise OutputError(f"{output} was filled with other --companions; {way_out}")
     if not (output / TABLE).exists():

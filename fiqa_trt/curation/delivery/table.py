@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fiqa_trt.curation.delivery.plan import ROOT, target_of
-from fiqa_trt.curation.delivery.refresh import ORIGIN, Old
+from fiqa_trt.curation.delivery.refresh import ORIGIN, SOURCE, Old
 from fiqa_trt.curation.select import Mask, kept_rows
 from fiqa_trt.inputs.address import record_path
 from fiqa_trt.inputs.marks import TABLE
@@ -45,8 +45,9 @@ def check_table(scores: Path, output: Path) -> pa.Schema:
     import pyarrow as pa
 
     schema = check_columns(read_schema(scores, ["path", "score", "status"]), output / TABLE)
-    if ORIGIN not in schema.names:  # of a folder that was made of such a folder, the first place is told
-        schema = schema.append(pa.field(ORIGIN, pa.string()))
+    if (source := _source_in(schema.names)) in schema.names:
+        schema = schema.remove(schema.get_field_index(source))
+    schema = schema.append(pa.field(source, pa.string()))
     metadata = output_metadata(scores)
     if metadata is not None:
         added = {"filtered_from": str(scores), ROOT: os.path.abspath(output)}
@@ -94,4 +95,16 @@ def _rows(scores: Path, mask: Mask, output: Path, base: str, places: Places) -> 
             for number, path in zip(numbers, old.to_pylist(), strict=True)
         ]
         part = part.set_column(part.schema.get_field_index("path"), "path", pa.array(new, pa.string()))
-        yield part if ORIGIN in part.column_names else part.append_column(ORIGIN, old)
+        source = _source_in(part.column_names)
+        if source in part.column_names:
+            part = part.drop_columns(source)
+        yield part.append_column(source, old)
+
+
+def _source_in(names: list[str]) -> str:
+    """The column that says what an image was delivered from, beside the columns of the scores.
+
+    Scores of a folder that was filled have ORIGIN already, and go on to tell the first place. A SOURCE that they have
+    is theirs, and not this folder's.
+    """
+    return SOURCE if ORIGIN in names else ORIGIN
