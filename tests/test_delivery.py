@@ -322,6 +322,18 @@ def test_a_dry_run_refuses_what_the_call_would(scores: Path, mask: Any, tmp_path
     ):
         with pytest.raises(FiqaError, match=message):
             delivery.deliver(scores, mask, output, way, dry_run=True)
+    odd = pq.read_table(scores).append_column("blob", pa.array([b"x"] * len(mask)))
+    names = [path.replace("2.jpg", "2\n.jpg") for path in odd["path"].to_pylist()]
+    pq.write_table(odd.set_column(0, "path", pa.array(names)), tmp_path / "odd.parquet")
+    for name, message in (
+        ("n.txt", "has a line break"),
+        ("n.csv", "`blob`"),
+        ("n.jsonl", "`blob`"),
+        ("n.tar", "`blob`"),
+    ):
+        for dry_run in (True, False):
+            with pytest.raises(FiqaError, match=message):
+                delivery.deliver(tmp_path / "odd.parquet", mask, tmp_path / name, dry_run=dry_run)
     before = tree(tmp_path)
     for output, way in ((tmp_path / "new", "move"), (tmp_path / "k.tar", None), (tmp_path / "k.csv", None)):
         assert delivery.deliver(scores, mask, output, way, dry_run=True).written == 9

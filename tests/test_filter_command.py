@@ -91,6 +91,15 @@ def test_lost_and_unscored_groups_are_named_apart(scores: Path, crops: Path) -> 
     assert (len(facts["lost_groups"]), facts["unscored_groups"], facts["brought_back"]) == (1, ["bad"], 0)
 
 
+def test_groups_that_have_too_few_are_named(scores: Path) -> None:
+    def said(*arguments: object) -> str:
+        return call(scores, "--dry-run", "--top", 1, "--group-by", "/([ab])/", "--keep-at-least", *arguments)
+
+    assert json.loads(said(5, "--json", "-q"))["short_groups"] == []
+    assert json.loads(said(6, "--json", "-q"))["short_groups"] == ["a", "b"]
+    assert "2 of 2 groups have fewer scored images than --keep-at-least, and keep all of them: a, b\n" in said(6)
+
+
 @pytest.mark.parametrize("arguments", [["-o", "x"], ["-o", "x.txt", "--root", "/"], ["-o", "s.parquet"]])
 def test_a_call_that_cannot_be_has_no_summary(
     scores: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch

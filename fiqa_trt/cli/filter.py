@@ -194,6 +194,7 @@ def command(
     if as_json:
         facts = {"kept": selection.kept, "dropped": selection.dropped, "brought_back": selection.brought_back}
         facts |= {"groups": selection.groups, "lost_groups": selection.lost, "unscored_groups": selection.unscored}
+        facts |= {"short_groups": selection.short}
         give(json.dumps({**facts, "delivered": delivered and dataclasses.asdict(delivered)}))
     if not selection.kept:
         complain(
@@ -234,6 +235,11 @@ def describe(selection: Selection) -> str:
         lines.append(
             f"{count:,} of {groups} {'has' if count == 1 else 'have'} no scored image, so nothing can be kept "
             f"(score --retry-failed, once the files are mended): {_names(selection.unscored)}"
+        )
+    if count := len(selection.short):
+        lines.append(
+            f"{count:,} of {groups} {'has' if count == 1 else 'have'} fewer scored images than --keep-at-least, and "
+            f"{'keeps' if count == 1 else 'keep'} all of them: {_names(selection.short)}"
         )
     return "\n".join(lines)
 

@@ -94,7 +94,7 @@ def deliver(
         raise OutputError("--companions goes with a folder or a .tar; a list names only the images")
     if suffix in (".txt", *SUFFIXES):
         if dry_run:
-            check_rows(output, restart=restart)
+            check_rows(scores, mask, output, restart=restart)
             return Delivered("", int(mask.sum()))
         return write_rows(scores, mask, output, restart=restart)
     raise OutputError(

@@ -13,11 +13,27 @@ from fiqa_trt.scores.files import SUFFIXES, check_columns, output_metadata, read
 from fiqa_trt.storage.local import atomic, check_output
 
 
-def check_rows(output: Path, *, restart: bool) -> None:
+def check_rows(scores: Path, mask: Mask, output: Path, *, restart: bool) -> None:
     """Raise what `write_rows` raises before it begins."""
     check_output(output, (".txt", *SUFFIXES))
     if output.exists() and not restart:
         raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another OUT")
+    if output.suffix.lower() == ".txt":
+        _check_lines(scores, mask)
+    else:
+        check_columns(read_schema(scores, ["path", "score", "status"]), output)
+
+
+def _check_lines(scores: Path, mask: Mask) -> None:
+    """Raise OutputError for a path that is more than a line."""
+    import pyarrow.compute as pc
+
+    for table in kept_rows(scores, mask):
+        broken = table["path"].filter(pc.match_substring_regex(table["path"], r"[\r\n]"))
+        if len(broken):
+            raise OutputError(
+                f"a .txt cannot hold {broken[0].as_py()!r}, which has a line break; write .csv or .parquet"
+            )
 
 
 def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False) -> Delivered:
@@ -28,18 +44,12 @@ def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False)
         DifferentRun: it is there already.
         RunError: the disk is full or fails.
     """
-    check_rows(output, restart=restart)
+    check_rows(scores, mask, output, restart=restart)
     count = int(mask.sum())
     if output.suffix.lower() == ".txt":
         with atomic(output) as temporary, temporary.open("w", encoding="utf-8") as file:
             for table in kept_rows(scores, mask):
-                paths = table["path"].to_pylist()
-                for path in paths:
-                    if "\n" in path or "\r" in path:
-                        raise OutputError(
-                            f"a .txt cannot hold {path!r}, which has a line break; write .csv or .parquet"
-                        )
-                file.writelines(as_line(path) + "\n" for path in paths)
+                file.writelines(as_line(path) + "\n" for path in table["path"].to_pylist())
         return Delivered(str(output), count)
     schema = check_columns(read_schema(scores, ["path", "score", "status"]), output)
     metadata = output_metadata(scores)
