@@ -19,6 +19,7 @@ from fiqa_trt.engines import Engine, EngineInfo, open_sizes
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import EngineError, UsageError
 from fiqa_trt.executors.base import Setup
+from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.reader import ShardReader, read_recorded
 from fiqa_trt.outcomes import ImageError, Outcome, Status
 from fiqa_trt.pipeline import bounded_map, decode_all, scores_of_good
@@ -47,6 +48,7 @@ class Scorer:
         decoder: str = "auto",
         threads: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        image_column: str = DEFAULT_COLUMN,
         say: Say = silent,
     ) -> None:
         """Open the engine and the decoder.
@@ -59,6 +61,7 @@ class Scorer:
             decoder: auto, cpu or dali.
             threads: that decode; by default one for each core.
             max_pixels: larger images are refused (`too_large`).
+            image_column: of Parquet or Arrow tables, whose images are paths like `x.parquet::17`.
             say: hears, in lines, of decisions that one should know of.
         """
         threads = threads or len(os.sched_getaffinity(0))
@@ -69,7 +72,7 @@ class Scorer:
         except EngineError:
             self._close_engines()
             raise
-        self._pool, self._shards = ThreadPoolExecutor(self._decoder.threads, "scorer"), ShardReader()
+        self._pool, self._shards = ThreadPoolExecutor(self._decoder.threads, "scorer"), ShardReader(image_column)
         self._process, self._closed = os.getpid(), False
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -184,6 +185,17 @@ def test_show(crops: Path, tmp_path: Path) -> None:
         show(f"{shard}::p/a.jpg", "--explain")
     show(f"{shard}::p/a.jpg", "--explain", "-o", tmp_path)
     assert (tmp_path / "a.jpg.explain.png").exists()
+
+
+def test_show_finds_the_images_of_a_table(crops: Path, tmp_path: Path) -> None:
+    path, output = tmp_path / "t.parquet", tmp_path / "s.parquet"
+    pq.write_table(pa.table({"face": [(crops / "a" / "0.jpg").read_bytes()]}), path)
+    assert "has no column `image`, only: face; see --image-column" in show(f"{path}::0", code=3)
+    assert "224 x 224" in show(f"{path}::0", "--image-column", "face")
+    score_dataset(path, output, device="cpu", image_column="face")
+    assert "better than" in show(f"{path}::0", "--scores", output)
+    with Scorer("cpu", image_column="face") as scorer:
+        assert scorer.score([f"{path}::0"])[0].status == "ok"
 
 
 def test_scores_of_another_engine_are_named(tmp_path: Path, crops: Path) -> None:

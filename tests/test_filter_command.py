@@ -12,12 +12,15 @@ from click.testing import CliRunner
 
 from fiqa_trt.cli import group
 from fiqa_trt.errors import FiqaError
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.runs.score import score_dataset
+from tests.conftest import mean_workers
 from tests.test_delivery import tree
 
 
-def call(*arguments: object) -> str:
+def call(*arguments: object, code: int = 0) -> str:
     done = CliRunner().invoke(group, ["filter", *map(str, arguments)], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == code, done.output
     return done.output
 
 
@@ -89,6 +92,18 @@ def test_lost_and_unscored_groups_are_named_apart(scores: Path, crops: Path) -> 
     assert "1 of 11 groups loses everything (--keep-at-least 1 rescues what has scores): " in text
     facts = json.loads(said("--top", 9, "--json", "-q"))
     assert (len(facts["lost_groups"]), facts["unscored_groups"], facts["brought_back"]) == (1, ["bad"], 0)
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_where_relative_paths_are_looked_for_is_told(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(crops.parent)
+    score_dataset(Source((crops.name,)), tmp_path / "r.parquet", mean_workers)
+    monkeypatch.chdir(crops)
+    said = call(tmp_path / "r.parquet", "-o", tmp_path / "out", "--copy", "--top", 3, *more, code=3)
+    assert "3 skipped: missing" in said
+    assert f"not one of the images could be delivered; relative paths count from {crops}" in said
 
 
 def test_groups_that_have_too_few_are_named(scores: Path) -> None:

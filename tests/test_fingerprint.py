@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fiqa_trt.analysis.report import survey
 from fiqa_trt.cli.score import command as score_command
 from fiqa_trt.cli.synthesize import command as synthesize_command
 from fiqa_trt.cli.train import command as train_command
-from fiqa_trt.curation.delivery import fill_folder
+from fiqa_trt.curation.delivery import deliver, fill_folder
 from fiqa_trt.curation.delivery.folder import check_folder
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines import EngineInfo
@@ -145,6 +148,39 @@ def test_a_retry_takes_the_column_that_its_output_is_from(table: Path, tmp_path:
     pq.write_table(columns.set_column(2, "c", pa.array(mended)), table)
     assert retry_failed(output, mean_workers, SMALL).failed == 0
     assert rows(output)[-1]["width"] == 69
+
+
+def test_a_retry_may_take_another_column_than_one_that_gave_no_score(table: Path, crops: Path, tmp_path: Path) -> None:
+    """What a list names in a table that has no such column is mended by naming the right one."""
+    listing, output = tmp_path / "list.txt", tmp_path / "s.parquet"
+    listing.write_text(f"{crops / 'a' / '0.jpg'}\n{table}::0\n{table}::9\n")
+    source = Source(list_file=str(listing), image_column="face")
+    assert score_dataset(source, output, mean_workers, SMALL).statuses == {"unreadable": 2, "ok": 1}
+    assert retry_failed(output, mean_workers, SMALL, image_column="c").statuses == {"ok": 2, "not_an_image": 1}
+    metadata = output_metadata(output)
+    assert metadata is not None
+    assert metadata["fingerprint"]["image_column"] == "c"
+    again = score_dataset(dataclasses.replace(source, image_column="c"), output, mean_workers, SMALL)
+    assert again.already
+    with pytest.raises(DifferentRun, match="image_column: c there, b now"):
+        retry_failed(output, mean_workers, SMALL, image_column="b")
+    assert retry_failed(output, mean_workers, SMALL).statuses == {"ok": 2, "not_an_image": 1}
+
+
+def test_what_reads_scores_takes_the_column_that_they_are_from(table: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s.parquet"
+    score_dataset(Source((str(table),), image_column="b"), output, mean_workers, SMALL)
+    wanted = pq.read_table(table)["b"].to_pylist()
+    mask = np.ones(10, bool)
+    for dry_run in (True, False):
+        for place, way in ((tmp_path / "out", "copy"), (tmp_path / "k.tar", None)):
+            assert deliver(output, mask, place, way, dry_run=dry_run).written == 10
+    assert sorted(path.read_bytes() for path in (tmp_path / "out").rglob("*.jpg")) == sorted(wanted)
+    with tarfile.open(tmp_path / "k-000000.tar") as archive:
+        members = [archive.extractfile(member) for member in archive if member.name.endswith(".jpg")]
+        assert [member.read() for member in members if member is not None] == wanted
+    assert all(each.data for sheet in survey(output).sheets.values() for each in sheet)
+    assert deliver(output, mask, tmp_path / "c", "copy", image_column="x", dry_run=True).skipped == {"unreadable": 10}
 
 
 def test_outputs_of_versions_that_recorded_less(crops: Path, tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
     return write(tmp_path_factory.mktemp("many") / "s.parquet", rows), rows
 
 
+def test_pictures_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.parquet", [row("d/a.jpg", 0.5), row("d/b.jpg", 0.6)])
+    done = CliRunner().invoke(group, ["report", str(path), "-o", str(tmp_path / "r.html")], catch_exceptions=False)
+    assert f"6 of 6 pictures cannot be read now, for one d/a.jpg, which is looked for in {os.getcwd()}\n" in done.output
+    done = CliRunner().invoke(group, ["report", str(path), "-o", str(tmp_path / "n.html"), "--no-images"])
+    assert "cannot be read" not in done.output
+
+
 def test_control_characters_of_names_stay_out_of_the_page(tmp_path: Path) -> None:
     path = write(tmp_path / "s.parquet", [row("d/\x1b[31m\u202e.jpg", 0.5), row("d\x07/b.jpg", None)])
     write_report(tmp_path / "r.html", survey(path))

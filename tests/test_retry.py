@@ -94,6 +94,25 @@ def test_retry_of_what_is_none_of_ours(tmp_path: Path) -> None:
         assert not (tmp_path / f"{name}.partial").exists()
 
 
+def test_retry_from_another_folder_changes_nothing(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative paths lead nowhere there, by which every failure would become `missing`."""
+    (crops / "bad.jpg").write_bytes(b"x")
+    monkeypatch.chdir(crops.parent)
+    output = tmp_path / "s.parquet"
+    score_dataset(Source((crops.name,)), output, mean_workers)
+    before = rows(output)
+    monkeypatch.chdir(crops)
+    with pytest.raises(InputError, match=f"not one of the images that have .*, which is looked for in {crops}"):
+        retry_failed(output, mean_workers)
+    assert rows(output) == before
+    monkeypatch.chdir(crops.parent)
+    for path in crops.glob("a/*.jpg"):
+        path.unlink()  # some are gone
+    assert retry_failed(output, mean_workers).statuses == {"ok": 10, "not_an_image": 1}
+
+
 def test_retry_when_nothing_failed(crops: Path, tmp_path: Path) -> None:
     score(crops, tmp_path / "s.parquet")
     said = list[str]()

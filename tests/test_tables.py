@@ -225,6 +225,8 @@ def test_paths_in_a_table(tmp_path: Path) -> None:
         assert list(read(path).values()) == good + failed + ["unsupported"] * 4
         with pytest.raises(ImageError, match="not read from https://; fetch"):
             TableShard(path).read("8", MAX_BYTES)
+        with pytest.raises(ImageError, match=r"the table names d/gone\.jpg: No such file"):
+            TableShard(path).read("3", MAX_BYTES)
 
 
 def test_a_table_that_pyarrow_cannot_open(tmp_path: Path) -> None:

@@ -18,12 +18,11 @@ import numpy.typing as npt
 
 from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.errors import InputError, printable
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.reader import ShardReader, read_recorded
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.scores.files import output_metadata, read_output
+from fiqa_trt.scores.files import image_column_of, output_metadata, read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
 from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, steps_of
 from fiqa_trt.scores.tally import Tally
@@ -172,7 +171,7 @@ def survey(
         threshold: where the slider begins; by default at the score that a fifth of the images does not reach.
         group_by: see `filtering.Rules`.
         sheet: images of a contact sheet; 0 for none.
-        image_column: of tables among the inputs.
+        image_column: of tables among the inputs; by default the one that the file records.
         report: receives the thumbnails done.
 
     Raises:
@@ -239,7 +238,7 @@ def survey(
         group_by=group_by,
         resolutions=_resolutions(by_side),
         failures=failures,
-        sheets=_thumbnails(sheets, image_column, report) if sheet else {},
+        sheets=_thumbnails(sheets, image_column_of(scores, image_column), report) if sheet else {},
         provenance=_provenance(scores),
     )
 
@@ -284,9 +283,9 @@ def _around(scores: Path, threshold: float, count: int) -> list[tuple[str, float
 
 
 def _thumbnails(
-    sheets: dict[str, list[tuple[str, float]]], image_column: str | None, report: Report
+    sheets: dict[str, list[tuple[str, float]]], image_column: str, report: Report
 ) -> dict[str, list[Thumbnail]]:
-    reader, found = ShardReader(image_column or DEFAULT_COLUMN), dict[str, list[Thumbnail]]()
+    reader, found = ShardReader(image_column), dict[str, list[Thumbnail]]()
     total, done, lost = sum(map(len, sheets.values())), 0, 0
     for title, rows in sheets.items():
         found[title] = []

@@ -68,7 +68,7 @@ class _Score(click.types.FloatParamType):
     "--companions", metavar="auto|.txt,...", help="Take along the files that go with an image: captions, labels."
 )
 @click.option("--shard-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Samples of a .tar.")
-@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
+@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: as scored]")
 @click.option("--dry-run", is_flag=True, help="Only say what would be kept, and how many bytes.")
 @click.option(
     "--undo",
@@ -202,7 +202,8 @@ def command(
         )
         sys.exit(NOTHING_DELIVERED)
     if delivered is not None and not delivered.written and not delivered.already:
-        complain("not one of the images could be delivered")
+        where = f"; relative paths count from {os.getcwd()}" if set(delivered.skipped) == {"missing"} else ""
+        complain(f"not one of the images could be delivered{where}")
         sys.exit(NOTHING_DELIVERED)
 
 

@@ -23,6 +23,11 @@ def locate(recorded: str, known: dict[str, bool] | None = None) -> Place:
     return path, "" if _is_there(path, known) else None
 
 
+def sought(recorded: str) -> str:
+    """A recorded path, and where it is looked for, for a message that it is not there."""
+    return recorded if os.path.isabs(open_path(recorded)) else f"{recorded}, which is looked for in {os.getcwd()}"
+
+
 def _is_there(path: str, known: dict[str, bool] | None) -> bool:
     if not is_shard(path):
         return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -10,12 +12,24 @@ import pyarrow.compute as pc
 
 from fiqa_trt.errors import InputError, RunError
 from fiqa_trt.executors.base import Executor
+from fiqa_trt.inputs.containers.tables import TABLES
+from fiqa_trt.inputs.places import locate, sought
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Report, Say, silent
-from fiqa_trt.runs.score import Options, Summary, begin_in_place, open_run, recorded_fingerprint, refuse_incomparable
-from fiqa_trt.scores.files import check_columns, output_metadata, read_output, read_schema
+from fiqa_trt.runs.score import Options, Summary, begin_in_place, open_run, refuse_incomparable
+from fiqa_trt.scores.files import (
+    check_columns,
+    image_column_of,
+    output_metadata,
+    read_output,
+    read_schema,
+    recorded_fingerprint,
+    with_metadata,
+)
 from fiqa_trt.scores.schema import needed_columns, own_columns
+
+_IN_TABLE = rf"(?i)({'|'.join(map(re.escape, TABLES))})(::|%3A%3A)"
 
 
 def retry_failed(
@@ -29,10 +43,10 @@ def retry_failed(
     """Score again, in place and atomically, the rows of a finished output whose status is not `ok`.
 
     All other rows, the order and the carried columns stay as they are. `image_column` is that of the tables among the
-    inputs; by default the one that the output records.
+    inputs; by default the one that the output records, and another one only if no score comes from a table.
 
     Raises:
-        InputError: the output does not exist or is not one of ours.
+        InputError: the output does not exist or is not one of ours, or not one image that has a score is there.
         DifferentRun: its scores come from another model or precision, so new ones could not stand beside them.
         FiqaError: as in `score_dataset`.
     """
@@ -43,10 +57,17 @@ def retry_failed(
         schema = check_columns(read_schema(output, own), output)
         rows = sum(table.num_rows for table in read_output(output, own))
         digest, count = folder.freeze(_failed(read_output(output, own)))
-        column = image_column or recorded_fingerprint(output_metadata(output)).get("image_column")
+        column = image_column_of(output, image_column)
         source = Source(image_column=column)
         fingerprint = run.fingerprint("retry", source, digest, count)
-        refuse_incomparable(output, "--retry-failed", fingerprint, say)
+        if count:
+            _refuse_elsewhere(output, read_output(output, own))
+        free = () if any(map(_scored_in_tables, read_output(output, own))) else ("image_column",)
+        refuse_incomparable(output, "--retry-failed", fingerprint, say, free=free)
+        metadata = output_metadata(output)
+        if metadata is not None and recorded_fingerprint(output).get("image_column", column) != column:
+            metadata["fingerprint"]["image_column"] = column
+            schema = with_metadata(schema, metadata)
         begin_in_place(run, fingerprint)
         run.work(source.image_column)
         if count == 0:
@@ -54,6 +75,29 @@ def retry_failed(
         return run.finish(
             schema, _merged(read_output(output, own), folder.units.parts(), own_columns(run.members)), rows
         )
+
+
+def _refuse_elsewhere(output: Path, tables: Iterable[pa.Table]) -> None:
+    """Raise InputError if not one image that has a score is there: of what failed, nothing could be learned.
+
+    A disk may be away, and relative paths count from where the command is given.
+    """
+    first = None
+    for table in tables:
+        for path in table.filter(pc.equal(table["status"], Status.OK.value))["path"].to_pylist():
+            if os.path.lexists(locate(path)[0]):
+                return
+            first = first or path
+    if first is not None:
+        raise InputError(
+            f"--retry-failed {output}: not one of the images that have scores is there now, for one not {sought(first)}"
+        )
+
+
+def _scored_in_tables(table: pa.Table) -> bool:
+    """Whether some rows of an output are scores of what is in a table."""
+    inside = pc.match_substring_regex(table["path"], _IN_TABLE)
+    return bool(pc.any(pc.and_(inside, pc.equal(table["status"], Status.OK.value))).as_py())
 
 
 def _failed(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:

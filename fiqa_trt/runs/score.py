@@ -28,6 +28,7 @@ from fiqa_trt.scores.files import (
     holder,
     output_metadata,
     read_output,
+    recorded_fingerprint,
     with_metadata,
     write_output,
 )
@@ -266,7 +267,7 @@ def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
     elif "filtered_from" in metadata:
         raise DifferentRun(f"{output} holds what filter kept; --restart replaces it, or choose another -o")
     else:
-        _refuse_other(output, recorded_fingerprint(metadata), fingerprint)
+        _refuse_other(output, recorded_fingerprint(output), fingerprint)
     run.say(f"{output} is already complete; --restart scores it anew")
     tally = Tally()
     for _ in tally.count(read_output(output, needed)):
@@ -302,13 +303,9 @@ def _digest_paths(digest: hashlib._Hash, paths: pa.ChunkedArray) -> None:
         digest.update(path.encode() + b"\0")
 
 
-def recorded_fingerprint(metadata: dict[str, Any] | None) -> dict[str, Any]:
-    """The fingerprint in an output's metadata; empty without one."""
-    found = (metadata or {}).get("fingerprint")
-    return found if isinstance(found, dict) else {}
-
-
-def refuse_incomparable(output: Path, option: str, fingerprint: Fingerprint, say: Say) -> None:
+def refuse_incomparable(
+    output: Path, option: str, fingerprint: Fingerprint, say: Say, *, free: Sequence[str] = ()
+) -> None:
     """Refuse to put new scores beside those of an output that come from something else.
 
     Args:
@@ -316,6 +313,7 @@ def refuse_incomparable(output: Path, option: str, fingerprint: Fingerprint, say
         option: that was given.
         fingerprint: of the run that would write them.
         say: hears that a format does not record what its scores are from.
+        free: names in the fingerprint that no score of the output depends on.
 
     Raises:
         InputError: a .parquet that does not say it.
@@ -327,8 +325,8 @@ def refuse_incomparable(output: Path, option: str, fingerprint: Fingerprint, say
     if metadata is None:
         say(f"{output.suffix} does not record what its scores are from: use the engine that they are from")
         return
-    recorded = {**dict.fromkeys(_COMPARABLE, "unknown"), **recorded_fingerprint(metadata)}
-    alike = [key for key in (*_COMPARABLE, *_SINCE) if key in recorded]
+    recorded = {**dict.fromkeys(_COMPARABLE, "unknown"), **recorded_fingerprint(output)}
+    alike = [key for key in (*_COMPARABLE, *_SINCE) if key in recorded and key not in free]
     refuse_difference(
         str(output),
         {key: recorded[key] for key in alike},

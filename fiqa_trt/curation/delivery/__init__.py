@@ -57,7 +57,7 @@ def deliver(
         way: one of WAYS, or None.
         root: see `fill_folder`.
         shard_size: images of a shard.
-        image_column: of tables among the inputs.
+        image_column: of tables among the inputs; by default the one that the scores file records.
         restart: replace files that are there.
         dry_run: touch nothing; the result says what would be written.
         companions: `auto` or suffixes like `.txt,.json`: which of the files that go with an image are delivered along

@@ -31,13 +31,13 @@ from fiqa_trt.curation.delivery.undo import Journal
 from fiqa_trt.curation.select import Mask, kept_rows
 from fiqa_trt.errors import OutputError, storage_error
 from fiqa_trt.fingerprint import counted
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.marks import MOVE, NOTE, TABLE, Mark, read_mark
 from fiqa_trt.inputs.places import locate
 from fiqa_trt.inputs.reader import ShardReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
+from fiqa_trt.scores.files import image_column_of
 from fiqa_trt.storage.local import atomic
 
 WAYS = ("copy", "hardlink", "symlink", MOVE)
@@ -58,7 +58,7 @@ def measure(
     `samples`: images out of tars take their samples along in any case, as `write_shards` has it. `fill`: of a folder,
     in which what is there already is not written.
     """
-    reader, account = ShardReader(image_column or DEFAULT_COLUMN), _Account()
+    reader, account = ShardReader(image_column_of(scores, image_column)), _Account()
     base = base_of(scores, root) if fill is None else fill.base
     old = Old() if fill is None else fill.old(scores, mask, reader)
     plan = Plan(scores, mask, base, reader, companions, samples, old.place_of)
@@ -73,7 +73,9 @@ def measure(
                 account.already += not image.companion and place not in old.staying
                 continue
             account.add(image, os.stat(image.file).st_size if image.key is None else len(data_of(image, reader)))
-        except (OSError, ImageError, Unplaced) as exc:
+        except ImageError as exc:
+            plan.skips.fail(image.path, exc)
+        except (OSError, Unplaced) as exc:
             plan.skips.add(image.path, reason(exc))
     reader.close()
     return account.of("", plan)
@@ -128,7 +130,7 @@ def fill_folder(
             copied and the link removed.
         root: where the tree starts; by default the deepest folder that holds all images of the file, kept or not, and
             of an update what it was before.
-        image_column: of tables among the inputs.
+        image_column: of tables among the inputs; by default the one that the scores file records.
         report: receives the images done.
         companions: which of the files that go with the images are delivered as well; None for none.
         update: a folder that an earlier call has filled in the same way becomes what this one makes of it: what is
@@ -145,7 +147,7 @@ def fill_folder(
     base, mark, before = fill.base, fill.mark, fill.before
     places, journal = Places(count), Journal(output)
     made = not output.exists()
-    reader = ShardReader(image_column or DEFAULT_COLUMN)
+    reader = ShardReader(image_column_of(scores, image_column))
     old = fill.old(scores, mask, reader)
     plan = Plan(scores, mask, base, reader, companions, known=old.place_of)
     account.know(old, plan)
@@ -177,9 +179,7 @@ def fill_folder(
                 if not image.companion:
                     places.add(image.row, image.target, place)
             except ImageError as exc:
-                plan.skips.add(image.path, exc.outcome.status.value)
-            except FileNotFoundError:
-                plan.skips.add(image.path, "missing")
+                plan.skips.fail(image.path, exc)
             except (Unlinkable, Unplaced) as exc:
                 plan.skips.add(image.path, str(exc))
             except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
@@ -275,7 +275,7 @@ def check_folder(
     except OSError as exc:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
     info, kept = scores.stat(), hashlib.sha256(mask.tobytes()).hexdigest()
-    base, column = _base(scores, output, root, before if update else None), image_column or DEFAULT_COLUMN
+    base, column = _base(scores, output, root, before if update else None), image_column_of(scores, image_column)
     along = "" if companions is None else str(companions)
     plan = digest(counted(_Call(way, base, column, along, kept, info.st_size, info.st_mtime_ns)))
     fill = Fill(output, base, Mark(plan, way, base, output=str(output), companions=along), before, update)

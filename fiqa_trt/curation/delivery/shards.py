@@ -17,14 +17,13 @@ from fiqa_trt.curation.delivery.companions import Companion, Companions, Sample,
 from fiqa_trt.curation.select import Mask, kept_rows
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.inputs.address import SEPARATOR, open_path
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.containers.registry import TAR
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.inputs.places import locate
 from fiqa_trt.inputs.reader import ShardReader, read_places, read_recorded
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.scores.files import check_columns, hold, read_schema, to_json
+from fiqa_trt.scores.files import check_columns, hold, image_column_of, read_schema, to_json
 from fiqa_trt.storage.local import atomic, check_output
 
 SHARD_SIZE = 10_000
@@ -61,7 +60,7 @@ def write_shards(
         mask: its kept rows.
         output: ends in .tar.
         shard_size: samples of a shard.
-        image_column: of tables among the inputs.
+        image_column: of tables among the inputs; by default the one that the scores file records.
         report: receives the images done.
         restart: replace shards of that name that are there; the ones beyond the last new one go when that is written.
         companions: which of the files that go with the images are delivered as well; by default all those of samples,
@@ -73,7 +72,7 @@ def write_shards(
         RunError: the disk is full or fails.
     """
     present = check_shards(scores, mask, output, restart=restart)
-    reader, total = ShardReader(image_column or DEFAULT_COLUMN), int(mask.sum())
+    reader, total = ShardReader(image_column_of(scores, image_column)), int(mask.sum())
     samples, made, number = _Samples(reader, companions), set[Path](), 0
     try:
         for index, part in enumerate(_split(samples.of(scores, mask), shard_size)):
@@ -193,7 +192,7 @@ class _Samples:
         path = str(row["path"])
         blob = read_recorded(path, self._reader)
         if isinstance(blob, ImageError):
-            self.skips.add(path, blob.outcome.status.value)
+            self.skips.fail(path, blob)
             return None
         self.images += 1
         suffix = os.path.splitext(open_path(path))[1].lower()
@@ -205,7 +204,7 @@ class _Samples:
             path = each.file if each.key is None else each.file + SEPARATOR + each.key
             blob = read_places([(each.file, each.key)], self._reader)[0].blob
             if isinstance(blob, ImageError) and blob.outcome.status is not Status.EMPTY:
-                self.skips.add(path, blob.outcome.status.value)
+                self.skips.fail(path, blob)
                 continue
             found.append(_Member(each.extension, b"" if isinstance(blob, ImageError) else blob))
             self._along += 1

@@ -147,7 +147,10 @@ class TableShard:
         if scheme is not None:
             hint = f"the table names {path}, which is not read from {scheme[1]}://; fetch or unpack it to a file"
             raise ImageError(Status.UNSUPPORTED, hint)
-        return read_file(os.path.join(os.path.dirname(self._path), open_path(path)), max_bytes)
+        try:
+            return read_file(os.path.join(os.path.dirname(self._path), open_path(path)), max_bytes)
+        except ImageError as exc:
+            raise ImageError(exc.outcome.status, f"the table names {path}: {exc}") from exc
 
     def _block(self, row: int) -> tuple[int, pa.Array]:
         """The block that holds a row, and its first row. Raises ImageError."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from fiqa_trt.scores.files.columns import hold, to_json
 from fiqa_trt.scores.files.formats import SUFFIXES, check_columns, holder
-from fiqa_trt.scores.files.reading import output_metadata, read_output, read_schema
+from fiqa_trt.scores.files.reading import (
+    image_column_of,
+    output_metadata,
+    read_output,
+    read_schema,
+    recorded_fingerprint,
+)
 from fiqa_trt.scores.files.writing import with_metadata, write_output
 
 __all__ = [
@@ -12,9 +18,11 @@ __all__ = [
     "check_columns",
     "hold",
     "holder",
+    "image_column_of",
     "output_metadata",
     "read_output",
     "read_schema",
+    "recorded_fingerprint",
     "to_json",
     "with_metadata",
     "write_output",

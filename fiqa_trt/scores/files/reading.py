@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, one_line
+from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.delimited import header, stream_csv
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
@@ -43,6 +44,17 @@ def output_metadata(output: Path) -> dict[str, Any] | None:
         return dict(json.loads(pq.read_schema(output).metadata[b"fiqa_trt"]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
+
+
+def recorded_fingerprint(output: Path) -> dict[str, Any]:
+    """The fingerprint of the run that made an output, as its metadata has it; empty without one."""
+    found = (output_metadata(output) or {}).get("fingerprint")
+    return found if isinstance(found, dict) else {}
+
+
+def image_column_of(output: Path, given: str | None = None) -> str:
+    """The column of the images in those tables that an output has rows of: the one given, or the one it records."""
+    return given or str(recorded_fingerprint(output).get("image_column") or DEFAULT_COLUMN)
 
 
 def read_schema(output: Path, own: Sequence[str]) -> pa.Schema:
