@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from fiqa_trt.version import __version__
 
 if TYPE_CHECKING:
-    from fiqa_trt.api import Filtered, Score, Scorer, filter_scores, score_dataset
+    from fiqa_trt.api import Filtered, Score, Scorer, filter_scores, retry_failed, score_dataset, undo_move
 
-__all__ = ["Filtered", "Score", "Scorer", "__version__", "filter_scores", "score_dataset"]
+__all__ = ["Filtered", "Score", "Scorer", "__version__", "filter_scores", "retry_failed", "score_dataset", "undo_move"]
 
 
 def __getattr__(name: str) -> Any:

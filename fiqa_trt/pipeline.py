@@ -1,33 +1,28 @@
-"""Inputs to rows: read, decode, engine, with bounded queues between them and everything in order."""
+"""Images to scores: read, decode, engine, with bounded queues between them and everything in order."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from fiqa_trt.decoding.base import Decoded, Decoder
-from fiqa_trt.engines import Engine
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.decoding.items import PIXELS, Picture, pixels_of
+from fiqa_trt.engines.base import Engine, Scores
 from fiqa_trt.errors import FiqaError, RunError, one_line
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
-from fiqa_trt.inputs.containers.registry import is_table
-from fiqa_trt.inputs.places import Place, locate
-from fiqa_trt.inputs.reader import ShardReader, read_places
-from fiqa_trt.outcomes import Origin, Outcome, Status, unforeseen
+from fiqa_trt.inputs.address import Address
+from fiqa_trt.inputs.ahead import READERS, Plan, Reader
+from fiqa_trt.outcomes import ImageError, Origin, Outcome, Status, unforeseen
 from fiqa_trt.progress import Count, silent
 from fiqa_trt.scores.schema import to_table
-from fiqa_trt.storage.reading import Blob, Read
+from fiqa_trt.storage.base import Blob, Read
 
-READERS = 8
-"""Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""
 _READ_BYTES = 256 << 20
 """Files that are being read, or wait to be decoded, hold about this much at most, if they are large."""
 _DECODE_BYTES = max(256 << 20, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16)
@@ -37,91 +32,29 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Unit = tuple[int, pa.Table]
+Given = Address | bytes | ImageError | Picture
+"""An image: where it is, its bytes or why there are none, or its pixels."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """The images of a unit in the order in which they are best read: those of a shard as they stand in it.
+class Chunk(NamedTuple):
+    """Images that an engine scores in one call: as many as its batch holds at most."""
 
-    Attributes:
-        places: of the images, in that order.
-        order: number of each in the unit; None if the order is that of the unit.
-    """
-
-    places: list[Place]
-    order: npt.NDArray[np.intp] | None
-
-    def restored(
-        self, outcomes: list[Outcome], origins: list[Origin], scores: Scores
-    ) -> tuple[list[Outcome], list[Origin], Scores]:
-        """What the images were given, in the order of the unit."""
-        if self.order is None:
-            return outcomes, origins, scores
-        back = np.argsort(self.order)
-        return [outcomes[index] for index in back], [origins[index] for index in back], scores[back]
+    given: Sequence[Given]
+    engine: Engine
 
 
-@dataclasses.dataclass(frozen=True)
-class _Chunk:
-    """One engine call's worth of a unit's inputs."""
+class Scored(NamedTuple):
+    """What the images of a chunk were given, in their order. `scores` [N, members]; rows of failures are NaN."""
 
-    unit: int
-    places: list[Place]
-    last: bool
+    outcomes: list[Outcome]
+    origins: list[Origin]
+    scores: Scores
 
 
-class Reader:
-    """Reads the files of a chunk: in several threads, but rows of tables, which are best read in turn, in one."""
-
-    def __init__(self, image_column: str | None = None) -> None:
-        self._pools = [ThreadPoolExecutor(count, name) for count, name in ((READERS, "read"), (1, "rows"), (1, "plan"))]
-        self._files, self._tables, self._plans = self._pools
-        self._shards = ShardReader(image_column or DEFAULT_COLUMN)
-        self._closed = False
-
-    def plan(self, paths: Sequence[str]) -> Future[Plan]:
-        """Start to find out where recorded paths lead, and in which order they are best read."""
-        return self._plans.submit(self._plan, paths)
-
-    def _plan(self, paths: Sequence[str]) -> Plan:
-        known = dict[str, bool]()
-        places = [locate(path, known) for path in paths]
-        inside = dict[str, list[int]]()
-        for index, (file, key) in enumerate(places):
-            if key is not None:
-                inside.setdefault(file, []).append(index)
-        if not inside:
-            return Plan(places, None)
-
-        def positions(file: str) -> list[int]:
-            return [] if self._closed else self._shards.positions(file, [places[i][1] or "" for i in inside[file]])
-
-        # Whole shards in the order in which they first occur; plain files stay together where the first of them is.
-        ranks = dict.fromkeys(file if key is not None else "" for file, key in places)
-        rank = {file: number for number, file in enumerate(ranks)}
-        within = list(range(len(places)))
-        for file, found in zip(inside, self._files.map(positions, inside), strict=True):
-            for index, position in zip(inside[file], found, strict=False):
-                within[index] = position
-        key_of = [
-            (rank[file if key is not None else ""], place) for (file, key), place in zip(places, within, strict=True)
-        ]
-        order = sorted(range(len(places)), key=key_of.__getitem__)
-        if order == list(range(len(places))):
-            return Plan(places, None)
-        return Plan([places[index] for index in order], np.array(order, np.intp))
-
-    def submit(self, places: Sequence[Place]) -> Future[list[Read]]:
-        """Start reading; the result holds the bytes of each, or why there are none."""
-        pool = self._tables if any(key is not None and is_table(file) for file, key in places) else self._files
-        return pool.submit(read_places, places, self._shards, lambda: self._closed)
-
-    def close(self) -> None:
-        """Begin nothing more, and release what is open; waits for nobody, as a disk may never answer."""
-        self._closed = True
-        for pool in self._pools:
-            pool.shutdown(wait=False, cancel_futures=True)
-        self._shards.close()
+class _Decoded(NamedTuple):
+    chunk: Chunk
+    origins: list[Origin]
+    batch: Decoded
 
 
 def bounded_map(submit: Callable[[T], Future[R]], items: Iterable[T], ahead: Callable[[], int]) -> Iterator[R]:
@@ -135,80 +68,147 @@ def bounded_map(submit: Callable[[T], Future[R]], items: Iterable[T], ahead: Cal
         yield waiting.popleft().result()
 
 
-def score_units(
-    units: Iterable[Unit],
-    decoder: Decoder,
-    engine: Engine,
-    image_column: str | None = None,
-    report: Count = silent,
-) -> Iterator[Unit]:
-    """Score units of inputs; yields each unit's number and its output rows, in order.
+class Pipeline:
+    """Reads, decodes and scores, all at once, also from one chunk to the next. Safe to use from several threads.
 
-    Reading, decoding and the engine overlap, also from one unit to the next. Memory holds a few units of rows, a few
-    chunks of files and a few batches of pixels, however many units there are.
+    Memory holds a few chunks of files and a few batches of pixels, however many chunks there are.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.reader = Reader()
+        self._decoder, self._decoding = decoder, ThreadPoolExecutor(decoder.threads, "decode")
+
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[Scored]:
+        """What the images of each chunk are given, in order.
+
+        Raises:
+            RunError: the device failed.
+            RuntimeError, CancelledError: the pipeline, or an engine, was closed meanwhile.
+        """
+        largest = 0  # bytes of a chunk so far
+        order: deque[Chunk] = deque()  # of what is being read
+
+        def within(size: int, most: int) -> int:
+            """Chunks of `largest` that `size` bytes hold, from 2 to `most`; 2 until a first one is known."""
+            return max(2, min(most, size // largest)) if largest else 2
+
+        def read(chunk: Chunk) -> Future[list[Read]]:
+            order.append(chunk)
+            addresses = [one for one in chunk.given if isinstance(one, Address)]
+            return self.reader.submit(addresses) if addresses else _at_hand()
+
+        def decode(read: list[Read]) -> Future[_Decoded]:
+            nonlocal largest
+            chunk, found = order.popleft(), iter(read)
+            whole = [next(found) if isinstance(one, Address) else one for one in chunk.given]
+            largest = max(largest, sum(map(_size, whole)))
+            return self._decoding.submit(self._decode, chunk, whole)
+
+        ready = bounded_map(read, chunks, lambda: within(_READ_BYTES, 2 * READERS))
+        decoded = bounded_map(decode, ready, lambda: within(_DECODE_BYTES, 2 * self._decoder.threads))
+        for (chunk, origins, batch), result in _infer(decoded):
+            scores = scores_of_good(batch.outcomes, result, len(chunk.engine.info.members))
+            yield Scored(batch.outcomes, origins, scores)
+
+    def _decode(self, chunk: Chunk, whole: list[Read | Blob | Picture]) -> _Decoded:
+        origins = [one.origin if isinstance(one, Read) else Origin() for one in whole]
+        images = [one.blob if isinstance(one, Read) else one for one in whole]
+        return _Decoded(chunk, origins, self.decode(images, chunk.engine.info.batch))
+
+    def decode(self, images: Sequence[Blob | Picture], batch: int) -> Decoded:
+        """A batch of pixels of images at hand. Raises RunError: the device failed."""
+        # What are pixels already is put into the batch afterwards.
+        blobs = [_NO_FILE if isinstance(one, PIXELS) else one for one in images]
+        decoded = decode_all(self._decoder, blobs, batch)
+        outcomes, arrays = list(decoded.outcomes), dict[int, npt.NDArray[np.uint8]]()
+        for row, one in enumerate(images):
+            if isinstance(one, PIXELS):
+                outcomes[row], arrays[row] = pixels_of(one, self._decoder.max_pixels)
+        if arrays and isinstance(decoded.pixels, np.ndarray):
+            decoded.pixels[list(arrays)] = list(arrays.values())
+        elif arrays:
+            import torch
+
+            decoded.pixels[list(arrays)] = torch.from_numpy(np.stack(list(arrays.values()))).to(decoded.pixels.device)
+            torch.cuda.current_stream(decoded.pixels.device).synchronize()  # the engine reads on another
+        return Decoded(outcomes, decoded.pixels)
+
+    def close(self) -> None:
+        """Begin nothing more, and release what is open; waits for nobody, as a disk may never answer."""
+        self._decoding.shutdown(wait=False, cancel_futures=True)
+        self.reader.close()
+
+
+_NO_FILE = ImageError(Status.OK, "")
+
+
+def _at_hand() -> Future[list[Read]]:
+    done = Future[list[Read]]()
+    done.set_result([])
+    return done
+
+
+def _size(image: Read | Blob | Picture) -> int:
+    """Bytes that an image takes while it waits."""
+    if isinstance(image, Read):
+        image = image.blob
+    if isinstance(image, ImageError):
+        return 0
+    if isinstance(image, bytes):
+        return len(image)
+    return image.nbytes if isinstance(image, np.ndarray) else image.width * image.height * len(image.getbands())
+
+
+def score_units(units: Iterable[Unit], decoder: Decoder, engine: Engine, report: Count = silent) -> Iterator[Unit]:
+    """Score units of inputs; yields each unit's number and its output rows, in order.
 
     Args:
         units: number and inputs (column `path` first) of each.
         decoder: bytes to pixels.
         engine: pixels to scores.
-        image_column: of the tables among the inputs.
         report: called after every batch with its rows and how many of them failed.
     """
-    batch, members = engine.info.batch, engine.info.members
-    begun: dict[int, tuple[pa.Table, Plan]] = {}
-    order: deque[_Chunk] = deque()  # of what is under way
-    came: deque[Origin] = deque()  # from where, what was read and is not scored yet
-    largest = 0  # bytes of a chunk so far
-    reader, decoding = Reader(image_column), ThreadPoolExecutor(decoder.threads, "decode")
+    batch = engine.info.batch
+    begun: deque[tuple[Unit, Plan]] = deque()
+    pipeline = Pipeline(decoder)
 
     def planned() -> Iterator[tuple[Unit, Plan]]:
         waiting = deque[Unit]()
 
         def begin(unit: Unit) -> Future[Plan]:
             waiting.append(unit)
-            return reader.plan(unit[1].column(0).to_pylist())
+            return pipeline.reader.plan(unit[1].column(0).to_pylist())
 
         for plan in bounded_map(begin, units, lambda: 2):
             yield waiting.popleft(), plan
 
-    def chunks() -> Iterator[_Chunk]:
-        for (number, table), plan in planned():
-            begun[number] = table, plan
-            for start in range(0, len(plan.places), batch):
-                chunk = plan.places[start : start + batch]
-                order.append(_Chunk(number, chunk, start + batch >= len(plan.places)))
-                yield order[-1]
-
-    def within(size: int, most: int) -> int:
-        """Chunks of `largest` that `size` bytes hold, from 2 to `most`; 2 until a first one is known."""
-        return max(2, min(most, size // largest)) if largest else 2
-
-    def decode(read: list[Read]) -> Future[Decoded]:
-        nonlocal largest
-        blobs = [blob for blob, _ in read]
-        came.extend(origin for _, origin in read)
-        largest = max(largest, sum(len(blob) for blob in blobs if isinstance(blob, bytes)))
-        return decoding.submit(decode_all, decoder, blobs, batch)
+    def chunks() -> Iterator[Chunk]:
+        for unit, plan in planned():
+            begun.append((unit, plan))
+            for start in range(0, len(plan.addresses), batch):
+                yield Chunk(plan.addresses[start : start + batch], engine)
 
     try:
-        outcomes, scores = list[Outcome](), list[Scores]()
-        read = bounded_map(
-            lambda chunk: reader.submit(chunk.places), chunks(), lambda: within(_READ_BYTES, 2 * READERS)
-        )
-        decoded_ahead = bounded_map(decode, read, lambda: within(_DECODE_BYTES, 2 * decoder.threads))
-        for decoded, result in _infer(decoded_ahead, engine):
-            chunk = order.popleft()
-            outcomes += decoded.outcomes
-            scores.append(scores_of_good(decoded.outcomes, result, len(members)))
-            report(len(decoded.outcomes), sum(outcome.status is not Status.OK for outcome in decoded.outcomes))
-            if chunk.last:
-                table, plan = begun.pop(chunk.unit)
-                origins = [came.popleft() for _ in outcomes]
-                yield chunk.unit, to_table(table, *plan.restored(outcomes, origins, np.concatenate(scores)), members)
-                outcomes, scores = [], []
+        done = list[Scored]()
+        for scored in pipeline.run(chunks()):
+            done.append(scored)
+            report(len(scored.outcomes), sum(outcome.status is not Status.OK for outcome in scored.outcomes))
+            (number, table), plan = begun[0]
+            if sum(len(part.outcomes) for part in done) == len(plan.addresses):
+                yield number, _rows(table, plan, done, engine.info.members)
+                begun.popleft()
+                done = []
     finally:
-        decoding.shutdown(wait=False, cancel_futures=True)
-        reader.close()
+        pipeline.close()
+
+
+def _rows(table: pa.Table, plan: Plan, done: list[Scored], members: Sequence[str]) -> pa.Table:
+    """The rows of a unit whose chunks are done."""
+    places = plan.places()
+    outcomes = [outcome for part in done for outcome in part.outcomes]
+    origins = [origin for part in done for origin in part.origins]
+    scores = np.concatenate([part.scores for part in done])[places]
+    return to_table(table, [outcomes[place] for place in places], [origins[place] for place in places], scores, members)
 
 
 def decode_all(decoder: Decoder, blobs: Sequence[Blob], batch: int) -> Decoded:
@@ -242,17 +242,18 @@ def _sifted(decoder: Decoder, blob: Blob) -> Blob:
     return blob
 
 
-def _infer(batches: Iterable[Decoded], engine: Engine) -> Iterator[tuple[Decoded, Scores | None]]:
+def _infer(batches: Iterable[_Decoded]) -> Iterator[tuple[_Decoded, Scores | None]]:
     """Keep the engine busy: a result is taken when it is there, and awaited only when enough others are under way."""
-    flying: deque[tuple[Decoded, Future[Scores] | None]] = deque()
+    flying: deque[tuple[_Decoded, Future[Scores] | None]] = deque()
 
-    def land() -> tuple[Decoded, Scores | None]:
+    def land() -> tuple[_Decoded, Scores | None]:
         decoded, future = flying.popleft()
         return decoded, None if future is None else future.result()
 
     for decoded in batches:
-        wanted = any(outcome.status is Status.OK for outcome in decoded.outcomes)
-        flying.append((decoded, engine.submit(decoded.pixels) if wanted else None))
+        engine = decoded.chunk.engine
+        wanted = any(outcome.status is Status.OK for outcome in decoded.batch.outcomes)
+        flying.append((decoded, engine.submit(decoded.batch.pixels) if wanted else None))
         while flying and ((future := flying[0][1]) is None or future.done() or len(flying) > 2 * engine.slots):
             yield land()
     while flying:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
 from itertools import islice
 from types import TracebackType
 from typing import NoReturn
@@ -12,20 +12,17 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS, Decoded
-from fiqa_trt.decoding.items import PIXELS, Item, check_item, each_item, path_of, pixels_of
+from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
+from fiqa_trt.decoding.items import PIXELS, Item, check_item, each_item, path_of
 from fiqa_trt.decoding.registry import open_decoder
-from fiqa_trt.engines import Engine, EngineInfo, open_sizes
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines import EngineInfo, open_sizes
 from fiqa_trt.errors import EngineError, UsageError
 from fiqa_trt.executors.base import Setup
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
-from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.address import Address
 from fiqa_trt.outcomes import ImageError, Outcome, Status
-from fiqa_trt.pipeline import bounded_map, decode_all, scores_of_good
+from fiqa_trt.pipeline import Chunk, Given, Pipeline
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.scores.score import Score
-from fiqa_trt.storage.reading import Blob
 
 
 class Scorer:
@@ -48,7 +45,6 @@ class Scorer:
         decoder: str = "auto",
         threads: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        image_column: str = DEFAULT_COLUMN,
         say: Say = silent,
     ) -> None:
         """Open the engine and the decoder.
@@ -61,7 +57,6 @@ class Scorer:
             decoder: auto, cpu or dali.
             threads: that decode; by default one for each core.
             max_pixels: larger images are refused (`too_large`).
-            image_column: of Parquet or Arrow tables, whose images are paths like `x.parquet::17`.
             say: hears, in lines, of decisions that one should know of.
         """
         threads = threads or len(os.sched_getaffinity(0))
@@ -72,7 +67,7 @@ class Scorer:
         except EngineError:
             self._close_engines()
             raise
-        self._pool, self._shards = ThreadPoolExecutor(self._decoder.threads, "scorer"), ShardReader(image_column)
+        self._pipeline = Pipeline(self._decoder)
         self._process, self._closed = os.getpid(), False
 
     @property
@@ -98,23 +93,20 @@ class Scorer:
         iterator = each_item(items)
         names: list[str | None] = []
 
-        def chunks() -> Iterable[tuple[list[Item], Engine]]:
-            while chunk := list(islice(iterator, self._engine.info.batch)):
-                names.extend(map(path_of, chunk))
+        def chunks() -> Iterator[Chunk]:
+            while items := list(islice(iterator, self._engine.info.batch)):
+                self._check_usable()
+                names.extend(map(path_of, items))
+                given = list(map(_given, items))
                 # What is missing of a batch is computed all the same.
-                engine = self._small if 2 * len(chunk) < self._engine.info.batch else self._engine
+                engine = self._small if 2 * len(given) < self._engine.info.batch else self._engine
                 size = engine.info.batch
-                yield from ((chunk[start : start + size], engine) for start in range(0, len(chunk), size))
-
-        def begin(work: tuple[list[Item], Engine]) -> Future[tuple[Decoded, Future[Scores]]]:
-            self._check_usable()
-            return self._pool.submit(self._begin, *work)
+                yield from (Chunk(given[start : start + size], engine) for start in range(0, len(given), size))
 
         scores = list[Score]()
         try:
-            for decoded, future in bounded_map(begin, chunks(), lambda: 2 * self._decoder.threads):
-                values = scores_of_good(decoded.outcomes, future.result(), len(self.info.members))
-                for outcome, row in zip(decoded.outcomes, values, strict=True):
+            for done in self._pipeline.run(chunks()):
+                for outcome, row in zip(done.outcomes, done.scores, strict=True):
                     scores.append(self._score(names[len(scores)], outcome, row))
         except (CancelledError, RuntimeError) as exc:  # what a pool says that was shut down meanwhile
             self._check_usable()
@@ -127,31 +119,13 @@ class Scorer:
         """What the networks see of an image: uint8 RGB [224, 224, 3]. Raises ImageError if it cannot be decoded."""
         self._check_usable()
         check_item(item, "the image")
-        decoded = self._decoded([item], 1)
+        given = _given(item)
+        read = self._pipeline.reader.submit([given]).result()[0].blob if isinstance(given, Address) else given
+        decoded = self._pipeline.decode([read], 1)
         outcome = decoded.outcomes[0]
         if outcome.status is not Status.OK:
             raise ImageError(outcome.status, outcome.error or "", outcome.width, outcome.height)
         return np.asarray(decoded.pixels[0] if isinstance(decoded.pixels, np.ndarray) else decoded.pixels[0].cpu())
-
-    def _begin(self, chunk: list[Item], engine: Engine) -> tuple[Decoded, Future[Scores]]:
-        decoded = self._decoded(chunk, engine.info.batch)
-        return decoded, engine.submit(decoded.pixels)
-
-    def _decoded(self, chunk: list[Item], batch: int) -> Decoded:
-        blobs = [_blob(item, self._shards) for item in chunk]
-        decoded = decode_all(self._decoder, blobs, batch)
-        outcomes, arrays = list(decoded.outcomes), dict[int, npt.NDArray[np.uint8]]()
-        for row, item in enumerate(chunk):
-            if isinstance(item, PIXELS):
-                outcomes[row], arrays[row] = pixels_of(item, self._decoder.max_pixels)
-        if arrays and isinstance(decoded.pixels, np.ndarray):
-            decoded.pixels[list(arrays)] = list(arrays.values())
-        elif arrays:
-            import torch
-
-            decoded.pixels[list(arrays)] = torch.from_numpy(np.stack(list(arrays.values()))).to(decoded.pixels.device)
-            torch.cuda.current_stream(decoded.pixels.device).synchronize()  # the engine reads on another
-        return Decoded(outcomes, decoded.pixels)
 
     def _check_usable(self) -> None:
         if self._process != os.getpid():
@@ -176,8 +150,7 @@ class Scorer:
         if self._closed or self._process != os.getpid():
             return
         self._closed = True
-        self._pool.shutdown()
-        self._shards.close()
+        self._pipeline.close()
         self._close_engines()
 
     def _close_engines(self) -> None:
@@ -194,9 +167,9 @@ class Scorer:
         self.close()
 
 
-def _blob(item: Item, shards: ShardReader) -> Blob:
+def _given(item: Item) -> Given:
     if (path := path_of(item)) is not None:
-        return read_recorded(path, shards)
+        return Address.parse(path)
     if isinstance(item, PIXELS):
-        return ImageError(Status.OK, "")  # put into the batch afterwards
+        return item
     return bytes(item) or ImageError(Status.EMPTY, "0 bytes")  # type: ignore[arg-type]

@@ -7,26 +7,29 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 import fiqa_trt
-from fiqa_trt import Scorer, filter_scores, score_dataset
+from fiqa_trt import Scorer, filter_scores, retry_failed, score_dataset, undo_move
 from fiqa_trt.analysis.explain import Distribution, read_distribution
 from fiqa_trt.cli import group
+from fiqa_trt.curation.select import Selection
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines import Engine, open_sizes
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.errors import InputError, OutputError, UsageError
+from fiqa_trt.inputs.containers.tar import TarContainer
+from fiqa_trt.scores.files import output_metadata
+from fiqa_trt.storage.base import Blob
 from tests.test_shards import tar
 
 
@@ -77,6 +80,43 @@ def test_the_command_lines_scores(scorer: Scorer, crops: Path, tmp_path: Path) -
     files = sorted(map(str, crops.rglob("*.jpg")))
     score_dataset(files, tmp_path / "t.parquet", device="cpu", precision="fp32", limit=4)
     assert pq.read_table(tmp_path / "t.parquet")["path"].to_pylist() == files[:4]
+
+
+def test_retrying(crops: Path, tmp_path: Path) -> None:
+    output, said = tmp_path / "s.parquet", list[str]()
+    good = (crops / "a" / "0.jpg").read_bytes()
+    (crops / "a" / "0.jpg").write_bytes(b"x")
+    assert score_dataset(crops, output, device="cpu", precision="fp32", command="made so", say=said.append).failed == 1
+    assert [line.partition(",")[0] for line in said if line.startswith("engine: ")]
+    metadata = output_metadata(output)
+    assert metadata is not None
+    assert metadata["command"] == "made so"
+    (crops / "a" / "0.jpg").write_bytes(good)
+    assert retry_failed(output, device="cpu", precision="fp32").statuses == {"ok": 10}
+    with pytest.raises(InputError, match="no such file"):
+        retry_failed(tmp_path / "gone.parquet")
+
+
+def test_filtering_in_steps(scores: Path, crops: Path, tmp_path: Path) -> None:
+    kept = list[int]()
+
+    def chosen(selection: Selection) -> None:
+        assert not (tmp_path / "out").exists()
+        kept.append(selection.kept)
+
+    measured = filter_scores(scores, keep=3, way="copy", dry_run=True, chosen=chosen).delivered
+    wanted = filter_scores(scores, tmp_path / "out", keep=3, way="copy", dry_run=True, chosen=chosen).delivered
+    moved = filter_scores(scores, tmp_path / "out", keep=3, way="move", chosen=chosen).delivered
+    assert measured is not None
+    assert wanted is not None
+    assert moved is not None
+    assert kept == [3, 3, 3]
+    assert (measured.written, wanted.written, moved.written) == (3, 3, 3)
+    assert measured.bytes == wanted.bytes > 0
+    assert len(list(crops.rglob("*.jpg"))) == 8
+    assert undo_move(tmp_path / "out").returned == 3
+    with pytest.raises(UsageError, match="--per-group x: neither"):
+        filter_scores(scores, per_group="x")
 
 
 class _Counted:
@@ -187,17 +227,6 @@ def test_show(crops: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.jpg.explain.png").exists()
 
 
-def test_show_finds_the_images_of_a_table(crops: Path, tmp_path: Path) -> None:
-    path, output = tmp_path / "t.parquet", tmp_path / "s.parquet"
-    pq.write_table(pa.table({"face": [(crops / "a" / "0.jpg").read_bytes()]}), path)
-    assert "has no column `image`, only: face; see --image-column" in show(f"{path}::0", code=3)
-    assert "224 x 224" in show(f"{path}::0", "--image-column", "face")
-    score_dataset(path, output, device="cpu", image_column="face")
-    assert "better than" in show(f"{path}::0", "--scores", output)
-    with Scorer("cpu", image_column="face") as scorer:
-        assert scorer.score([f"{path}::0"])[0].status == "ok"
-
-
 def test_scores_of_another_engine_are_named(tmp_path: Path, crops: Path) -> None:
     score_dataset(crops, tmp_path / "s.parquet", device="cpu", precision="fp32", engine="openvino")
     score_dataset(crops, tmp_path / "s.csv", device="cpu", precision="fp32", engine="openvino")
@@ -222,3 +251,19 @@ def test_distributions(tmp_path: Path, crops: Path) -> None:
     score_dataset(tmp_path / "bad.jpg", tmp_path / "s.parquet", device="cpu")
     with pytest.raises(InputError, match="holds no score"):
         read_distribution(tmp_path / "s.parquet")
+
+
+def test_members_of_a_tar_are_read_together(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [path.read_bytes() for path in sorted(crops.rglob("*.jpg"))]
+    members = [(f"{number}.jpg", images[number % len(images)]) for number in range(100)]
+    path, asked, real = tar(tmp_path / "t.tar", members), list[int](), TarContainer.read_all
+
+    def counted(self: TarContainer, keys: Sequence[str]) -> list[Blob]:
+        asked.append(len(keys))
+        return real(self, keys)
+
+    monkeypatch.setattr(TarContainer, "read_all", counted)
+    with Scorer("cpu", "fp32", batch=8, threads=2) as scorer:
+        found = scorer.score(f"{path}::{name}" for name, _ in members)
+    assert {score.status for score in found} == {"ok"}
+    assert asked == [8] * 12 + [4]

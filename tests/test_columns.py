@@ -193,9 +193,9 @@ class _Watched(InProcess):
 
     worked = 0
 
-    def work(self, units: Units, image_column: str | None, report: Count) -> None:
+    def work(self, units: Units, report: Count) -> None:
         _Watched.worked += 1
-        super().work(units, image_column, report)
+        super().work(units, report)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

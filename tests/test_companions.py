@@ -19,7 +19,8 @@ from fiqa_trt.cli import group
 from fiqa_trt.curation.delivery import WAYS, deliver
 from fiqa_trt.curation.delivery.companions import Companions, Wish
 from fiqa_trt.errors import FiqaError, UsageError
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.address import Address
+from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.score import Options, score_dataset
 from tests.conftest import jpeg, mean_workers
@@ -166,11 +167,11 @@ def test_companions_of_files(beside: Path, tmp_path: Path, way: str) -> None:
 
 
 def test_the_longest_name_owns_a_companion(beside: Path) -> None:
-    reader = ShardReader()
+    reader = ContainerReader()
     finder = Companions(reader)
 
     def of(name: str, wish: Wish = Wish()) -> Sequence[str]:
-        return [os.path.basename(each.file) for each in finder.of(str(beside / name), None, wish)]
+        return [os.path.basename(each.address.file) for each in finder.of(Address(str(beside / name)), wish)]
 
     assert of("c.jpg") == []
     assert of("c.x.jpg") == ["c.x.txt"]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from fiqa_trt import Scorer
-from fiqa_trt.decoding.items import Item, check_item, pixels_of
-from fiqa_trt.engines import Engine
+from fiqa_trt.decoding.base import Decoded
+from fiqa_trt.decoding.items import Picture, check_item, pixels_of
 from fiqa_trt.errors import UsageError
-from fiqa_trt.outcomes import Status
+from fiqa_trt.outcomes import ImageError, Status
 from tests.conftest import jpeg
 
 
@@ -136,13 +136,13 @@ def test_wrong_items_are_named_before_anything_is_scored(
     scorer: Scorer, portrait: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = list[object]()
-    begin = scorer._begin
+    decode = scorer._pipeline.decode
 
-    def recorded(chunk: list[Item], engine: Engine) -> object:
-        begun.append(chunk)
-        return begin(chunk, engine)
+    def recorded(images: Sequence[bytes | ImageError | Picture], batch: int) -> Decoded:
+        begun.append(images)
+        return decode(images, batch)
 
-    monkeypatch.setattr(scorer, "_begin", recorded)
+    monkeypatch.setattr(scorer._pipeline, "decode", recorded)
     for name, (item, hint) in wrong(portrait).items():
         with pytest.raises(UsageError, match=rf"^item 20 is an? .*{hint}") as caught:
             scorer.score([portrait] * 20 + [item])

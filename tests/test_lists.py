@@ -20,7 +20,7 @@ from fiqa_trt.inputs.lists import as_line, read_paths
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.inputs.user_tables import read_columns
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import read_file
+from tests.conftest import read_file
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 ENDS = ("\n", "\r\n", "\r")
@@ -343,10 +343,10 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_addresses_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    from fiqa_trt.inputs.reader import ShardReader, read_recorded
+    from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 
     monkeypatch.chdir(tmp_path)
-    found = read_recorded(address, ShardReader())
+    found = read_recorded(address, ContainerReader())
     assert isinstance(found, ImageError)
     assert found.outcome.status is Status.UNSUPPORTED
     assert "mount it, or copy it here" in (found.outcome.error or "")

@@ -12,16 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import record_path
-from fiqa_trt.inputs.containers.tables import TableShard
-from fiqa_trt.inputs.containers.tar import TarShard
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader, open_shard, read_recorded
+from fiqa_trt.inputs.address import Address, record_path
+from fiqa_trt.inputs.containers.tables import TableContainer
+from fiqa_trt.inputs.containers.tar import TarContainer
+from fiqa_trt.inputs.reader import ContainerReader, open_container, read_recorded
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.runs.retry import retry_failed
 from fiqa_trt.runs.score import Options, score_dataset
-from fiqa_trt.storage.reading import MAX_BYTES
+from fiqa_trt.storage.base import MAX_BYTES
 from tests.conftest import mean_workers
 
 
@@ -80,17 +79,18 @@ def test_names_of_all_kinds(images: list[bytes], tmp_path: Path) -> None:
     paths = listed(shard)
     keys = ["a.jpg", "a.jpg::2", "b::c.jpg", long, "ü ß.jpg", "caf\udce9.jpg", "a.jpg::3"]
     assert paths == [record_path(f"{shard}::{key}") for key in keys]
-    reader = ShardReader()
+    reader = ContainerReader()
     for path, data in zip(paths, images, strict=False):
-        place, key = locate(path)
-        assert key is not None
-        assert reader.read(place, key) == data
+        address = Address.parse(path)
+        assert address.key is not None
+        assert address.recorded == path
+        assert reader.read(address) == data
     reader.close()
 
 
 def test_a_plain_file_whose_name_looks_like_a_members(tmp_path: Path, images: list[bytes]) -> None:
     (tmp_path / "x.tar::a.jpg").write_bytes(images[0])
-    assert locate(str(tmp_path / "x.tar::a.jpg")) == (str(tmp_path / "x.tar::a.jpg"), None)
+    assert Address.parse(str(tmp_path / "x.tar::a.jpg")) == Address(str(tmp_path / "x.tar::a.jpg"))
     assert [row["status"] for row in scored(tmp_path, tmp_path / "x.tar::a.jpg")] == ["ok"]
 
 
@@ -167,7 +167,7 @@ def test_a_shard_as_a_row_of_a_list(images: list[bytes], tmp_path: Path) -> None
 
 
 def test_sizes_of_members(tmp_path: Path) -> None:
-    shard = TarShard(str(tar(tmp_path / "s.tar", [("a.jpg", b"12345"), ("b.jpg", b"")])))
+    shard = TarContainer(str(tar(tmp_path / "s.tar", [("a.jpg", b"12345"), ("b.jpg", b"")])))
     with pytest.raises(ImageError, match="5 bytes, more than 4"):
         shard.read("a.jpg", 4)
     with pytest.raises(ImageError, match="0 bytes"):
@@ -195,13 +195,13 @@ def test_tables(images: list[bytes], tmp_path: Path, suffix: str, kind: str) -> 
         with new(path, table.schema) as writer:
             writer.write_table(table, max_chunksize=4)
     rows = scored(tmp_path, path, image_column="face")
-    assert [row["path"] for row in rows] == [f"{path}::{index}" for index in range(len(values))]
+    assert [row["path"] for row in rows] == [f"{path}::face::{index}" for index in range(len(values))]
     expected = ["ok"] * len(values)
     expected[4] = "not_an_image"
     if kind != "struct":
         expected[3] = "empty"
     assert [row["status"] for row in rows] == expected
-    shard = TableShard(str(path), "face")
+    shard = TableContainer(str(path), "face")
     for row in (0, 9, 5, 6, 1, 8):  # in any order
         assert shard.read(str(row), MAX_BYTES) == images[row if row < 4 else row - 1]
     for key in ("11", "-1", "a", ""):
@@ -215,7 +215,7 @@ def test_a_row_group_is_not_held_as_a_whole(tmp_path: Path) -> None:
     # A page is the least that can be read; the writer fills it by so many values.
     table = pa.table({"image": [blob] * 2000})
     pq.write_table(table, tmp_path / "t.parquet", use_dictionary=False, write_batch_size=16)
-    shard = open_shard(str(tmp_path / "t.parquet"))
+    shard = open_container(str(tmp_path / "t.parquet"))
     before = pa.total_allocated_bytes()
     for row in range(200):
         assert len(shard.read(str(row), MAX_BYTES)) == len(blob)
@@ -231,7 +231,7 @@ def test_damaged_tables(images: list[bytes], tmp_path: Path) -> None:
     spoilt = bytearray(whole)
     spoilt[250_000:260_000] = os.urandom(10_000)  # in the second row group of four
     path.write_bytes(spoilt)
-    shard = TableShard(str(path))
+    shard = TableContainer(str(path))
     for row in (*range(10), *range(20, 40)):
         assert shard.read(str(row), MAX_BYTES) == noise[row]
     path.write_bytes(whole[:300_000])
@@ -285,13 +285,13 @@ def test_tables_without_rows(images: list[bytes], tmp_path: Path) -> None:
 def test_a_table_that_has_become_shorter(images: list[bytes], tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"image": images}), path)
-    reader = ShardReader()
-    assert reader.read(str(path), "5") == images[5]
+    reader = ContainerReader()
+    assert reader.read(Address(str(path), "5")) == images[5]
     pq.write_table(pa.table({"image": images[1:2]}), path)
-    assert reader.read(str(path), "0") == images[1]
+    assert reader.read(Address(str(path), "0")) == images[1]
     for _ in range(2):
         with pytest.raises(ImageError) as caught:
-            reader.read(str(path), "5")
+            reader.read(Address(str(path), "5"))
         assert caught.value.outcome.status is Status.MISSING
     reader.close()
 
@@ -301,7 +301,7 @@ def test_members_named_like_the_numbered_ones(images: list[bytes], tmp_path: Pat
     shard = tar(tmp_path / "s.tar", [(name, images[index]) for index, name in enumerate(names)])
     found = listed(shard, all_files=True)
     assert len(set(found)) == 5
-    assert [read_recorded(path, ShardReader()) for path in found] == images[:5]
+    assert [read_recorded(path, ContainerReader()) for path in found] == images[:5]
 
 
 def test_a_mended_shard_when_retried(images: list[bytes], tmp_path: Path) -> None:
@@ -322,5 +322,5 @@ def test_tables_without_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds string, not the bytes"):
         listed(path)
     with pytest.raises(ImageError) as caught:
-        ShardReader("face").read(str(path), "0")
+        ContainerReader().read(Address(str(path), "0", "face"))
     assert caught.value.outcome.status is Status.UNREADABLE

@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fiqa_trt.inputs import reader as shards
-from fiqa_trt.inputs.containers.tar import TarShard
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader, open_shard, read_recorded
+from fiqa_trt.inputs.address import Address
+from fiqa_trt.inputs.ahead import Reader
+from fiqa_trt.inputs.containers import tar as tar_module
+from fiqa_trt.inputs.containers.tar import TarContainer
+from fiqa_trt.inputs.reader import ContainerReader, open_container, read_recorded
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.pipeline import Reader
 from fiqa_trt.runs.score import Options, score_dataset
-from fiqa_trt.storage.reading import MAX_BYTES
+from fiqa_trt.storage.base import MAX_BYTES
 from tests.conftest import mean_workers
 from tests.test_shards import tar
 
@@ -101,13 +102,13 @@ def test_a_plan_follows_each_shard_and_restores_the_order(mixed: dict[str, int])
     try:
         plan = reader.plan(paths).result()
         assert plan.order is not None
-        assert [locate(paths[index]) for index in plan.order] == plan.places
-        files = [file for file, key in plan.places if key is not None]
+        assert [Address.parse(paths[index]) for index in plan.order] == plan.addresses
+        files = [file for file, key, _ in plan.addresses if key is not None]
         assert sum(a != b for a, b in itertools.pairwise(files)) == len(set(files)) - 1  # each at a stretch
         for file in set(files):
-            positions = [open_shard(file).position(key or "") for place, key in plan.places if place == file]
+            positions = [open_container(file).position(key or "") for place, key, _ in plan.addresses if place == file]
             assert positions == sorted(positions)
-        plain = [file for file, key in plan.places if key is None]
+        plain = [file for file, key, _ in plan.addresses if key is None]
         assert plain == [path for path in paths if "::" not in path]
         ordered = reader.plan([path for path in paths if "::" not in path]).result()
         assert ordered.order is None
@@ -134,40 +135,40 @@ def test_a_shard_is_indexed_once_for_many_reads(tmp_path: Path, monkeypatch: pyt
     path = str(tar(tmp_path / "t.tar", [(name, name.encode()) for name in names]))
     opened = list[str]()
 
-    class Counted(TarShard):
+    class Counted(TarContainer):
         def __init__(self, path: str) -> None:
             opened.append(path)
             super().__init__(path)
 
-    monkeypatch.setattr(shards, "TarShard", Counted)
-    first, second = ShardReader(), ShardReader()
+    monkeypatch.setattr(tar_module, "TarContainer", Counted)
+    first, second = ContainerReader(), ContainerReader()
     with ThreadPoolExecutor(8) as pool:
         for reader in (first, second):
             random.Random(0).shuffle(names)
-            blobs = pool.map(lambda name, reader=reader: reader.read(path, name), names)
+            blobs = pool.map(lambda name, reader=reader: reader.read(Address(path, name)), names)
             assert list(blobs) == [name.encode() for name in names]
     assert opened == [path]
     first.close()
-    assert second.read(path, "7.jpg") == b"7.jpg"
+    assert second.read(Address(path, "7.jpg")) == b"7.jpg"
     assert opened == [path]
     second.close()  # the last one lets go
-    open_shard(path)
+    open_container(path)
     assert opened == [path] * 2
 
 
 def test_what_is_kept_of_shards_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [str(tar(tmp_path / f"{i}.tar", [(f"{j}.jpg", b"%d" % j) for j in range(50)])) for i in range(20)]
-    limit = 3 * open_shard(paths[0]).weight  # type: ignore[attr-defined]
+    limit = 3 * open_container(paths[0]).weight
     monkeypatch.setattr(shards, "_KEPT_BYTES", limit)
     monkeypatch.setattr(shards, "_KEPT", shards._Kept())
-    reader = ShardReader()
+    reader = ContainerReader()
     for turn in range(2):
         for path in paths:
-            assert reader.read(path, f"{turn}.jpg") == b"%d" % turn
+            assert reader.read(Address(path, f"{turn}.jpg")) == b"%d" % turn
             assert shards._KEPT._weight <= limit
-    assert 1 <= len(shards._KEPT._shards) <= 3
+    assert 1 <= len(shards._KEPT._containers) <= 3
     reader.close()
-    assert not shards._KEPT._shards
+    assert not shards._KEPT._containers
     assert shards._KEPT._weight == 0
 
 
@@ -181,7 +182,7 @@ def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    reader = ShardReader()
+    reader = ContainerReader()
     resource.setrlimit(resource.RLIMIT_NOFILE, (before + 24, hard))
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -195,7 +196,7 @@ def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["tar", "parquet", "arrow"])
 def test_a_shard_that_is_replaced_is_opened_again(tmp_path: Path, kind: str, *, in_place: bool) -> None:
     path = tmp_path / f"t.{kind}"
-    reader = ShardReader()
+    reader = ContainerReader()
 
     def write(values: list[bytes]) -> None:
         new = path if in_place else tmp_path / f"new.{kind}"
@@ -214,12 +215,12 @@ def test_a_shard_that_is_replaced_is_opened_again(tmp_path: Path, kind: str, *, 
         write(values)
         found = [
             blob if isinstance(blob, bytes) else blob.outcome.status
-            for blob, _ in reader.read_all(str(path), list("3210"))
+            for blob, _ in reader.read_all([Address(str(path), key) for key in "3210"])
         ]
         expected = [*values, *[Status.MISSING] * (4 - len(values))][::-1]
         assert found == expected
     path.unlink()
-    assert isinstance(reader.read_all(str(path), ["0"])[0].blob, ImageError)
+    assert isinstance(reader.read_all([Address(str(path), "0")])[0].blob, ImageError)
     reader.close()
 
 
@@ -239,10 +240,10 @@ def test_a_shard_that_is_written_to_all_the_time(tmp_path: Path) -> None:
     tar(path, [("0.jpg", b"0 ")])
     thread = threading.Thread(target=rewrite)
     thread.start()
-    reader = ShardReader()
+    reader = ContainerReader()
     try:
         for index in range(300):
-            blob = reader.read_all(str(path), [f"{index % 20}.jpg"])[0].blob
+            blob = reader.read_all([Address(str(path), f"{index % 20}.jpg")])[0].blob
             if isinstance(blob, bytes):
                 assert set(blob.split()) == {b"%d" % (index % 20)}
             else:
@@ -262,11 +263,12 @@ def test_places_of_many_paths_ask_for_each_shard_once(tmp_path: Path, monkeypatc
         asked.append(name)
         return real(name)
 
-    monkeypatch.setattr("fiqa_trt.inputs.reader.os.path.isfile", isfile)
+    monkeypatch.setattr("fiqa_trt.inputs.address.os.path.isfile", isfile)
     known = dict[str, bool]()
     for number in range(100):
-        assert locate(f"{path}::{number}", known) == (path, str(number))
-        assert locate(f"{tmp_path}/gone.tar::{number}", known) == (f"{tmp_path}/gone.tar::{number}", None)
+        assert Address.parse(f"{path}::{number}", known) == Address(path, str(number))
+        gone = f"{tmp_path}/gone.tar::{number}"
+        assert Address.parse(gone, known) == Address(gone)
     assert sorted(asked) == sorted([path, f"{tmp_path}/gone.tar"])
 
 
@@ -277,7 +279,7 @@ def test_members_in_any_order_and_from_several_threads(tmp_path: Path) -> None:
             data = b"%d" % number
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-    shard, order = TarShard(str(tmp_path / "t.tar")), list(range(2000))
+    shard, order = TarContainer(str(tmp_path / "t.tar")), list(range(2000))
     random.Random(1).shuffle(order)
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda number: shard.read(f"{number % 7}/{number}.jpg", MAX_BYTES), order)

@@ -15,7 +15,7 @@ from fiqa_trt.runs.retry import retry_failed
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.runs.state import RunFolder
 from fiqa_trt.scores.files import SUFFIXES
-from fiqa_trt.storage.local import atomic, beside, check_output
+from fiqa_trt.storage.writing import atomic, beside, check_output
 from tests.conftest import mean_workers
 from tests.test_scoring import SMALL, Stop, rows, score, spoil, stop_after
 

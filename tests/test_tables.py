@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.errors import InputError, NoColumn
+from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.containers.columns import find_column
-from fiqa_trt.inputs.containers.tables import TableShard
-from fiqa_trt.inputs.reader import ShardReader, open_shard
+from fiqa_trt.inputs.containers.tables import TableContainer
+from fiqa_trt.inputs.reader import ContainerReader, open_container
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES
+from fiqa_trt.storage.base import MAX_BYTES
 
 BLOBS = [b"first", None, b"third", b"", b"fifth" * 100, b"first"]
 SUFFIXES = ("parquet", "arrow", "stream.arrow")
@@ -38,7 +39,7 @@ def write(path: Path, table: pa.Table, rows: int = 4, **options: Any) -> str:
 
 def read(path: str, column: str = "image") -> dict[str, bytes | str]:
     """What a table holds by key: bytes, or the status of the row."""
-    shard = TableShard(path, column)
+    shard = TableContainer(path, column)
     keys = list(shard.keys())
     blobs = shard.read_all(keys)
     values = [blob.outcome.status.value if isinstance(blob, ImageError) else blob for blob in blobs]
@@ -120,7 +121,7 @@ def test_lists_of_images(tmp_path: Path, suffix: str, kind: Any, *, struct: bool
             expected[str(number)] = "empty"
     assert read(path, "images") == expected
     assert list(read(path, "images")) == list(expected)  # in order
-    shard = TableShard(path, "images")
+    shard = TableContainer(path, "images")
     for key in ("0", "0/2", "4/1", "180/0", "0/", "/0", "0/0/0", "-1", "", "x", "9" * 30):
         with pytest.raises(ImageError) as caught:
             shard.read(key, MAX_BYTES)
@@ -161,9 +162,9 @@ def test_names_with_dots(tmp_path: Path) -> None:
         assert read(path, "a.b") == {"0": b"literal", "1": b"name"}
         assert read(path, "a.c.d.e") == {"0": b"deep", "1": b"deep"}
         with pytest.raises(NoColumn, match=r"no column `a\.x`"):
-            open_shard(path, "a.x")
+            open_container(path, "a.x")
         with pytest.raises(InputError, match="holds int64"):
-            open_shard(path, "image.bytes")
+            open_container(path, "image.bytes")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_names_with_dots(tmp_path: Path) -> None:
 def test_what_is_refused_and_how(tmp_path: Path, column: pa.Array, reason: str) -> None:
     path = write(tmp_path / "t.arrow", pa.table({"image": column}))
     with pytest.raises(InputError, match=reason) as caught:
-        open_shard(path)
+        open_container(path)
     assert "\n" not in str(caught.value)
     assert "`image`" in str(caught.value)
 
@@ -224,9 +225,9 @@ def test_paths_in_a_table(tmp_path: Path) -> None:
         good, failed = [b"image"] * 3, ["missing", "unreadable", "empty", "empty"]
         assert list(read(path).values()) == good + failed + ["unsupported"] * 4
         with pytest.raises(ImageError, match="not read from https://; fetch"):
-            TableShard(path).read("8", MAX_BYTES)
+            TableContainer(path).read("8", MAX_BYTES)
         with pytest.raises(ImageError, match=r"the table names d/gone\.jpg: No such file"):
-            TableShard(path).read("3", MAX_BYTES)
+            TableContainer(path).read("3", MAX_BYTES)
 
 
 def test_a_table_that_pyarrow_cannot_open(tmp_path: Path) -> None:
@@ -238,11 +239,11 @@ def test_a_table_that_pyarrow_cannot_open(tmp_path: Path) -> None:
     for name, (data, status) in cases.items():
         path = tmp_path / f"{name}.parquet"
         path.write_bytes(data)
-        error = open_shard(str(path)).error
+        error = open_container(str(path)).error
         assert error is not None
         assert error.outcome.status is status, error
     (tmp_path / "gone.parquet").mkdir()
-    error = open_shard(str(tmp_path / "gone.parquet")).error
+    error = open_container(str(tmp_path / "gone.parquet")).error
     assert error is not None
     assert error.outcome.status is Status.UNREADABLE
 
@@ -260,11 +261,11 @@ def test_bytes_flipped_anywhere_in_a_table_never_raise(
     for _ in range(data.draw(st.integers(1, 3))):
         spoilt[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(spoilt)
-    reader = ShardReader()
-    assert len(reader.read_all(str(path), [str(number) for number in range(20)])) == 20
+    reader = ContainerReader()
+    assert len(reader.read_all([Address(str(path), str(number)) for number in range(20)])) == 20
     reader.close()
     with contextlib.suppress(InputError):  # where the name of the column is damaged
-        assert len(list(open_shard(str(path)).keys())) <= 20
+        assert len(list(open_container(str(path)).keys())) <= 20
 
 
 def test_a_damaged_row_group_costs_only_itself_in_any_order(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_a_damaged_row_group_costs_only_itself_in_any_order(tmp_path: Path) -> N
     at = data.find(bytes([15]) * 3000)
     data[at : at + 100] = bytes(100)
     path.write_bytes(data)
-    shard = TableShard(str(path))
+    shard = TableContainer(str(path))
     for row in (39, 0, 15, 25, 3, 19, 30, 9, 15):
         if row in (15, 19):
             with pytest.raises(ImageError, match="cannot be read here") as caught:
@@ -290,7 +291,7 @@ def test_rows_kept_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("fiqa_trt.inputs.containers.tables.HELD_BYTES", 10_000)
     blobs = [bytes([number % 256]) * 100 for number in range(2000)]
     for suffix in SUFFIXES:
-        shard = TableShard(write(tmp_path / f"t.{suffix}", pa.table({"image": blobs}), rows=300))
+        shard = TableContainer(write(tmp_path / f"t.{suffix}", pa.table({"image": blobs}), rows=300))
         for row in (*range(0, 2000, 7), *range(1999, 0, -113)):
             assert shard.read(str(row), MAX_BYTES) == blobs[row]
         assert shard._held <= 10_000 + 64 * 110
@@ -300,7 +301,7 @@ def test_rows_kept_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_column_that_is_not_there_is_said_for_itself(tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", pa.table({"indices": [1]}))
     with pytest.raises(NoColumn, match="has no column `image`, only: indices"):
-        open_shard(path)
+        open_container(path)
     with pytest.raises(ImageError) as caught:
-        ShardReader().read(path, "0")
+        ContainerReader().read(Address(path, "0"))
     assert caught.value.outcome.status is Status.UNREADABLE

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiqa_trt.inputs.containers.tar import TarShard
+from fiqa_trt.inputs.containers.tar import TarContainer
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES
+from fiqa_trt.storage.base import MAX_BYTES
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "caf\udce9", "..", ".", "", "x" * 90, "y" * 160])
 _NAMES = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)
@@ -82,7 +82,7 @@ def by_us(data: bytes) -> tuple[list[tuple[str, bytes | Status]], ImageError | N
     with tempfile.NamedTemporaryFile(suffix=".tar") as file:
         file.write(data)
         file.flush()
-        shard = TarShard(file.name)
+        shard = TarContainer(file.name)
         keys = list(shard.keys())
         blobs = shard.read_all(keys)
     values = [blob.outcome.status if isinstance(blob, ImageError) else blob for blob in blobs]
@@ -212,7 +212,7 @@ def test_links_that_lead_in_circles_or_nowhere() -> None:
     with tempfile.NamedTemporaryFile(suffix=".tar") as file:
         file.write(data)
         file.flush()
-        shard = TarShard(file.name)
+        shard = TarContainer(file.name)
         for key, reason in (("a", "leads back"), ("d", "not before it"), ("i", "a folder")):
             with pytest.raises(ImageError, match=reason):
                 shard.read(key, MAX_BYTES)
@@ -287,7 +287,7 @@ def test_compressed_or_other_archives_by_the_name_of_a_tar(tmp_path: Path) -> No
 def test_what_is_no_file_or_is_not_there(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.tar")
     for name, status in (("p.tar", Status.UNREADABLE), ("gone.tar", Status.MISSING)):
-        shard = TarShard(str(tmp_path / name))
+        shard = TarContainer(str(tmp_path / name))
         assert shard.error is not None
         assert shard.error.outcome.status is status
         blob = shard.read_all(["a.jpg"])[0]
@@ -300,7 +300,7 @@ def test_an_index_takes_little_memory(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "t.tar", "w") as archive:
         for name in names:
             archive.addfile(tarfile.TarInfo(name))
-    shard = TarShard(str(tmp_path / "t.tar"))
+    shard = TarContainer(str(tmp_path / "t.tar"))
     assert list(shard.keys()) == names
     assert shard.weight < 100 * len(names)
     assert [shard.position(name) for name in names] == sorted(shard.position(name) for name in names)
@@ -311,7 +311,7 @@ def test_a_key_with_the_hash_of_another_is_not_taken_for_it(tmp_path: Path, monk
     monkeypatch.setattr("fiqa_trt.inputs.containers.members.hash", len, raising=False)
     path = tmp_path / "t.tar"
     path.write_bytes(build([("file", name, "", 9) for name in ("a.jpg", "b.jpg", "a.jpg", "long.jpg")], 1))
-    shard = TarShard(str(path))
+    shard = TarContainer(str(path))
     assert list(shard.keys()) == ["a.jpg", "b.jpg", "a.jpg::2", "long.jpg"]
     blobs = shard.read_all(["a.jpg", "b.jpg", "a.jpg::2", "long.jpg"])
     assert len(set(map(bytes, blobs))) == 4  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from fiqa_trt.errors import EngineError, RunError
 from fiqa_trt.executors.base import Executor, Setup
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.executors.processes import Processes, _Worker, parse_devices
+from fiqa_trt.executors.registry import ELSEWHERE, open_executor
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Count
 from fiqa_trt.runs.score import Options, Summary, score_dataset
@@ -52,6 +54,20 @@ def test_the_output_is_that_of_one_process(many: Path, tmp_path: Path) -> None:
     assert summary.statuses == {"ok": 599, "not_an_image": 1}
     assert pq.read_table(one).equals(pq.read_table(two))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("devices", "kind"), [(None, InProcess), ("cpu", Processes)])
+def test_what_is_asked_for_is_opened(devices: str | None, kind: type) -> None:
+    said = list[str]()
+    executor = open_executor(SETUP, said.append, devices=devices)
+    executor.close()
+    assert type(executor) is kind
+    place = devices or executor.info.device
+    assert said[-1].endswith(f" on {place}, fp32 (run as fp32), batch 4; decoder: {executor.decoder}")
+
+
+def test_every_executor_can_be_opened() -> None:
+    assert all(callable(importlib.import_module(module).opened) for module in ELSEWHERE.values())
 
 
 @pytest.mark.parametrize("victims", [1, 2])

@@ -11,7 +11,7 @@ from fiqa_trt.analysis.edc import Edc
 from fiqa_trt.analysis.measures import Agreement, logistic
 from fiqa_trt.analysis.ratings import Rated
 from fiqa_trt.errors import OutputError, number_of
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.writing import atomic
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +20,16 @@ import numpy.typing as npt
 
 from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.errors import InputError, printable
-from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.scores.files import image_column_of, output_metadata, read_output
+from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
 from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, steps_of
 from fiqa_trt.scores.tally import Tally
 from fiqa_trt.shell import path_word, printed
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.writing import atomic
 from fiqa_trt.version import __version__
 
 if TYPE_CHECKING:
@@ -171,7 +173,7 @@ def survey(
         threshold: where the slider begins; by default at the score that a fifth of the images does not reach.
         group_by: see `filtering.Rules`.
         sheet: images of a contact sheet; 0 for none.
-        image_column: of tables among the inputs; by default the one that the file records.
+        image_column: see `read_output`.
         report: receives the thumbnails done.
 
     Raises:
@@ -187,7 +189,8 @@ def survey(
     group_of = grouping(group_by, scores)
     names = [f"score_{name}" for name in MEMBERS]
     members = True
-    for table in tally.count(read_output(scores, ["path", "score", "status"])):
+    rows = functools.partial(read_output, scores, ["path", "score", "status"], image_column)
+    for table in tally.count(rows()):
         members = members and all(name in table.column_names for name in names)
         good = table.filter(pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["score"])))
         values = good["score"].to_numpy().astype(np.float32)
@@ -223,7 +226,7 @@ def survey(
         threshold = _quantile(below, DEFAULT_SHARE) if quantiles else 0.5
     bars = np.add.reduceat(below, np.arange(0, STEPS, STEPS // BARS))
     groups, runs = ledger.groups()
-    around = _around(scores, threshold, sheet)
+    around = _around(rows() if sheet else (), threshold, sheet)
     sheets = {"The lowest scores": worst.rows(), f"Around {threshold:.3f}": around, "The highest scores": best.rows()}
     return Survey(
         images=images,
@@ -238,7 +241,7 @@ def survey(
         group_by=group_by,
         resolutions=_resolutions(by_side),
         failures=failures,
-        sheets=_thumbnails(sheets, image_column_of(scores, image_column), report) if sheet else {},
+        sheets=_thumbnails(sheets, report) if sheet else {},
         provenance=_provenance(scores),
     )
 
@@ -272,20 +275,18 @@ def _resolutions(by_side: npt.NDArray[np.int64]) -> list[Resolution]:
     return found
 
 
-def _around(scores: Path, threshold: float, count: int) -> list[tuple[str, float]]:
+def _around(tables: Iterable[pa.Table], threshold: float, count: int) -> list[tuple[str, float]]:
     """The images whose scores are nearest to a threshold, in the order of their scores."""
     nearest = _Extremes(count)
-    for table in read_output(scores, ["path", "score", "status"]) if count else ():
+    for table in tables:
         good = table.filter(table["score"].is_valid())
         values = good["score"].to_numpy().astype(np.float32)
         nearest.add(np.abs(values.astype(np.float64) - threshold), good["path"].combine_chunks(), values)
     return sorted(nearest.rows(), key=lambda row: row[1])
 
 
-def _thumbnails(
-    sheets: dict[str, list[tuple[str, float]]], image_column: str, report: Report
-) -> dict[str, list[Thumbnail]]:
-    reader, found = ShardReader(image_column), dict[str, list[Thumbnail]]()
+def _thumbnails(sheets: dict[str, list[tuple[str, float]]], report: Report) -> dict[str, list[Thumbnail]]:
+    reader, found = ContainerReader(), dict[str, list[Thumbnail]]()
     total, done, lost = sum(map(len, sheets.values())), 0, 0
     for title, rows in sheets.items():
         found[title] = []
@@ -298,7 +299,7 @@ def _thumbnails(
     return found
 
 
-def _data_uri(path: str, reader: ShardReader) -> str:
+def _data_uri(path: str, reader: ContainerReader) -> str:
     from PIL import Image
 
     blob = read_recorded(path, reader)

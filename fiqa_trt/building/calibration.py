@@ -15,9 +15,8 @@ from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import digest_of
 from fiqa_trt.errors import EngineError, InputError
-from fiqa_trt.inputs.containers.registry import TAR
-from fiqa_trt.inputs.containers.tables import TABLES
-from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.containers.registry import CONTAINERS
+from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.source import list_inputs, source_of
 from fiqa_trt.inputs.user_tables import KINDS
 from fiqa_trt.models.spec import PreprocessSpec
@@ -103,7 +102,7 @@ def read_ranges(calibration: Path | None) -> Ranges:
 
 def are_crops(calibration: Path) -> bool:
     """Whether crops are given, in any of the ways in which `score` takes them, and not a file of ranges."""
-    return calibration.is_dir() or calibration.suffix.lower() in (".txt", *KINDS, TAR, *TABLES)
+    return calibration.is_dir() or calibration.suffix.lower() in (".txt", *KINDS, *CONTAINERS)
 
 
 def int8_ranges(checkpoint: Path, calibration: Path | None, say: Say = silent) -> Ranges:
@@ -171,7 +170,7 @@ def read_crops(given: Path, say: Say = silent, count: int = MAX_CROPS) -> Pixels
     paths = [path for batch in list_inputs(source_of(str(given)), say) for path in batch.column("path").to_pylist()]
     chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, min(2 * count, len(paths))).astype(int)]
     decoder, crops = CpuDecoder(), np.zeros((min(count, len(chosen)), _SIZE, _SIZE, 3), np.uint8)
-    filled, reader = 0, ShardReader()
+    filled, reader = 0, ContainerReader()
     for path in _spread(chosen):
         filled += decoder.decode_into(crops[filled], read_recorded(path, reader)).status is Status.OK
         if filled == len(crops):

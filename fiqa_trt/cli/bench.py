@@ -82,7 +82,7 @@ def command(
     from fiqa_trt.executors.base import Setup
     from fiqa_trt.inputs.source import Source
     from fiqa_trt.machine.benchmark import generate, run_benchmark
-    from fiqa_trt.storage.local import atomic, check_output
+    from fiqa_trt.storage.writing import atomic, check_output
 
     if latency and compare is not None:
         raise UsageError("--compare is of rates, and --latency measures none: leave one out")
@@ -126,7 +126,7 @@ def _latency(source: Source, setup: Setup, what: str, say: Say) -> dict[str, Any
         setup.device, setup.precision, setup.engine, batch=setup.batch, decoder=setup.decoder, threads=setup.threads,
         say=say,
     ) as scorer:  # fmt: skip
-        files = [blob for blob in sample_blobs(paths, source.image_column) if isinstance(blob, bytes)]
+        files = [blob for blob in sample_blobs(paths) if isinstance(blob, bytes)]
         good = [file for file, score in zip(files, scorer.score(files), strict=True) if score.status == "ok"]
         if not good:
             raise InputError(f"not one of the first images of {what} can be decoded, so there is nothing to measure")

@@ -114,7 +114,7 @@ def command(
     except ImportError as exc:
         raise EngineError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
     if plot is not None:
-        from fiqa_trt.storage.local import check_output
+        from fiqa_trt.storage.writing import check_output
 
         check_output(plot, (".png",))
     if labels is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,7 +21,7 @@ from fiqa_trt.errors import number_of, printable
 
 if TYPE_CHECKING:
     from fiqa_trt.curation.delivery import Delivered
-    from fiqa_trt.curation.select import Rules, Selection
+    from fiqa_trt.curation.select import Selection
     from fiqa_trt.progress import Progress
 
 _NAMED = 10
@@ -126,9 +127,6 @@ def command(
       fiqa-trt filter scores.parquet -o clean.tar --top 1000000
       fiqa-trt filter --undo /clean
     """
-    from fiqa_trt.curation import delivery
-    from fiqa_trt.curation.select import Amount, Rules, select
-
     if undo is not None:
         context = click.get_current_context()
         free, default = ("undo", "quiet", "as_json"), click.core.ParameterSource.DEFAULT
@@ -149,44 +147,50 @@ def command(
         raise click.UsageError("give either --keep or --top")
     if keep is not None and not keep.endswith("%"):
         raise click.UsageError(f"--keep {keep}: it takes a percentage like 80%; for a number there is --top")
-    rules = Rules(
-        min_score=min_score,
-        max_disagreement=max_disagreement,
-        per_group=None if per_group is None else Amount.parse(per_group, "--per-group "),
-        keep=Amount.parse(keep, "--keep ") if keep is not None else None if top is None else Amount(top),
-        keep_at_least=keep_at_least,
-        group_by=group_by,
-    )
-    say = speaker(quiet)
-    selection = select(scores, rules)
-    summary = [describe(selection)]  # is said once the call is known to be possible
-    delivered = None
-    bar = ProgressLine("images", quiet=quiet)
+    from fiqa_trt.api import filter_scores
+
+    say, bar = speaker(quiet), ProgressLine("images", quiet=quiet)
     shards = output is not None and output.suffix.lower() == ".tar"
     if dry_run or not (way or shards):
         hint = "nothing was written"
     else:
         hint = "run the same command again to resume" if way else "the same command with --restart begins anew"
-    if shards and output is not None:
-        names = f"{delivery.shard_of(output, 0)}, {delivery.shard_of(output, 1).name} and so on"
-        summary.append(f"shards are numbered: {names}, each of up to {number_of(shard_size, 'sample')}")
-        if Path(os.path.abspath(output)).is_relative_to(delivery.common_root(scores)):
-            summary.append(
-                f"{output} is among the images that were scored: a run over all of them takes these shards as well"
-            )
+    summary = list[str]()  # is said once the call is known to be possible
 
     def report(progress: Progress) -> None:
         while summary:
             say(summary.pop(0))
         bar(progress)
 
-    with interruptible(bar, hint):
-        if output is not None:
-            options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
-            options |= {"restart": restart, "dry_run": dry_run, "report": report, "companions": companions}
-            delivered = delivery.deliver(scores, selection.mask, output, way, update=update, **options)
-        elif way:
-            delivered = delivery.measure(scores, selection.mask, way, root, image_column)
+    with contextlib.ExitStack() as delivering:
+
+        def chosen(selection: Selection) -> None:
+            summary.append(describe(selection))
+            if shards and output is not None:
+                summary.extend(_about_shards(scores, output, shard_size))
+            delivering.enter_context(interruptible(bar, hint))  # until now there is nothing to go on with
+
+        found = filter_scores(
+            scores,
+            output,
+            min_score=min_score,
+            max_disagreement=max_disagreement,
+            per_group=per_group,
+            group_by=group_by,
+            keep=top if keep is None else keep,
+            keep_at_least=keep_at_least,
+            way=way,
+            root=root,
+            shard_size=shard_size,
+            image_column=image_column,
+            companions=companions,
+            update=update,
+            restart=restart,
+            dry_run=dry_run,
+            chosen=chosen,
+            report=report,
+        )
+    selection, delivered = found.selection, found.delivered
     if selection.kept and delivered is not None:
         what = number_of(delivered.written, "image" if way or shards else "row")
         summary.append(tell(delivered, way, f"would write {what}" if dry_run else "", sized=bool(way or shards)))
@@ -198,7 +202,7 @@ def command(
         give(json.dumps({**facts, "delivered": delivered and dataclasses.asdict(delivered)}))
     if not selection.kept:
         complain(
-            f"nothing is kept, so nothing {'would be' if dry_run else 'was'} written: {_way_out(rules, selection)}"
+            f"nothing is kept, so nothing {'would be' if dry_run else 'was'} written: {_way_out(min_score, selection)}"
         )
         sys.exit(NOTHING_DELIVERED)
     if delivered is not None and not delivered.written and not delivered.already:
@@ -207,16 +211,29 @@ def command(
         sys.exit(NOTHING_DELIVERED)
 
 
+def _about_shards(scores: Path, output: Path, size: int) -> list[str]:
+    """What is to be known of a delivery into tars."""
+    from fiqa_trt.curation.delivery import common_root, shard_of
+
+    names = f"{shard_of(output, 0)}, {shard_of(output, 1).name} and so on"
+    lines = [f"shards are numbered: {names}, each of up to {number_of(size, 'sample')}"]
+    if Path(os.path.abspath(output)).is_relative_to(common_root(scores)):
+        lines.append(
+            f"{output} is among the images that were scored: a run over all of them takes these shards as well"
+        )
+    return lines
+
+
 def _typed(parameter: click.Parameter) -> str:
     """A parameter as it is given on the command line."""
     return parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
 
 
-def _way_out(rules: Rules, selection: Selection) -> str:
+def _way_out(min_score: float | None, selection: Selection) -> str:
     """How to keep something, where the rules keep nothing."""
     highest = math.floor(selection.highest * 1000) / 1000  # one that is kept by it
-    if rules.min_score is not None and rules.min_score > highest:
-        return f"the highest score is {highest:.3f}, and --min-score {rules.min_score:g} is above it"
+    if min_score is not None and min_score > highest:
+        return f"the highest score is {highest:.3f}, and --min-score {min_score:g} is above it"
     return "the rules together leave no image: loosen --max-disagreement, or --min-score"
 
 
@@ -251,12 +268,12 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _undo(folder: Path, *, quiet: bool, as_json: bool) -> None:
-    from fiqa_trt.curation.delivery import undo_move
+    from fiqa_trt.api import undo_move
     from fiqa_trt.shell import path_word
 
     bar = ProgressLine("files", quiet=quiet)
     with interruptible(bar, "run the same command again to go on"):
-        undone = undo_move(folder, bar)
+        undone = undo_move(folder, report=bar)
     lines = [f"{number_of(undone.returned, 'file')} taken back out of {folder}"]
     if undone.already:
         lines.append(f"{number_of(undone.already, 'file was', 'files were')} in the old place already")

@@ -46,9 +46,9 @@ def command(
       fiqa-trt report scores.parquet -o report.html
     """
     from fiqa_trt.analysis.report import survey, write_report
-    from fiqa_trt.inputs.places import sought
+    from fiqa_trt.inputs.address import sought
     from fiqa_trt.scores.groups import STEPS
-    from fiqa_trt.storage.local import check_output
+    from fiqa_trt.storage.writing import check_output
 
     check_output(output, (".html", ".htm"))
     if output.exists() and not restart:

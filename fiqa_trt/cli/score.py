@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,7 +20,6 @@ from fiqa_trt.cli.streams import complain, give
 from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
-    from fiqa_trt.executors.base import Executor
     from fiqa_trt.runs.score import Summary
 
 BEYOND_MAX_FAILED = 3
@@ -157,44 +155,33 @@ def command(
     if devices is not None and device != "auto":
         raise click.UsageError("give either --device or --devices")
 
-    from fiqa_trt.executors.base import Setup
-    from fiqa_trt.executors.in_process import InProcess
-    from fiqa_trt.executors.processes import Processes, parse_devices
-    from fiqa_trt.inputs.source import Source
-    from fiqa_trt.runs import score as scoring
-    from fiqa_trt.runs.retry import retry_failed as retry
-    from fiqa_trt.runs.update import update_dataset
+    from fiqa_trt.api import retry_failed as retry
+    from fiqa_trt.api import score_dataset
     from fiqa_trt.shell import command_line
 
-    say = speaker(quiet)
-    threads = workers or len(os.sched_getaffinity(0))
-    setup = Setup(device, precision, engine, batch_size, decoder, threads, max_pixels)
-
-    def opened() -> Executor:
-        target = output or retry_failed
-        assert target is not None
-        found: Executor = (
-            InProcess.open(setup, say) if devices is None else Processes(parse_devices(devices), setup, say)
-        )
-        info = found.info
-        what = f"{info.backend} on {devices or info.device}, {info.precision} (run as {info.executed})"
-        say(f"engine: {what}, batch {info.batch}; decoder: {found.decoder}")
-        return found
-
+    say, bar = speaker(quiet), ProgressLine("images", quiet=quiet)
     # Pillow warns of many a damaged file; its row says what matters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    options = scoring.Options(unit_size, restart, command_line("fiqa-trt", *sys.argv[1:]))
-    bar = ProgressLine("images", quiet=quiet)
+    how: dict[str, Any] = {"image_column": image_column, "device": device, "devices": devices, "precision": precision}
+    how |= {"engine": engine, "batch": batch_size, "decoder": decoder, "threads": workers, "max_pixels": max_pixels}
+    how |= {"unit_rows": unit_size, "command": command_line("fiqa-trt", *sys.argv[1:]), "report": bar, "say": say}
     with without_complaints(), interruptible(bar, "run the same command again to resume"):
-        if retry_failed is not None:
-            summary = retry(retry_failed, opened, options, bar, say, image_column)
+        if output is None:
+            assert retry_failed is not None
+            summary = retry(retry_failed, **how)
         else:
-            assert output is not None
-            source = Source(inputs, list_file, all_files, limit, image_column, path_column)
-            if update:
-                summary = update_dataset(source, output, opened, options, bar, say, keep_gone=keep_gone)
-            else:
-                summary = scoring.score_dataset(source, output, opened, options, bar, say)
+            summary = score_dataset(
+                inputs,
+                output,
+                list_file=list_file,
+                path_column=path_column,
+                all_files=all_files,
+                limit=limit,
+                restart=restart,
+                update=update,
+                keep_gone=keep_gone,
+                **how,
+            )
     say(describe(summary))
     if as_json:
         give(json.dumps({**dataclasses.asdict(summary), "failed": summary.failed}))

@@ -28,9 +28,6 @@ NOTHING_SCORED = 3
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="As of score.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
 @click.option("--engine", default="auto", show_default=True, metavar="auto|openvino|tensorrt|torch|DIR")
-@click.option(
-    "--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: of --scores, or image]"
-)
 @quiet_and_json
 def command(
     images: tuple[str, ...],
@@ -40,11 +37,10 @@ def command(
     device: str,
     precision: str,
     engine: str,
-    image_column: str | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Score each IMAGE (files, or members of shards and tables) and print a table.
+    """Score each IMAGE (files, or members of shards) and print a table.
 
     With --scores it also says what share of a data set each is better than. With --explain, a picture beside each
     (replaced, if it is there) shows the crop as the networks see it, what both say, and where that stands. Exit code 3
@@ -62,16 +58,13 @@ def command(
 
     from fiqa_trt.analysis.explain import explain as picture
     from fiqa_trt.analysis.explain import read_distribution
-    from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
     from fiqa_trt.scorer import Scorer
-    from fiqa_trt.scores.files import image_column_of
-    from fiqa_trt.storage.local import atomic
+    from fiqa_trt.storage.writing import atomic
 
     among, say = None if scores is None else read_distribution(scores), speaker(quiet)
     if explain:
         _check_targets([_target(image, output) for image in images if "::" in image or Path(image).exists()])
-    column = image_column or (DEFAULT_COLUMN if scores is None else image_column_of(scores))
-    with Scorer(device, precision, engine, batch=min(len(images), 8), image_column=column, say=say) as scorer:
+    with Scorer(device, precision, engine, batch=min(len(images), 8), say=say) as scorer:
         if among is not None and (difference := among.difference(scorer.info)) is not None:
             say(f"{scores}: {difference}")
         found = scorer.score(images)

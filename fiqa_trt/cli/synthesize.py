@@ -13,7 +13,6 @@ from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import InputError, number_of
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
 from fiqa_trt.inputs.source import Source
 
 _NONE = "none"
@@ -84,8 +83,7 @@ def command(
         source = Source(inputs, list_file, image_column=image_column, path_column=path_column)
         faces = read_faces(source, say)
         count = workers or len(os.sched_getaffinity(0))
-        column = image_column or DEFAULT_COLUMN
-        made = synthesize(faces, output, per_face, seed, checkpoint, count, size, restart, column, bar)
+        made = synthesize(faces, output, per_face, seed, checkpoint, count, size, restart, bar)
     for line in made.failed[:10]:
         say(f"left out: {line}")
     images = number_of(len(faces) - len(made.failed), "image")

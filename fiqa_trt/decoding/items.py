@@ -18,7 +18,8 @@ from fiqa_trt.errors import UsageError
 from fiqa_trt.models.spec import PreprocessSpec
 from fiqa_trt.outcomes import ImageError, Outcome, Status
 
-Item = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, Image.Image, npt.NDArray[np.uint8]]
+Picture = Image.Image | npt.NDArray[np.uint8]
+Item = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, Picture]
 
 PIXELS = (np.ndarray, Image.Image)
 """Classes of the items that need no decoder."""
@@ -126,7 +127,7 @@ def path_of(item: Item) -> str | None:
     return os.fsdecode(item) if isinstance(item, (str, os.PathLike)) else None
 
 
-def pixels_of(item: Image.Image | npt.NDArray[np.uint8], max_pixels: int) -> tuple[Outcome, npt.NDArray[np.uint8]]:
+def pixels_of(item: Picture, max_pixels: int) -> tuple[Outcome, npt.NDArray[np.uint8]]:
     """What an engine takes of such an item, uint8 [224, 224, 3], and its outcome: what a file of it would give.
 
     The pixels are of no meaning unless the outcome is `ok`.

@@ -77,12 +77,11 @@ class Executor(Protocol):
     decoder: str
     setup: Setup
 
-    def work(self, units: Units, image_column: str | None, report: Count) -> None:
+    def work(self, units: Units, report: Count) -> None:
         """Score every pending unit and keep its rows.
 
         Args:
             units: of the run.
-            image_column: of the tables among its inputs.
             report: called after every batch with its rows and how many of them failed.
 
         Raises:

@@ -32,15 +32,15 @@ class InProcess:
             engine.close()
             raise
 
-    def work(self, units: Units, image_column: str | None, report: Count) -> None:
+    def work(self, units: Units, report: Count) -> None:
         """See `Executor.work`."""
         pending = ((number, units.inputs(number)) for number in units.pending())
-        for number, rows in self.score(pending, image_column, report):
+        for number, rows in self.score(pending, report):
             units.keep(number, rows)
 
-    def score(self, units: Iterable[Unit], image_column: str | None, report: Count) -> Iterator[Unit]:
+    def score(self, units: Iterable[Unit], report: Count) -> Iterator[Unit]:
         """See `pipeline.score_units`."""
-        return score_units(units, self._decoder, self._engine, image_column, report)
+        return score_units(units, self._decoder, self._engine, report)
 
     def close(self) -> None:
         """See `Executor.close`."""

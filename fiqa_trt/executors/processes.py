@@ -49,13 +49,17 @@ def parse_devices(devices: str) -> list[str]:
     return names
 
 
+def opened(devices: str, setup: Setup, say: Say) -> Processes:
+    """A process for each of `devices`, as `parse_devices` reads them. Raises EngineError."""
+    return Processes(parse_devices(devices), setup, say)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Task:
     """A unit for a worker."""
 
     units: Units
     number: int
-    image_column: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +122,7 @@ def _serve(setup: Setup, parent: Connection) -> None:
                 yield following.number, following.units.inputs(following.number)
 
         while not over and (task := parent.recv()) is not None:
-            found = executor.score(given(task), task.image_column, lambda rows, failed: tell(_Scored(rows, failed)))
+            found = executor.score(given(task), lambda rows, failed: tell(_Scored(rows, failed)))
             for number, rows in found:
                 task.units.keep(number, rows)
                 tell(_Finished(number, rows.num_rows, rows["score"].null_count))
@@ -203,7 +207,7 @@ class Processes:
             self._said.add(told.message)
             self._say(f"{worker.device}: {told.message}")
 
-    def work(self, units: Units, image_column: str | None, report: Count) -> None:
+    def work(self, units: Units, report: Count) -> None:
         """See `Executor.work`."""
         waiting = deque(units.pending())
         while waiting or any(worker.units for worker in self._workers):
@@ -211,7 +215,7 @@ class Processes:
                 while waiting and len(worker.units) < _AHEAD:
                     number = waiting.popleft()
                     worker.units.add(number)
-                    task = _Task(units, number, image_column)
+                    task = _Task(units, number)
                     self._guarded(worker, waiting, report, functools.partial(worker.connection.send, task))
                     if worker not in self._workers:
                         break

@@ -1,11 +1,88 @@
-"""Where an image is, as it stands in a table."""
+"""Where an image is, and how that stands in a table.
+
+A file is recorded by its path. An image in a container (see `containers`) as `shard.tar::member`, `table.parquet::row`
+or, where its column is not the usual one, `table.parquet::column::row`: all it takes to find it again, so such paths
+may stand in lists and outputs like any other.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
+from fiqa_trt.inputs.containers.registry import TABLES, is_container, is_table
+from fiqa_trt.storage.registry import store_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DEFAULT_COLUMN = "image"
+SEPARATOR = "::"
 _SCHEME = "file:"
+
+
+class Address(NamedTuple):
+    """Where an image is.
+
+    Attributes:
+        file: that it is, or that it is in, in Python's own form of a file name.
+        key: of it in a container; None for a file that is the image, empty for a container as such.
+        column: of a table, with the images; see `containers.columns`.
+    """
+
+    file: str
+    key: str | None = None
+    column: str = DEFAULT_COLUMN
+
+    @classmethod
+    def parse(cls, recorded: str, known: dict[str, bool] | None = None) -> Address:
+        """The address that a recorded path is; `known` remembers, for many of them, which containers are there."""
+        path = open_path(recorded)
+        at = path.find(SEPARATOR)
+        while at >= 0:
+            file, key = path[:at], path[at + len(SEPARATOR) :]
+            if _is_there(file, known):
+                if not is_table(file):
+                    return cls(file, key)
+                named, separator, row = key.rpartition(SEPARATOR)  # no row has one in it
+                return cls(file, row, named if separator else DEFAULT_COLUMN)
+            at = path.find(SEPARATOR, at + 1)
+        return cls(path, "" if _is_there(path, known) else None)
+
+    @property
+    def recorded(self) -> str:
+        """As it stands in a table; reversed by `parse`."""
+        if not self.key:
+            return record_path(self.file)
+        named = "" if self.column == DEFAULT_COLUMN else self.column + SEPARATOR
+        return record_path(f"{self.file}{SEPARATOR}{named}{self.key}")
+
+
+def with_column(paths: pa.Array | pa.ChunkedArray, column: str) -> pa.Array | pa.ChunkedArray:
+    """Recorded paths with a column named in those that are in tables and name none."""
+    import pyarrow.compute as pc
+
+    if column == DEFAULT_COLUMN:
+        return paths
+    plain = pc.invert(pc.starts_with(paths, _SCHEME))
+    for encode, where in ((str, plain), (quote, pc.invert(plain))):
+        between, named = encode(SEPARATOR), encode(column).replace("\\", r"\\")
+        pattern = rf"(?is)^(.*(?:{'|'.join(map(re.escape, TABLES))})){between}([0-9]+(?:/[0-9]+)?)$"
+        renamed = pc.replace_substring_regex(paths, pattern, rf"\1{between}{named}{between}\2")
+        paths = pc.if_else(where, renamed, paths)
+    return paths
+
+
+def _is_there(path: str, known: dict[str, bool] | None) -> bool:
+    if not is_container(path):
+        return False
+    if known is None:
+        return store_of(path).is_file(path)
+    if path not in known:
+        known[path] = store_of(path).is_file(path)
+    return known[path]
 
 
 def record_path(path: str | bytes) -> str:
@@ -44,4 +121,6 @@ def open_path(recorded: str) -> str:
     return os.fsdecode(unquote_to_bytes(rest))
 
 
-SEPARATOR = "::"
+def sought(recorded: str) -> str:
+    """A recorded path, and where it is looked for, for a message that it is not there."""
+    return recorded if os.path.isabs(open_path(recorded)) else f"{recorded}, which is looked for in {os.getcwd()}"

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import re
 
+from fiqa_trt.inputs.containers.registry import CONTAINERS
+
 
 @dataclasses.dataclass(frozen=True)
 class Container:
@@ -31,7 +33,7 @@ _CONTAINERS = (
     Container(
         "an archive that is not read",
         "unpack it and give the folder",
-        ".zip .zipx .7z .rar .cab .cpio .lzh .cbz .cbr .jar",
+        ".zipx .7z .rar .cab .cpio .lzh .cbz .cbr .jar",
     ),
     Container("a disk image", "mount it and give the folder", ".iso .squashfs .sqsh .dmg .vhd .vhdx .qcow2"),
     Container("an HDF5 file, which is not read", _EXPORT, ".h5 .hdf5 .hdf .he5"),
@@ -69,7 +71,7 @@ _SYSTEM_FOLDERS = """
 _BY_SUFFIX = {suffix: container for container in _CONTAINERS for suffix in container.suffixes.split()}
 _IMAGES = frozenset(_IMAGE_SUFFIXES.split())
 _COUNTED = frozenset((*_BY_SUFFIX, *_IMAGES))
-INSIDE = frozenset([".tar", ".parquet", ".arrow"])
+INSIDE = frozenset(CONTAINERS)
 _FEATURES = frozenset([".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".msgpack"])
 _WITHOUT_NOTE = frozenset(_COMPANIONS.split())
 _WHOLE_NAMES = {"zarr.json": ".zarr", ".zarray": ".zarr", "lock.mdb": "", ".DS_Store": ""}

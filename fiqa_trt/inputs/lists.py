@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import as_uri, record_path
+from fiqa_trt.inputs.containers.registry import CONTAINERS
 from fiqa_trt.inputs.foreign import container_with, suffix_of
 from fiqa_trt.inputs.formats import find_format
 from fiqa_trt.inputs.user_tables import (
@@ -41,8 +42,8 @@ _WAYS_OUT = {
     ".jsonl": "write its paths as .csv or .parquet first",
     ".ndjson": "write its paths as .csv or .parquet first",
     ".json": "write its paths as .csv or .parquet first",
+    **dict.fromkeys(CONTAINERS, "give it as INPUT"),
     ".arrow": "write it as .parquet first",
-    ".tar": "give it as INPUT",
 }
 
 

@@ -1,4 +1,4 @@
-"""Where inputs come from: folders, files, shards, lists, standard input. All become one ordered stream of recorded
+"""Where inputs come from: folders, files, containers, lists, standard input. All become one ordered stream of recorded
 paths.
 """
 
@@ -6,29 +6,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, OutputError, printable
 from fiqa_trt.fingerprint import FREE
-from fiqa_trt.inputs.address import SEPARATOR, open_path, record_path
-from fiqa_trt.inputs.containers.base import Shard
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
-from fiqa_trt.inputs.containers.registry import TAR, is_shard, is_table
-from fiqa_trt.inputs.containers.tables import TABLES
+from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address, open_path, record_path, with_column
+from fiqa_trt.inputs.containers.base import Container
+from fiqa_trt.inputs.containers.registry import CONTAINERS, TABLES, is_container, is_table
 from fiqa_trt.inputs.foreign import container_with, is_system_folder, suffix_of
 from fiqa_trt.inputs.formats import SUFFIXES
 from fiqa_trt.inputs.listing import LeftOut, walk
 from fiqa_trt.inputs.lists import PATHS, column_of_paths, path_batches, read_list, read_paths
-from fiqa_trt.inputs.reader import open_shard
+from fiqa_trt.inputs.reader import open_container
 from fiqa_trt.inputs.user_tables import KINDS, Column, translated
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.storage.reading import REMOTE, is_remote
+from fiqa_trt.storage.base import REMOTE, is_remote
+from fiqa_trt.storage.registry import store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +40,7 @@ class Source:
     """What the user asked to score.
 
     Attributes:
-        inputs: folders, files, shards (see `shards.py`), or `-` for paths on standard input, in the order given.
+        inputs: folders, files, containers (see `containers`), or `-` for paths on standard input, in the order given.
         list_file: a .txt, .csv, .tsv or .parquet list, instead of `inputs`.
         all_files: take every file of a folder, not only those with an image's suffix.
         limit: stop after so many inputs.
@@ -94,7 +91,7 @@ def source_of(given: str) -> Source:
 
 def _holds_images(table: str) -> bool:
     try:
-        open_shard(table).close()
+        open_container(table).close()
     except InputError:
         return False
     return True
@@ -122,7 +119,7 @@ def check_source(source: Source, output: Path) -> None:
 
 def _is_folder(given: str) -> bool:
     try:
-        return stat.S_ISDIR(os.stat(given).st_mode)
+        return store_of(given).is_folder(given)
     except (OSError, ValueError) as exc:
         why = getattr(exc, "strerror", None) or str(exc)
         if open_path(given) != given:
@@ -169,7 +166,7 @@ def list_inputs(source: Source, say: Say = silent) -> Iterator[pa.RecordBatch]:
     else:
         batches = path_batches(_walk_inputs(source, say, unsaid))
     left, found = source.limit, False
-    for batch in batches:
+    for batch in batches if source.image_column is None else _with_column(batches, source.image_column):
         taken = batch if left is None else batch.slice(0, left)
         found = found or taken.num_rows > 0
         yield taken
@@ -182,6 +179,11 @@ def list_inputs(source: Source, say: Say = silent) -> Iterator[pa.RecordBatch]:
             raise InputError(f"no paths in {source.list_file or 'standard input'}")
         hint = "" if source.all_files or unsaid else " (--all-files tries every file, whatever its name)"
         raise InputError("; ".join((f"no images in {source.describe()}{hint}", *unsaid)))
+
+
+def _with_column(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch.set_column(0, batch.schema.field(0), with_column(batch.column(0), column))
 
 
 def _walk_inputs(source: Source, say: Say, unsaid: list[str]) -> Iterator[str]:
@@ -207,12 +209,12 @@ def _walk_inputs(source: Source, say: Say, unsaid: list[str]) -> Iterator[str]:
 
 
 def _below(folder: str, source: Source, left_out: LeftOut) -> Iterator[str]:
-    for path in walk(folder, source.all_files, source.exclude, (*SUFFIXES, TAR, *TABLES), left_out):
+    for path in walk(folder, source.all_files, source.exclude, (*SUFFIXES, *CONTAINERS), left_out):
         # Tables of anything lie about; they are opened only when that was asked for.
         passed_over = source.image_column is None and path.lower().endswith(TABLES)
         if passed_over and not source.all_files:
             left_out.table(path)
-        elif passed_over or not is_shard(path):
+        elif passed_over or not is_container(path):
             yield record_path(path)
         else:
             found = False
@@ -228,22 +230,23 @@ def _below(folder: str, source: Source, left_out: LeftOut) -> Iterator[str]:
 
 
 def _images(path: str, source: Source, left_out: LeftOut) -> Iterator[str]:
-    """A file; of a shard its images, and the shard itself where something is wrong with it."""
-    if not is_shard(path):
+    """A file; of a container its images, and itself where something is wrong with it."""
+    if not is_container(path):
         yield record_path(path)
         return
-    shard = open_shard(path, source.image_column or DEFAULT_COLUMN)
+    column = source.image_column or DEFAULT_COLUMN
+    container = open_container(path, column)
     try:
-        for key in shard.keys() if source.all_files or is_table(path) else _members(shard, left_out):
-            yield record_path(path + SEPARATOR + key)
-        if shard.error is not None:
+        for key in container.keys() if source.all_files or is_table(path) else _members(container, left_out):
+            yield Address(path, key, column).recorded
+        if container.error is not None:
             yield record_path(path)
     finally:
-        shard.close()
+        container.close()
 
 
-def _members(shard: Shard, left_out: LeftOut) -> Iterator[str]:
-    """The members of a tar that are taken, by the rules for a folder."""
+def _members(container: Container, left_out: LeftOut) -> Iterator[str]:
+    """The members of a container that are taken, by the rules for a folder."""
     systems = set[str]()
 
     def in_system(folder: str) -> bool:
@@ -258,9 +261,9 @@ def _members(shard: Shard, left_out: LeftOut) -> Iterator[str]:
         return True
 
     for others in (False, True):
-        for key in shard.keys(SUFFIXES, others=others):
+        for key in container.keys(SUFFIXES, others=others):
             folder, _, name = key.rstrip("/").rpartition("/")
-            head = functools.partial(_head, shard, key)
+            head = functools.partial(_head, container, key)
             if in_system(folder):
                 continue
             if others:
@@ -269,8 +272,8 @@ def _members(shard: Shard, left_out: LeftOut) -> Iterator[str]:
                 yield key
 
 
-def _head(shard: Shard, key: str) -> bytes:
+def _head(container: Container, key: str) -> bytes:
     try:
-        return shard.read(key, _LOOKED)
+        return container.read(key, _LOOKED)
     except ImageError:
         return b""

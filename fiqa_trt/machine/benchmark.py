@@ -27,14 +27,15 @@ from fiqa_trt.engines.store import how_to_speed_up
 from fiqa_trt.errors import InputError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.in_process import InProcess
-from fiqa_trt.inputs.places import Place
+from fiqa_trt.inputs.address import Address
+from fiqa_trt.inputs.ahead import READERS, Reader
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.verification import portrait
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.pipeline import READERS, Reader, bounded_map
+from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.runs import score as scoring
-from fiqa_trt.storage.reading import Blob
+from fiqa_trt.storage.base import Blob
 from fiqa_trt.version import __version__
 
 STAGES = ("list", "read", "decode", "engine")
@@ -150,14 +151,14 @@ def generate(folder: Path, count: int, size: int, seed: int = 0) -> None:
         first.append(path)
 
 
-def read_rate(paths: Sequence[str], batch: int, image_column: str | None = None) -> float:
+def read_rate(paths: Sequence[str], batch: int) -> float:
     """Images/s of reading alone."""
-    reader = Reader(image_column)
+    reader = Reader()
     units = [paths[start : start + scoring.UNIT_ROWS] for start in range(0, len(paths), scoring.UNIT_ROWS)]
 
-    def chunks() -> Iterator[list[Place]]:
+    def chunks() -> Iterator[list[Address]]:
         for plan in bounded_map(reader.plan, units, lambda: 2):
-            yield from (plan.places[start : start + batch] for start in range(0, len(plan.places), batch))
+            yield from (plan.addresses[start : start + batch] for start in range(0, len(plan.addresses), batch))
 
     try:
         return len(paths) / _seconds(lambda: _exhaust(bounded_map(reader.submit, chunks(), lambda: 2 * READERS)))
@@ -257,7 +258,7 @@ def run_benchmark(source: Source, setup: Setup, what: str, say: Say = silent) ->
 def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: Say) -> Benchmark:
     batch = engine.info.batch
     paths = [path for table in list_inputs(source) for path in table.column(0).to_pylist()]
-    blobs = sample_blobs(paths, source.image_column)
+    blobs = sample_blobs(paths)
     chunks = [blobs[start : start + batch] for start in range(0, len(blobs), batch)][:_SAMPLE_BATCHES]
     batches = [decoder.decode(chunk, batch) for chunk in chunks]
     if all(outcome.status is not Status.OK for decoded in batches for outcome in decoded.outcomes):
@@ -265,7 +266,7 @@ def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: S
     count = max(len(paths), 4 * batch)
     measures: dict[str, Callable[[], float]] = {
         "list": lambda: len(paths) / _seconds(lambda: _exhaust(list_inputs(source))),
-        "read": lambda: read_rate(paths, batch, source.image_column),
+        "read": lambda: read_rate(paths, batch),
         "decode": lambda: decode_rate(decoder, blobs, batch, count),
         "engine": lambda: engine_rate(engine, batches, count),
     }
@@ -304,13 +305,13 @@ def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: S
     )
 
 
-def sample_blobs(paths: Sequence[str], image_column: str | None) -> list[Blob]:
+def sample_blobs(paths: Sequence[str]) -> list[Blob]:
     """Files, until they hold enough."""
-    reader, blobs, held = Reader(image_column), list[Blob](), 0
+    reader, blobs, held = Reader(), list[Blob](), 0
     try:
         for start in range(0, len(paths), 64):
-            places = reader.plan(paths[start : start + 64]).result().places
-            for blob, _ in reader.submit(places).result():
+            addresses = reader.plan(paths[start : start + 64]).result().addresses
+            for blob, _ in reader.submit(addresses).result():
                 held += 0 if isinstance(blob, ImageError) else len(blob)
                 blobs.append(blob)
             if held > _SAMPLE_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -12,15 +13,14 @@ import pyarrow.compute as pc
 
 from fiqa_trt.errors import InputError, RunError
 from fiqa_trt.executors.base import Executor
-from fiqa_trt.inputs.containers.tables import TABLES
-from fiqa_trt.inputs.places import locate, sought
+from fiqa_trt.inputs.address import Address, sought
+from fiqa_trt.inputs.containers.registry import TABLES
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs.score import Options, Summary, begin_in_place, open_run, refuse_incomparable
 from fiqa_trt.scores.files import (
     check_columns,
-    image_column_of,
     output_metadata,
     read_output,
     read_schema,
@@ -42,8 +42,8 @@ def retry_failed(
 ) -> Summary:
     """Score again, in place and atomically, the rows of a finished output whose status is not `ok`.
 
-    All other rows, the order and the carried columns stay as they are. `image_column` is that of the tables among the
-    inputs; by default the one that the output records, and another one only if no score comes from a table.
+    All other rows, the order and the carried columns stay as they are. `image_column`: see `read_output`; another one
+    than the output records only if no score comes from a table.
 
     Raises:
         InputError: the output does not exist or is not one of ours, or not one image that has a score is there.
@@ -55,26 +55,25 @@ def retry_failed(
     with open_run(output, open_executor, options, report, say) as run:
         own, folder = tuple(needed_columns(run.members)), run.folder
         schema = check_columns(read_schema(output, own), output)
-        rows = sum(table.num_rows for table in read_output(output, own))
-        digest, count = folder.freeze(_failed(read_output(output, own)))
-        column = image_column_of(output, image_column)
+        finished = functools.partial(read_output, output, own, image_column)
+        rows = sum(table.num_rows for table in finished())
+        digest, count = folder.freeze(_failed(finished()))
+        metadata = output_metadata(output)
+        column = image_column or recorded_fingerprint(metadata).get("image_column")
         source = Source(image_column=column)
         fingerprint = run.fingerprint("retry", source, digest, count)
         if count:
-            _refuse_elsewhere(output, read_output(output, own))
-        free = () if any(map(_scored_in_tables, read_output(output, own))) else ("image_column",)
+            _refuse_elsewhere(output, finished())
+        free = () if any(map(_scored_in_tables, finished())) else ("image_column",)
         refuse_incomparable(output, "--retry-failed", fingerprint, say, free=free)
-        metadata = output_metadata(output)
-        if metadata is not None and recorded_fingerprint(output).get("image_column", column) != column:
+        if metadata is not None and recorded_fingerprint(metadata).get("image_column", column) != column:
             metadata["fingerprint"]["image_column"] = column
             schema = with_metadata(schema, metadata)
         begin_in_place(run, fingerprint)
-        run.work(source.image_column)
+        run.work()
         if count == 0:
             say(f"nothing to retry: every row of {output} is ok")
-        return run.finish(
-            schema, _merged(read_output(output, own), folder.units.parts(), own_columns(run.members)), rows
-        )
+        return run.finish(schema, _merged(finished(), folder.units.parts(), own_columns(run.members)), rows)
 
 
 def _refuse_elsewhere(output: Path, tables: Iterable[pa.Table]) -> None:
@@ -85,7 +84,7 @@ def _refuse_elsewhere(output: Path, tables: Iterable[pa.Table]) -> None:
     first = None
     for table in tables:
         for path in table.filter(pc.equal(table["status"], Status.OK.value))["path"].to_pylist():
-            if os.path.lexists(locate(path)[0]):
+            if os.path.lexists(Address.parse(path).file):
                 return
             first = first or path
     if first is not None:

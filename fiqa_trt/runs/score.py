@@ -34,7 +34,7 @@ from fiqa_trt.scores.files import (
 )
 from fiqa_trt.scores.schema import needed_columns, output_schema, own_columns
 from fiqa_trt.scores.tally import Tally
-from fiqa_trt.storage.local import check_output, target_of
+from fiqa_trt.storage.writing import check_output, target_of
 from fiqa_trt.version import __version__
 
 UNIT_ROWS = 8192
@@ -137,8 +137,8 @@ class Run:
             "fingerprint": fingerprint,
         }
 
-    def work(self, image_column: str | None) -> None:
-        """Score every unit that has no part yet; `image_column` is that of the tables among the inputs.
+    def work(self) -> None:
+        """Score every unit that has no part yet.
 
         Raises:
             RunError: the disk is full, or the engine failed; finished units are kept.
@@ -156,7 +156,7 @@ class Run:
             done, failed = done + rows, failed + failures
             self.report(Progress(done, total, failed, before))
 
-        self.executor.work(self.folder.units, image_column, report)
+        self.executor.work(self.folder.units, report)
         self.scored_now, self.seconds = total - before, time.monotonic() - began
 
     def finish(self, schema: pa.Schema, tables: Iterable[pa.Table], expected: int) -> Summary:
@@ -241,7 +241,7 @@ def score_dataset(
         elif folder.recorded() is None and output.exists():
             return _completed(run, fingerprint)
         folder.begin(fingerprint)
-        run.work(source.image_column)
+        run.work()
         return run.finish(with_metadata(schema, run.metadata(fingerprint)), folder.units.parts(), count)
 
 
@@ -267,7 +267,7 @@ def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
     elif "filtered_from" in metadata:
         raise DifferentRun(f"{output} holds what filter kept; --restart replaces it, or choose another -o")
     else:
-        _refuse_other(output, recorded_fingerprint(output), fingerprint)
+        _refuse_other(output, recorded_fingerprint(metadata), fingerprint)
     run.say(f"{output} is already complete; --restart scores it anew")
     tally = Tally()
     for _ in tally.count(read_output(output, needed)):
@@ -325,7 +325,7 @@ def refuse_incomparable(
     if metadata is None:
         say(f"{output.suffix} does not record what its scores are from: use the engine that they are from")
         return
-    recorded = {**dict.fromkeys(_COMPARABLE, "unknown"), **recorded_fingerprint(output)}
+    recorded = {**dict.fromkeys(_COMPARABLE, "unknown"), **recorded_fingerprint(metadata)}
     alike = [key for key in (*_COMPARABLE, *_SINCE) if key in recorded and key not in free]
     refuse_difference(
         str(output),

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error
 from fiqa_trt.fingerprint import Fingerprint, refuse_difference
-from fiqa_trt.storage.local import atomic, beside, sync_file, target_of
+from fiqa_trt.storage.writing import atomic, beside, sync_file, target_of
 
 _STATE = {
     "inputs.parquet",

@@ -22,14 +22,12 @@ import pyarrow.compute as pc
 
 from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
 from fiqa_trt.executors.base import Executor
-from fiqa_trt.inputs.address import open_path, record_path
-from fiqa_trt.inputs.containers.registry import TAR
-from fiqa_trt.inputs.containers.tables import TABLES
-from fiqa_trt.inputs.places import locate
+from fiqa_trt.inputs.address import Address, open_path, record_path
+from fiqa_trt.inputs.ahead import READERS
+from fiqa_trt.inputs.containers.registry import CONTAINERS
 from fiqa_trt.inputs.reader import origin_of
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.outcomes import Origin
-from fiqa_trt.pipeline import READERS
 from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs.retry import Fresh
 from fiqa_trt.runs.score import (
@@ -48,7 +46,7 @@ from fiqa_trt.scores.schema import output_schema, own_columns, own_types
 Rows = npt.NDArray[np.int64]
 
 _ORIGIN = ("bytes", "modified")
-_INSIDE = rf"(?i)({'|'.join(map(re.escape, (TAR, *TABLES)))})(::|%3A%3A).*$"
+_INSIDE = rf"(?i)({'|'.join(map(re.escape, CONTAINERS))})(::|%3A%3A).*$"
 _AT_ONCE = 1024  # files that a thread looks at
 
 
@@ -176,7 +174,7 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     folder.set_aside()
     run_of = run.fingerprint("update", source, *folder.freeze(_pending(folder.aside(["path"]), changes.source)))
     begin_in_place(run, run_of)
-    run.work(source.image_column)
+    run.work()
     fresh, carried = Fresh(folder.units.parts()), _read_carried(output, theirs.names)
     tables = itertools.chain(_merged(folder.aside(), changes, old, fresh, carried, rows), [gone])
     return run.finish(with_metadata(schema, run.metadata(whole)), tables, len(changes.source) + gone.num_rows)
@@ -238,7 +236,7 @@ def _with_origins(paths: Iterable[pa.ChunkedArray]) -> pa.Table:
 
     def look(part: list[str]) -> list[Origin]:
         known, files = dict[str, Origin](), dict[str, bool]()
-        return [origin_of(locate(path, files), known) for path in part]
+        return [origin_of(Address.parse(path, files), known) for path in part]
 
     parts = list[pa.Table]()
     with ThreadPoolExecutor(READERS, "look") as pool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.inputs.address import SEPARATOR
+from fiqa_trt.inputs.containers.registry import TABLES
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files import read_output
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 
 PARENT = "parent"
+# The column of a table belongs to the address of an image, but is no folder.
+_IN_TABLE = rf"(?is)^(.*(?:{'|'.join(map(re.escape, TABLES))})){SEPARATOR}.*{SEPARATOR}"
 
 
 def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArray]:
@@ -30,7 +33,8 @@ def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArra
         paths = table["path"]
         if pc.any(pc.match_substring(paths, SEPARATOR)).as_py():
             # Of a member of a shard it is the folder within it, or the shard.
-            above = pc.replace_substring_regex(paths, f"(?s)^(.*)(?:/|{SEPARATOR}).*$", r"\1")
+            inside = pc.replace_substring_regex(paths, _IN_TABLE, rf"\1{SEPARATOR}")
+            above = pc.replace_substring_regex(inside, f"(?s)^(.*)(?:/|{SEPARATOR}).*$", r"\1")
             return pc.if_else(pc.match_substring_regex(paths, f"/|{SEPARATOR}"), above, "")
         parts = pc.split_pattern(paths, "/", max_splits=1, reverse=True)
         return pc.if_else(pc.equal(pc.list_value_length(parts), 2), pc.list_element(parts, 0), "")

@@ -16,16 +16,16 @@ import numpy.typing as npt
 
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.errors import InputError, number_of, storage_error
-from fiqa_trt.inputs.address import open_path
-from fiqa_trt.inputs.places import locate
+from fiqa_trt.inputs.address import Address, open_path
 from fiqa_trt.inputs.ratings import Form, read_ratings
-from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.whole_tables import Table, is_empty
 from fiqa_trt.models.spec import PreprocessSpec, digest
 from fiqa_trt.outcomes import Outcome, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.local import atomic
-from fiqa_trt.storage.reading import is_remote
+from fiqa_trt.storage.base import is_remote
+from fiqa_trt.storage.registry import store_of
+from fiqa_trt.storage.writing import atomic
 
 TRAIN, VAL, TEST = "train", "val", "test"
 MIN_ROWS = 32
@@ -299,11 +299,9 @@ def decode_images(
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    try:
-        info = os.stat(locate(path)[0])
-    except (OSError, ValueError):
-        return (-1, -1)
-    return (info.st_size, info.st_mtime_ns)
+    file = Address.parse(path).file
+    stamp = store_of(file).stamp(file)
+    return (-1, -1) if stamp is None else (stamp.size, stamp.modified_ns)
 
 
 def _fill(paths: list[str], array: Path, workers: int, size: int, report: Report) -> dict[int, str]:
@@ -319,7 +317,7 @@ def _fill(paths: list[str], array: Path, workers: int, size: int, report: Report
 
     def decode(row: int) -> Outcome:
         if not hasattr(local, "reader"):
-            local.reader = ShardReader()
+            local.reader = ContainerReader()
         return decoder.decode_into(images[row], read_recorded(paths[row], local.reader))
 
     errors = dict[int, str]()

@@ -28,7 +28,7 @@ from fiqa_trt.fingerprint import Fingerprint, counted, refuse_difference
 from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.progress import Progress, Report, Say, silent
-from fiqa_trt.storage.local import atomic, beside, check_output, target_of
+from fiqa_trt.storage.writing import atomic, beside, check_output, target_of
 from fiqa_trt.training.dataset import TRAIN, VAL, Dataset
 from fiqa_trt.training.loop import Epoch, Measures, Trainer, rankable
 from fiqa_trt.training.recipe import Recipe

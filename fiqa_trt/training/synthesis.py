@@ -30,14 +30,13 @@ import numpy.typing as npt
 from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
-from fiqa_trt.inputs.reader import ShardReader, read_recorded
+from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import ModelSpec, digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, Say, silent
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.writing import atomic
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
 from fiqa_trt.version import __version__
@@ -140,7 +139,6 @@ class _Job:
     seed: int
     reference: Path | None
     size: int
-    image_column: str
 
     @property
     def part(self) -> Path:
@@ -171,7 +169,7 @@ def _render(job: _Job) -> _Made:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     clean, degraded, rows, failed = list[Image](), list[Image](), list[dict[str, object]](), list[str]()
-    reader = ShardReader(job.image_column)
+    reader = ContainerReader()
     for index, face in job.faces:
         try:
             blob = read_recorded(face.path, reader)
@@ -257,7 +255,6 @@ def synthesize(
     workers: int = 2,
     size: int = ModelSpec().preprocess.size,
     restart: bool = False,
-    image_column: str = DEFAULT_COLUMN,
     report: Report = silent,
 ) -> Synthesized:
     """Write `per_face` degraded crops of each face below `out`, and `labels.csv` with a row for each.
@@ -275,7 +272,6 @@ def synthesize(
         workers: processes.
         size: side of the crops in pixels; labels are computed at 224 px whatever it is.
         restart: forget what is in `out`.
-        image_column: of the tables among what `faces` are in.
         report: receives the number of photographs done.
 
     Raises:
@@ -285,7 +281,7 @@ def synthesize(
     """
     numbered = list(enumerate(faces))
     chunk = max(1, CHUNK // per_face)
-    every = _Job(numbered, out, per_face, seed, reference, size, image_column)
+    every = _Job(numbered, out, per_face, seed, reference, size)
     jobs = [dataclasses.replace(every, faces=numbered[at : at + chunk]) for at in range(0, len(faces), chunk)]
     rows, failed, done = list[dict[str, object]](), list[str](), 0
     try:

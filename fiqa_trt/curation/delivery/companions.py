@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from fiqa_trt.errors import UsageError
-from fiqa_trt.inputs.address import SEPARATOR
-from fiqa_trt.inputs.containers.registry import TAR
+from fiqa_trt.inputs.address import SEPARATOR, Address
+from fiqa_trt.inputs.containers.registry import is_table
 from fiqa_trt.inputs.formats import SUFFIXES
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.reader import ContainerReader
 
 _FIRST_DOT = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)  # as WebDataset: the key ends there
 _LAST_DOT = re.compile(r"((?:.*/)?[^/]+)\.([^./]+)", re.DOTALL)
@@ -51,13 +51,11 @@ class Companion:
     """One such file.
 
     Attributes:
-        file: its path, or that of the shard that it is in.
-        key: within the shard; None for a plain file.
+        address: where it is.
         extension: its name without the image's stem or the sample's key, as in `.txt`.
     """
 
-    file: str
-    key: str | None
+    address: Address
     extension: str
 
 
@@ -101,25 +99,26 @@ class _Recent(Generic[T]):
 class Companions:
     """Finds companions; quickest where it is asked folder by folder, shard by shard."""
 
-    def __init__(self, reader: ShardReader) -> None:
+    def __init__(self, reader: ContainerReader) -> None:
         self._folders = _Recent(_sidecars)
         self._shards = _Recent(lambda shard: _samples(shard, list(reader.keys(shard))))
 
-    def of(self, file: str, key: str | None, wish: Wish = Wish()) -> Iterator[Companion]:
+    def of(self, image: Address, wish: Wish = Wish()) -> Iterator[Companion]:
         """Those of an image: of a file what lies beside it and is no image itself, of a tar's member its sample's rest.
 
         A suffix that is wished for may also be an image's, as in `.mask.png`.
         """
-        if key is None:
-            yield from self._beside(file, wish)
+        if image.key is None:
+            yield from self._beside(image.file, wish)
             return
-        for member in self.sample(file, key).members if file.lower().endswith(TAR) else ():
-            if member.key != key and wish.holds(member.extension):
+        for member in () if is_table(image.file) else self.sample(image).members:
+            if member.address != image and wish.holds(member.extension):
                 yield member
 
-    def sample(self, shard: str, key: str) -> Sample:
+    def sample(self, image: Address) -> Sample:
         """The sample that a member of a tar belongs to; itself alone where its name has no extension."""
-        return self._shards.get(shard).get(key) or Sample(shard, key, (Companion(shard, key, ""),))
+        key = image.key or ""
+        return self._shards.get(image.file).get(key) or Sample(image.file, key, (Companion(image, ""),))
 
     def _beside(self, file: str, wish: Wish) -> Iterator[Companion]:
         folder, name = os.path.split(file)
@@ -131,7 +130,7 @@ class Companions:
             by_owner = self._folders.get(folder or os.curdir)
             found = by_owner.get(stem, []) + by_owner.get(name, [])
         for each in found:
-            yield Companion(os.path.join(folder, each), None, each[len(stem) :])
+            yield Companion(Address(os.path.join(folder, each)), each[len(stem) :])
 
 
 def _samples(shard: str, keys: list[str]) -> dict[str, Sample]:
@@ -143,9 +142,9 @@ def _samples(shard: str, keys: list[str]) -> dict[str, Sample]:
     members = dict[str, list[Companion]]()
     for key, (name, extension) in zip(keys, parts, strict=True):
         if extension:
-            members.setdefault(name, []).append(Companion(shard, key, extension))
+            members.setdefault(name, []).append(Companion(Address(shard, key), extension))
     samples = [Sample(shard, name, tuple(found)) for name, found in members.items()]
-    return {member.key or "": sample for sample in samples for member in sample.members}
+    return {member.address.key or "": sample for sample in samples for member in sample.members}
 
 
 def _parts(key: str, dot: re.Pattern[str]) -> tuple[str, str]:

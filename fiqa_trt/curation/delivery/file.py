@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fiqa_trt.curation.delivery.plan import Image, Unplaced
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.local import sync_file
+from fiqa_trt.storage.writing import sync_file
 
 _BLOCK = 1 << 20
 
@@ -33,10 +33,10 @@ INSIDE = "inside a shard, so it can only be copied, not --{}"
 _ELSEWHERE = "on another file system, so it cannot be hard-linked: --copy or --symlink"
 
 
-def data_of(image: Image, reader: ShardReader) -> bytes:
+def data_of(image: Image, reader: ContainerReader) -> bytes:
     """Bytes of a member; a companion may be empty. Raises ImageError."""
     try:
-        return reader.read(image.file, image.key or "")
+        return reader.read(image.address)
     except ImageError as exc:
         if image.companion and exc.outcome.status is Status.EMPTY:
             return b""
@@ -49,45 +49,45 @@ def temporary_of(target: Path) -> Path:
 
 
 def deliver_file(
-    image: Image, target: Path, way: str, reader: ShardReader, device: int, moving: Callable[[], None]
+    image: Image, target: Path, way: str, reader: ContainerReader, device: int, moving: Callable[[], None]
 ) -> int:
     """Deliver one image onto `device`; returns its bytes. The name appears when the file is complete.
 
     `moving` is called before a file is moved.
     """
     temporary = temporary_of(target)
-    if image.key is not None:
+    if image.address.key is not None:
         if way != "copy":
             raise Unlinkable(INSIDE.format(way))
         data = data_of(image, reader)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         with contextlib.suppress(OSError):  # by which it is known again, like a copy of a file
-            shard = os.stat(image.file)
+            shard = os.stat(image.address.file)
             os.utime(temporary, ns=(shard.st_atime_ns, shard.st_mtime_ns))
         temporary.rename(target)
         return len(data)
-    info = os.stat(image.file)
+    info = os.stat(image.address.file)
     if not stat.S_ISREG(info.st_mode):
         raise Unlinkable("not a file any more")
     if way == "hardlink" and info.st_dev != device:
         raise Unlinkable(_ELSEWHERE)
     target.parent.mkdir(parents=True, exist_ok=True)
     if way == "symlink":
-        target.symlink_to(os.path.abspath(image.file))
+        target.symlink_to(os.path.abspath(image.address.file))
     elif way == "hardlink":
         try:
-            os.link(os.path.realpath(image.file), target)
+            os.link(os.path.realpath(image.address.file), target)
         except OSError as exc:
             if exc.errno in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP):
                 raise Unlinkable(_ELSEWHERE) from exc
             raise
     elif way == "copy":
-        shutil.copy2(image.file, temporary)
+        shutil.copy2(image.address.file, temporary)
         temporary.rename(target)
     else:
         moving()
-        move(image.file, temporary, target)
+        move(image.address.file, temporary, target)
     return info.st_size
 
 

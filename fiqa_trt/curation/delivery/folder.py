@@ -31,14 +31,13 @@ from fiqa_trt.curation.delivery.undo import Journal
 from fiqa_trt.curation.select import Mask, kept_rows
 from fiqa_trt.errors import OutputError, storage_error
 from fiqa_trt.fingerprint import counted
+from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address
 from fiqa_trt.inputs.marks import MOVE, NOTE, TABLE, Mark, read_mark
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.scores.files import image_column_of
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.writing import atomic
 
 WAYS = ("copy", "hardlink", "symlink", MOVE)
 
@@ -58,21 +57,23 @@ def measure(
     `samples`: images out of tars take their samples along in any case, as `write_shards` has it. `fill`: of a folder,
     in which what is there already is not written.
     """
-    reader, account = ShardReader(image_column_of(scores, image_column)), _Account()
+    reader, account = ContainerReader(), _Account()
     base = base_of(scores, root) if fill is None else fill.base
     old = Old() if fill is None else fill.old(scores, mask, reader)
     plan = Plan(scores, mask, base, reader, companions, samples, old.place_of)
     account.know(old, plan)
     for image in plan:
         try:
-            if image.key is not None and way not in (None, "copy"):
+            if image.address.key is not None and way not in (None, "copy"):
                 plan.skips.add(image.path, INSIDE.format(way))
                 continue
             place = plan.place(image, reader) if fill is not None else ""
             if fill is not None and place not in old.leaving and os.path.lexists(fill.output / place):
                 account.already += not image.companion and place not in old.staying
                 continue
-            account.add(image, os.stat(image.file).st_size if image.key is None else len(data_of(image, reader)))
+            account.add(
+                image, os.stat(image.address.file).st_size if image.address.key is None else len(data_of(image, reader))
+            )
         except ImageError as exc:
             plan.skips.fail(image.path, exc)
         except (OSError, Unplaced) as exc:
@@ -147,7 +148,7 @@ def fill_folder(
     base, mark, before = fill.base, fill.mark, fill.before
     places, journal = Places(count), Journal(output)
     made = not output.exists()
-    reader = ShardReader(image_column_of(scores, image_column))
+    reader = ContainerReader()
     old = fill.old(scores, mask, reader)
     plan = Plan(scores, mask, base, reader, companions, known=old.place_of)
     account.know(old, plan)
@@ -171,10 +172,10 @@ def fill_folder(
                     continue
                 if os.path.lexists(target):
                     account.already += not image.companion
-                    if way == MOVE and image.key is None:
-                        end_move(image.file, target)
+                    if way == MOVE and image.address.key is None:
+                        end_move(image.address.file, target)
                 else:
-                    note = partial(journal.add, place, image.file)
+                    note = partial(journal.add, place, image.address.file)
                     account.add(image, deliver_file(image, target, way, reader, device, note))
                 if not image.companion:
                     places.add(image.row, image.target, place)
@@ -185,7 +186,7 @@ def fill_folder(
             except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
                 plan.skips.add(image.path, OCCUPIED)
             except OSError as exc:
-                if not of_source(exc, image.file):
+                if not of_source(exc, image.address.file):
                     raise storage_error(target, exc) from exc
                 plan.skips.add(image.path, reason(exc))
             finally:
@@ -251,7 +252,7 @@ class Fill:
     before: Mark | None
     update: bool
 
-    def old(self, scores: Path, mask: Mask, reader: ShardReader) -> Old:
+    def old(self, scores: Path, mask: Mask, reader: ContainerReader) -> Old:
         """What is there of an earlier call. Raises InputError."""
         stopped = self.before is not None and not self.before.finished
         return look(scores, mask, self.output, self.before, reader, remove=self.update or stopped)
@@ -275,7 +276,7 @@ def check_folder(
     except OSError as exc:
         raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
     info, kept = scores.stat(), hashlib.sha256(mask.tobytes()).hexdigest()
-    base, column = _base(scores, output, root, before if update else None), image_column_of(scores, image_column)
+    base, column = _base(scores, output, root, before if update else None), image_column or DEFAULT_COLUMN
     along = "" if companions is None else str(companions)
     plan = digest(counted(_Call(way, base, column, along, kept, info.st_size, info.st_mtime_ns)))
     fill = Fill(output, base, Mark(plan, way, base, output=str(output), companions=along), before, update)
@@ -284,7 +285,7 @@ def check_folder(
     inside = os.path.realpath(output)
     for table in kept_rows(scores, mask):
         for path in table["path"].to_pylist():
-            if os.path.realpath(locate(path)[0]).startswith(inside + os.sep):
+            if os.path.realpath(Address.parse(path).file).startswith(inside + os.sep):
                 raise OutputError(f"{output} holds images that are to be delivered ({path}); choose another OUT")
     if strange:
         raise OutputError(f"{output} is not empty, and nothing is ever overwritten; choose another OUT")

@@ -12,10 +12,9 @@ from fiqa_trt.curation.delivery.common import LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companions, Wish
 from fiqa_trt.curation.select import Mask, kept_rows
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import SEPARATOR, record_path
+from fiqa_trt.inputs.address import SEPARATOR, Address
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.scores.files import output_metadata, read_output
 
 
@@ -25,8 +24,7 @@ class Image:
 
     Attributes:
         path: as recorded.
-        file: that it is, or that it is in.
-        key: of it within a shard.
+        address: the same.
         target: where it goes below the output.
         row: number among the kept rows, of itself or the image that it goes along with.
         companion: goes along with an image.
@@ -34,8 +32,7 @@ class Image:
     """
 
     path: str
-    file: str
-    key: str | None
+    address: Address
     target: str
     row: int
     companion: bool = False
@@ -70,7 +67,7 @@ class Plan:
         scores: Path,
         mask: Mask,
         base: str,
-        reader: ShardReader,
+        reader: ContainerReader,
         wish: Wish | None,
         samples: bool = False,
         known: Callable[[int], str | None] = lambda row: None,
@@ -89,28 +86,27 @@ class Plan:
         for table in kept_rows(self._scores, self._mask):
             for path in table["path"].to_pylist():
                 row += 1
-                file, key = locate(path)
-                target, known = target_of(file, key, self._base), self._known(row)
+                address = Address.parse(path)
+                target, known = target_of(address, self._base), self._known(row)
                 if not (below := is_below(target)) and known is None:
                     self.skips.add(path, f"not below --root {self._base}")
                     continue
-                companions = list(self._companions.of(file, key, self._wish or Wish())) if below else []
+                companions = list(self._companions.of(address, self._wish or Wish())) if below else []
                 if self.places.take(known or target):
-                    yield Image(path, file, key, target, row, known=known)
+                    yield Image(path, address, target, row, known=known)
                 else:
                     self.skips.add(path, OCCUPIED)
                     continue
-                if (self._wish if key is None else self._wish_in_tars) is None:
+                if (self._wish if address.key is None else self._wish_in_tars) is None:
                     self.left_behind.add(companions)
                     continue
                 for each in companions:
-                    beside = target_of(each.file, each.key, self._base)
+                    beside = target_of(each.address, self._base)
                     # It may be a kept image itself, or go along with two of them.
                     if self.places.take(beside):
-                        recorded = record_path(each.file + ("" if each.key is None else SEPARATOR + each.key))
-                        yield Image(recorded, each.file, each.key, beside, row, companion=True)
+                        yield Image(each.address.recorded, each.address, beside, row, companion=True)
 
-    def place(self, image: Image, reader: ShardReader) -> str:
+    def place(self, image: Image, reader: ContainerReader) -> str:
         """Where an image goes: where it is already, or its target, with a suffix where its bytes alone tell of which
         kind it is.
 
@@ -120,9 +116,9 @@ class Plan:
         """
         if image.known is not None:
             return image.known
-        if image.key is None or image.companion or image.target.lower().endswith(IMAGE_SUFFIXES):
+        if image.address.key is None or image.companion or image.target.lower().endswith(IMAGE_SUFFIXES):
             return image.target
-        target = image.target + image_suffix(reader.read(image.file, image.key))
+        target = image.target + image_suffix(reader.read(image.address))
         if not self.places.take(target):
             raise Unplaced(OCCUPIED)
         return target
@@ -132,10 +128,10 @@ class Unplaced(Exception):
     """An image that has no place in the output."""
 
 
-def target_of(file: str, key: str | None, base: str) -> str:
-    """Where a file, or a member of a shard, goes; relative to the output."""
-    whole = os.path.normpath(os.path.abspath(file))
-    return os.path.relpath(whole if key is None else os.path.join(whole, *_parts(key)), base)
+def target_of(image: Address, base: str) -> str:
+    """Where an image goes, relative to the output: what is in a container, into a folder of its name."""
+    whole = os.path.normpath(os.path.abspath(image.file))
+    return os.path.relpath(whole if image.key is None else os.path.join(whole, *_parts(image.key)), base)
 
 
 def is_below(target: str) -> bool:
@@ -176,7 +172,7 @@ def common_root(scores: Path) -> str:
         special = pc.or_(pc.match_substring(paths, SEPARATOR), pc.starts_with(paths, "file:"))
         plain = pc.replace_substring_regex(paths.filter(pc.invert(special)), "[^/]*$", "").unique().to_pylist()
         known = dict[str, bool]()
-        files = {locate(path, known)[0] for path in paths.filter(special).to_pylist()}
+        files = {Address.parse(path, known).file for path in paths.filter(special).to_pylist()}
         folders = {os.path.normpath(os.path.abspath(folder)) for folder in {*plain, *map(os.path.dirname, files)}}
         if folders:
             found = os.path.commonpath([*folders, found] if found else list(folders))

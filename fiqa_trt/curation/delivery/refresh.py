@@ -19,10 +19,9 @@ from fiqa_trt.curation.delivery.file import content, remove_empty
 from fiqa_trt.curation.delivery.plan import is_below, target_of
 from fiqa_trt.curation.select import Mask, kept_rows
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import open_path
+from fiqa_trt.inputs.address import Address, open_path
 from fiqa_trt.inputs.marks import MOVE, TABLE, Mark
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader
+from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.scores.files import read_output
 from fiqa_trt.scores.schema import own_types
@@ -66,21 +65,20 @@ class Old:
             return None
         return _place(self.paths[at].as_py(), self.prefix)
 
-    def remove(self, output: Path, base: str, wish: Wish | None, reader: ShardReader) -> None:
+    def remove(self, output: Path, base: str, wish: Wish | None, reader: ContainerReader) -> None:
         """Take out what leaves, with those companions that are what they are beside the original. Raises OSError."""
         finder = Companions(reader)
         for place, original in self.leaving.items():
-            file, key = locate(original)
-            for each in finder.of(file, key, wish) if wish is not None else ():
-                target = target_of(each.file, each.key, base)
+            for each in finder.of(Address.parse(original), wish) if wish is not None else ():
+                target = target_of(each.address, base)
                 beside = output / target
-                if is_below(target) and beside.is_file() and _same(beside, each.file, each.key, reader):
+                if is_below(target) and beside.is_file() and _same(beside, each.address, reader):
                     beside.unlink()
             (output / place).unlink(missing_ok=True)
         remove_empty(output, self.leaving)
 
 
-def look(scores: Path, mask: Mask, output: Path, mark: Mark | None, reader: ShardReader, *, remove: bool) -> Old:
+def look(scores: Path, mask: Mask, output: Path, mark: Mark | None, reader: ContainerReader, *, remove: bool) -> Old:
     """Compare what was delivered with the kept rows of a scores file.
 
     Args:
@@ -121,9 +119,9 @@ def look(scores: Path, mask: Mask, output: Path, mark: Mark | None, reader: Shar
         at = output / place
         if not os.path.lexists(at) or (remove and _stamped(at, stamps[1][number])):
             continue  # gone, or brought up to date by a call that was stopped
-        file, key = locate(original)
-        ours = mark.way == MOVE or _ours(at, file, stamps[0][number])
-        if remove and ours and mark.way != MOVE and (at.is_symlink() or _there(file, key, reader)):
+        address = Address.parse(original)
+        ours = mark.way == MOVE or _ours(at, address.file, stamps[0][number])
+        if remove and ours and mark.way != MOVE and (at.is_symlink() or _there(address, reader)):
             leaving[place] = original
             continue
         staying[place] = number
@@ -148,10 +146,10 @@ def fits(output: Path, mark: Mark, base: str) -> bool | None:
     found, prefix, known = None, os.path.join(mark.output or output, ""), dict[str, bool]()
     for table in read_output(output / TABLE, ["path"]) if (output / TABLE).exists() else ():
         for path, source in zip(table["path"].to_pylist(), _sources(table).to_pylist(), strict=True):
-            (file, key), place = locate(source, known), _place(path, prefix)
-            if not os.path.lexists(file):
+            address, place = Address.parse(source, known), _place(path, prefix)
+            if not os.path.lexists(address.file):
                 continue
-            if not f"{place}.".startswith(f"{target_of(file, key, base)}."):  # it may have been given a suffix
+            if not f"{place}.".startswith(f"{target_of(address, base)}."):  # it may have been given a suffix
                 return False
             found = True
     return found
@@ -201,21 +199,21 @@ def _ours(at: Path, file: str, stamp: tuple[int | None, int | None]) -> bool:
     return _stamped(at, stamp) or (os.path.isfile(file) and os.path.samefile(at, file))
 
 
-def _there(file: str, key: str | None, reader: ShardReader) -> bool:
+def _there(original: Address, reader: ContainerReader) -> bool:
     """Whether an original is still where it was."""
-    if key is None:
-        return os.path.isfile(file)
+    if original.key is None:
+        return os.path.isfile(original.file)
     try:
-        return bool(reader.read(file, key))
+        return bool(reader.read(original))
     except ImageError:
         return False
 
 
-def _same(at: Path, file: str, key: str | None, reader: ShardReader) -> bool:
-    """Whether a file holds what another one, or the member of a shard, does."""
-    if key is None:
-        return os.path.isfile(file) and (os.path.samefile(at, file) or content(at) == content(file))
+def _same(at: Path, other: Address, reader: ContainerReader) -> bool:
+    """Whether a file holds what another one, or the member of a container, does."""
+    if other.key is None:
+        return os.path.isfile(other.file) and (os.path.samefile(at, other.file) or content(at) == content(other.file))
     try:
-        return at.read_bytes() == reader.read(file, key)
+        return at.read_bytes() == reader.read(other)
     except ImageError:
         return not at.stat().st_size  # an empty one is no image, but may go along

@@ -10,7 +10,7 @@ from fiqa_trt.curation.select import Mask, kept_rows
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.inputs.lists import as_line
 from fiqa_trt.scores.files import SUFFIXES, check_columns, output_metadata, read_schema, with_metadata, write_output
-from fiqa_trt.storage.local import atomic, check_output
+from fiqa_trt.storage.writing import atomic, check_output
 
 
 def check_rows(scores: Path, mask: Mask, output: Path, *, restart: bool) -> None:

@@ -16,15 +16,14 @@ from fiqa_trt.curation.delivery.common import Delivered, LeftBehind, Skips, imag
 from fiqa_trt.curation.delivery.companions import Companion, Companions, Sample, Wish
 from fiqa_trt.curation.select import Mask, kept_rows
 from fiqa_trt.errors import DifferentRun, OutputError
-from fiqa_trt.inputs.address import SEPARATOR, open_path
-from fiqa_trt.inputs.containers.registry import TAR
+from fiqa_trt.inputs.address import Address, open_path
+from fiqa_trt.inputs.containers.registry import is_table
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
-from fiqa_trt.inputs.places import locate
-from fiqa_trt.inputs.reader import ShardReader, read_places, read_recorded
+from fiqa_trt.inputs.reader import ContainerReader, read_addresses, read_recorded
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.scores.files import check_columns, hold, image_column_of, read_schema, to_json
-from fiqa_trt.storage.local import atomic, check_output
+from fiqa_trt.scores.files import check_columns, hold, read_schema, to_json
+from fiqa_trt.storage.writing import atomic, check_output
 
 SHARD_SIZE = 10_000
 _ROWS = ".jsonl"  # the form of the rows beside the images
@@ -72,7 +71,7 @@ def write_shards(
         RunError: the disk is full or fails.
     """
     present = check_shards(scores, mask, output, restart=restart)
-    reader, total = ShardReader(image_column_of(scores, image_column)), int(mask.sum())
+    reader, total = ContainerReader(), int(mask.sum())
     samples, made, number = _Samples(reader, companions), set[Path](), 0
     try:
         for index, part in enumerate(_split(samples.of(scores, mask), shard_size)):
@@ -115,18 +114,17 @@ def _refuse_sources(scores: Path, mask: Mask, present: list[Path]) -> None:
     theirs = {os.path.realpath(path) for path in present}
     for table in kept_rows(scores, mask):
         for path in table["path"].to_pylist():
-            if os.path.realpath(locate(path)[0]) in theirs:
+            if os.path.realpath(Address.parse(path).file) in theirs:
                 raise OutputError(f"{path} is to be delivered, and would be replaced; choose another OUT")
 
 
 Row = dict[str, object]
-Place = tuple[str, str | None]
 
 
 class _Samples:
     """Makes the samples of an output, and keeps the account of what is in them and of what is not."""
 
-    def __init__(self, reader: ShardReader, wish: Wish | None) -> None:
+    def __init__(self, reader: ContainerReader, wish: Wish | None) -> None:
         self.skips, self.images = Skips(), 0
         self._bytes, self._along, self._left_behind = 0, 0, LeftBehind()
         self._reader, self._wish, self._finder = reader, wish, Companions(reader)
@@ -135,13 +133,13 @@ class _Samples:
     def of(self, scores: Path, mask: Mask) -> Iterator[list[_Member]]:
         """The members of one for each kept image, or for neighbours that are of one sample."""
         rows = (row for table in kept_rows(scores, mask) for row in hold(table, _ROWS).to_pylist())
-        places = ((*locate(str(row["path"])), row) for row in rows)
-        for sample, group in groupby(places, lambda place: self._sample_of(*place[:2]) or place[:2]):
-            together = {(file, key): row for file, key, row in group}
+        found = ((Address.parse(str(row["path"])), row) for row in rows)
+        for sample, group in groupby(found, lambda one: self._sample_of(one[0]) or one[0]):
+            together = dict(group)
             made = (
                 self._of_tar(sample, together)
                 if isinstance(sample, Sample)
-                else self._of_file(*sample, *together.values())
+                else self._of_file(sample, *together.values())
             )
             if made:
                 self._bytes += sum(len(member.data) for member in made)
@@ -153,15 +151,15 @@ class _Samples:
         left = (self._left_behind.images, self._left_behind.kinds())
         return Delivered(output, self.images, 0, *skips, self._bytes, self._along, *left)
 
-    def _sample_of(self, file: str, key: str | None) -> Sample | None:
-        return self._finder.sample(file, key) if key and file.lower().endswith(TAR) else None
+    def _sample_of(self, image: Address) -> Sample | None:
+        return self._finder.sample(image) if image.key and not is_table(image.file) else None
 
-    def _of_file(self, file: str, key: str | None, row: Row) -> list[_Member]:
+    def _of_file(self, address: Address, row: Row) -> list[_Member]:
         """An image of its own, with those companions that are wished for."""
         image = self._image(row)
         if image is None:
             return []
-        found = list(self._finder.of(file, key, self._wish or Wish()))
+        found = list(self._finder.of(address, self._wish or Wish()))
         members = [image]
         if self._wish is None:
             self._left_behind.add(found)
@@ -169,7 +167,7 @@ class _Samples:
             members += self._read(found)
         return [*members, *_rows_of([(row, image.extension)], members)]
 
-    def _of_tar(self, sample: Sample, rows: dict[Place, Row]) -> list[_Member]:
+    def _of_tar(self, sample: Sample, rows: dict[Address, Row]) -> list[_Member]:
         """A sample as it is, once, and the rows of those of its images that are kept."""
         name = hashlib.blake2b(os.fsencode(f"{sample.shard}\n{sample.name}"), digest_size=12).digest()
         if name in self._whole:  # the rows are not in the order of the tar
@@ -177,7 +175,7 @@ class _Samples:
             return []
         members, images = list[_Member](), list[tuple[Row, str]]()
         for each in sample.members:
-            row = rows.get((each.file, each.key))
+            row = rows.get(each.address)
             if row is None:
                 members += self._read([each]) if (self._wish or Wish()).holds(each.extension) else []
             elif (image := self._image(row, each.extension)) is not None:
@@ -201,10 +199,9 @@ class _Samples:
     def _read(self, companions: Sequence[Companion]) -> list[_Member]:
         found = list[_Member]()
         for each in companions:
-            path = each.file if each.key is None else each.file + SEPARATOR + each.key
-            blob = read_places([(each.file, each.key)], self._reader)[0].blob
+            blob = read_addresses([each.address], self._reader)[0].blob
             if isinstance(blob, ImageError) and blob.outcome.status is not Status.EMPTY:
-                self.skips.fail(path, blob)
+                self.skips.fail(each.address.recorded, blob)
                 continue
             found.append(_Member(each.extension, b"" if isinstance(blob, ImageError) else blob))
             self._along += 1

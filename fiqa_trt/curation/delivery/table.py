@@ -13,9 +13,8 @@ import numpy as np
 from fiqa_trt.curation.delivery.plan import ROOT, target_of
 from fiqa_trt.curation.delivery.refresh import ORIGIN, SOURCE, Old
 from fiqa_trt.curation.select import Mask, kept_rows
-from fiqa_trt.inputs.address import record_path
+from fiqa_trt.inputs.address import Address, record_path
 from fiqa_trt.inputs.marks import TABLE
-from fiqa_trt.inputs.places import locate
 from fiqa_trt.scores.files import check_columns, output_metadata, read_schema, with_metadata, write_output
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Places:
 
     def of(self, row: int, path: str, base: str) -> str:
         """The place of an image, by its number and its recorded path."""
-        return self._renamed.get(row) or target_of(*locate(path), base)
+        return self._renamed.get(row) or target_of(Address.parse(path), base)
 
 
 def check_table(scores: Path, output: Path) -> pa.Schema:

@@ -6,23 +6,25 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from fiqa_trt.outcomes import ImageError
-from fiqa_trt.storage.reading import (
+from fiqa_trt.storage.base import (
     MAX_BYTES,
     Blob,
     Stamp,
 )
 
 
-class Shard(Protocol):
+class Container(Protocol):
     """One such file. Safe to use from several threads.
 
     Attributes:
         error: what is wrong with the file, so that images of it may be missing; None if nothing is.
         stamp: of the file when it was opened; None if it could not be.
+        weight: bytes of memory that it takes, about.
     """
 
     error: ImageError | None
     stamp: Stamp | None
+    weight: int
 
     def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
         """What distinguishes its images, in their order in the file. `suffixes`: only those, where they have any;

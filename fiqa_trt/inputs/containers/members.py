@@ -1,4 +1,4 @@
-"""The members of a tar by name, in little memory."""
+"""The members of a container by name, in little memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import posixpath
 import tarfile
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -27,9 +28,9 @@ class Fault:
 
 
 class Entries:
-    """All entries of a tar in their order, in little memory: by number their name, kind, offset and size.
+    """All entries of a container in their order, in little memory: by number their name, kind, offset and size.
 
-    The offset is that of the data, or of the header for a sparse member.
+    The offset is where reading begins; of a tar's member the data, or the header if it is a sparse one.
     """
 
     def __init__(self) -> None:
@@ -51,8 +52,16 @@ class Entries:
         """Name of an entry, in UTF-8; other bytes as they are."""
         return bytes(self._names[self._ends[number] : self._ends[number + 1]])
 
-    def add(self, entry: tarfile.TarInfo) -> None:
+    def put(self, name: bytes, kind: int, offset: int, size: int) -> None:
         """Take an entry in."""
+        self._names += name
+        self._ends.append(len(self._names))
+        self.kinds.append(kind)
+        self.offsets.append(offset)
+        self.sizes.append(size)
+
+    def add(self, entry: tarfile.TarInfo) -> None:
+        """Take an entry of a tar in."""
         kind, offset = FILE, entry.offset_data
         if entry.isdir() or entry.type in (_LABEL, _DUMPDIR):
             kind = FOLDER
@@ -67,11 +76,7 @@ class Entries:
             self.faults[len(self)] = Fault(Status.TRUNCATED, "it begins in another volume (tar -M): join them first")
         elif entry.issparse():
             kind, offset = SPARSE, entry.offset
-        self._names += entry.name.encode("utf-8", "surrogateescape")
-        self._ends.append(len(self._names))
-        self.kinds.append(kind)
-        self.offsets.append(offset)
-        self.sizes.append(entry.size)
+        self.put(entry.name.encode("utf-8", "surrogateescape"), kind, offset, entry.size)
 
     def resolve_links(self) -> None:
         """Give links what they lead to, as tarfile does: a hard one leads to what is before it, a symbolic one to the
@@ -147,6 +152,14 @@ class Index:
                 taken.add(key)
                 if key != name:
                     self.numbered[number] = key
+
+    def keys(self, suffixes: tuple[str, ...], *, others: bool) -> Iterator[str]:
+        """See `Container.keys`."""
+        for number in range(len(self._entries)):
+            if self._entries.kinds[number] != FOLDER:
+                name = self._entries.name(number).decode("utf-8", "surrogateescape")
+                if not suffixes or name.rstrip("/").lower().endswith(suffixes) != others:
+                    yield self.numbered.get(number, name)
 
     def find(self, key: str) -> int | None:
         """Number of the entry with that key; None if there is none."""

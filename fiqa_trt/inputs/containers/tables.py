@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import threading
 from bisect import bisect_right, insort
 from collections import OrderedDict
@@ -16,33 +15,35 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, one_line
-from fiqa_trt.inputs.address import open_path
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN, find_column, images_in
+from fiqa_trt.inputs.address import DEFAULT_COLUMN, open_path
+from fiqa_trt.inputs.containers.columns import find_column, images_in
 from fiqa_trt.inputs.containers.rows import ArrowRows, Damage, ParquetRows, Rows, check_unchanged, status_of
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, read_file, stamp_of
+from fiqa_trt.storage.base import MAX_BYTES, Blob, FileChanged, Stamp
+from fiqa_trt.storage.registry import store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TABLES = (".parquet", ".arrow")
 HELD_BYTES = 32 << 20
 """Blocks of a table that are kept hold about this much."""
 _NUMBER = re.compile("[0-9]{1,18}")
 _ELSEWHERE = re.compile(r"(?!file:)([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-class TableShard:
+class TableContainer:
     """A Parquet or Arrow table. Safe to use from several threads, which take turns.
 
     Attributes:
-        error: see `shards.Shard`, like the next one.
+        error: see `Container`, like the next two.
         stamp: of the file that was opened; None if it could not be.
+        weight: bytes of what is kept of it, at most.
     """
 
-    def __init__(self, path: str, column: str = DEFAULT_COLUMN) -> None:
-        """Open it. Raises InputError if the column is not there or holds no images."""
+    def __init__(self, path: str, column: str | None = DEFAULT_COLUMN) -> None:
+        """Open it; without a column, to learn of its error. Raises InputError for one without images."""
         self.error: ImageError | None = None
+        self.weight = HELD_BYTES
         self.stamp: Stamp | None = None
         self._path = path
         self._lock = threading.Lock()
@@ -50,14 +51,13 @@ class TableShard:
         self._damages = list[Damage]()
         self._rows: Rows | None = None
         try:
-            info = os.stat(path)
-            if not stat.S_ISREG(info.st_mode):
-                raise ImageError(Status.UNREADABLE, "not a regular file")
-            if not info.st_size:
+            with store_of(path).open(path) as file:
+                stamp = file.stamp()
+            if not stamp.size:
                 raise ImageError(Status.EMPTY, "0 bytes")
-            stamp = stamp_of(info)
             self._rows = (ParquetRows if path.lower().endswith(".parquet") else ArrowRows)(path, stamp)
-            self._column = find_column(self._rows.schema, column, path)
+            if column is not None:
+                self._column = find_column(self._rows.schema, column, path)
             self.stamp = stamp
         except InputError:
             raise
@@ -69,7 +69,7 @@ class TableShard:
             self.error = ImageError(damage.status, f"this table cannot be read to its end: {damage}")
 
     def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
-        """See `Shard.keys`: the numbers of the rows, from 0; in lists of images `17/0`, `17/1` and so on.
+        """See `Container.keys`: the numbers of the rows, from 0; in lists of images `17/0`, `17/1` and so on.
 
         A row without one image in its list is `17`, so that it is not lost.
         """
@@ -91,12 +91,12 @@ class TableShard:
             row = first + len(block)
 
     def position(self, key: str) -> int:
-        """See `Shard.position`."""
+        """See `Container.position`."""
         row, _ = _parse(key)
         return row
 
     def read(self, key: str, max_bytes: int = MAX_BYTES) -> bytes:
-        """See `Shard.read`."""
+        """See `Container.read`."""
         row, item = _parse(key)
         if self._rows is None:
             raise self.error or ImageError(Status.UNREADABLE, "closed")
@@ -118,7 +118,7 @@ class TableShard:
         return data
 
     def read_all(self, keys: Sequence[str], max_bytes: int = MAX_BYTES) -> list[Blob]:
-        """See `Shard.read_all`."""
+        """See `Container.read_all`."""
         blobs = list[Blob]()
         for key in keys:
             try:
@@ -147,10 +147,11 @@ class TableShard:
         if scheme is not None:
             hint = f"the table names {path}, which is not read from {scheme[1]}://; fetch or unpack it to a file"
             raise ImageError(Status.UNSUPPORTED, hint)
-        try:
-            return read_file(os.path.join(os.path.dirname(self._path), open_path(path)), max_bytes)
-        except ImageError as exc:
-            raise ImageError(exc.outcome.status, f"the table names {path}: {exc}") from exc
+        beside = os.path.join(os.path.dirname(self._path), open_path(path))
+        blob = store_of(beside).read(beside, max_bytes).blob
+        if isinstance(blob, ImageError):
+            raise ImageError(blob.outcome.status, f"the table names {path}: {blob}") from blob
+        return blob
 
     def _block(self, row: int) -> tuple[int, pa.Array]:
         """The block that holds a row, and its first row. Raises ImageError."""
@@ -192,7 +193,7 @@ class TableShard:
         self._firsts.remove(first)
 
     def close(self) -> None:
-        """See `Shard.close`."""
+        """See `Container.close`."""
         with self._lock:
             self._firsts, self._blocks, self._held = [], OrderedDict(), 0
             if self._rows is not None:

@@ -6,8 +6,6 @@ on, as `tar -i` does, and so is what follows a damaged header; bytes that belong
 
 from __future__ import annotations
 
-import os
-import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
@@ -15,9 +13,10 @@ from typing import BinaryIO
 import numpy as np
 
 from fiqa_trt.errors import one_line
-from fiqa_trt.inputs.containers.members import FAULTY, FOLDER, SPARSE, Entries, Index
+from fiqa_trt.inputs.containers.members import FAULTY, SPARSE, Entries, Index
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, open_at_once, stamp_of
+from fiqa_trt.storage.base import MAX_BYTES, Blob, File, FileChanged, Stamp
+from fiqa_trt.storage.registry import store_of
 
 _PIECE = 1 << 20
 _SEARCHED = 64 << 20
@@ -32,14 +31,20 @@ _COMPRESSED = {
     b"\x1f\x9d": "uncompress -c",
     b"\x5d\0\0": "xz --format=lzma -dc",
 }
-_OTHERS = {b"PK\x03\x04": "ZIP", b"PK\x05\x06": "ZIP", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR"}
+_UNPACK = "unpack it and score the folder"
+_OTHERS = {
+    b"PK\x03\x04": ("ZIP", "name it .zip"),
+    b"PK\x05\x06": ("ZIP", "name it .zip"),
+    b"7z\xbc\xaf\x27\x1c": ("7z", _UNPACK),
+    b"Rar!": ("RAR", _UNPACK),
+}
 
 
-class TarShard:
+class TarContainer:
     """An uncompressed tar file, as WebDataset's. Safe to use from several threads; nothing stays open between reads.
 
     Attributes:
-        error: see `shards.Shard`, like the next two.
+        error: see `Container`, like the next two.
         stamp: of the file that was indexed; None if it could not be opened.
         weight: bytes that the index takes.
     """
@@ -49,12 +54,9 @@ class TarShard:
         self.stamp: Stamp | None = None
         self._path, entries = path, Entries()
         try:
-            with open(path, "rb", opener=open_at_once) as file:
-                info = os.fstat(file.fileno())
-                if not stat.S_ISREG(info.st_mode):
-                    raise OSError("not a regular file")
-                self.stamp = stamp_of(info)
-                self.error = _Scan(file, info.st_size, entries).run()
+            with store_of(path).open(path) as file:
+                self.stamp = file.stamp()
+                self.error = _Scan(file, entries).run()
         except (OSError, ValueError) as exc:
             missing = isinstance(exc, FileNotFoundError)
             status = Status.MISSING if missing else Status.UNREADABLE
@@ -64,41 +66,37 @@ class TarShard:
         self.weight = entries.weight + self._index.weight
 
     def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
-        """See `Shard.keys`; of several members of one name the second is `name::2`, and so on."""
-        for member in range(len(self._entries)):
-            if self._entries.kinds[member] != FOLDER:
-                name = self._entries.name(member).decode("utf-8", "surrogateescape")
-                if not suffixes or name.rstrip("/").lower().endswith(suffixes) != others:
-                    yield self._index.numbered.get(member, name)
+        """See `Container.keys`; of several members of one name the second is `name::2`, and so on."""
+        return self._index.keys(suffixes, others=others)
 
     def position(self, key: str) -> int:
-        """See `Shard.position`."""
+        """See `Container.position`."""
         member = self._index.find(key)
         return -1 if member is None else self._entries.offsets[member]
 
     def read(self, key: str, max_bytes: int = MAX_BYTES) -> bytes:
-        """See `Shard.read`."""
+        """See `Container.read`."""
         blob = self.read_all([key], max_bytes)[0]
         if isinstance(blob, ImageError):
             raise blob
         return blob
 
     def read_all(self, keys: Sequence[str], max_bytes: int = MAX_BYTES) -> list[Blob]:
-        """See `Shard.read_all`."""
+        """See `Container.read_all`."""
         if self.stamp is None and self.error is not None:
             return [self.error] * len(keys)
         try:
-            with open(self._path, "rb", opener=open_at_once) as file:
-                if stamp_of(os.fstat(file.fileno())) != self.stamp:
+            with store_of(self._path).open(self._path) as file:
+                if file.stamp() != self.stamp:
                     raise FileChanged
                 blobs = [self._read(file, key, max_bytes) for key in keys]
-                if stamp_of(os.fstat(file.fileno())) != self.stamp:
+                if file.stamp() != self.stamp:
                     raise FileChanged
         except OSError as exc:
             return [ImageError(Status.UNREADABLE, f"the shard cannot be opened: {exc.strerror or exc}")] * len(keys)
         return blobs
 
-    def _read(self, file: BinaryIO, key: str, max_bytes: int) -> Blob:
+    def _read(self, file: File, key: str, max_bytes: int) -> Blob:
         member = self._index.find(key)
         if member is None:
             known = "" if self.error is None else f" as far as it can be read ({self.error})"
@@ -112,7 +110,7 @@ class TarShard:
         if size > max_bytes:
             return ImageError(Status.TOO_LARGE, f"{size} bytes, more than {max_bytes}")
         try:
-            data = _read_sparse(file, offset) if kind == SPARSE else os.pread(file.fileno(), size, offset)
+            data = _read_sparse(file.raw, offset) if kind == SPARSE else file.read_at(offset, size)
         except OSError as exc:
             return ImageError(Status.UNREADABLE, one_line(exc))
         except Exception as exc:  # whatever tarfile makes of a damaged map of a sparse member
@@ -152,8 +150,8 @@ def _follows(error: Exception) -> bool:
 class _Scan:
     """One walk through a tar, from header to header."""
 
-    def __init__(self, file: BinaryIO, size: int, entries: Entries) -> None:
-        self._file, self._size, self._entries = file, size, entries
+    def __init__(self, file: File, entries: Entries) -> None:
+        self._random, self._file, self._size, self._entries = file, file.raw, file.size, entries
         self._gaps = list[tuple[int, int]]()  # from and to before which byte nothing could be read
 
     def run(self) -> ImageError | None:
@@ -208,7 +206,7 @@ class _Scan:
         return self._size - at < tarfile.BLOCKSIZE or (_follows(error) and self._file.tell() >= self._size)
 
     def _block(self, at: int) -> bytes:
-        return os.pread(self._file.fileno(), tarfile.BLOCKSIZE, at)
+        return self._random.read_at(at, tarfile.BLOCKSIZE)
 
     def _foreign(self) -> ImageError | None:
         """What the file is instead, as far as its first bytes tell."""
@@ -220,9 +218,9 @@ class _Scan:
                     f"this shard is compressed, so its members cannot be found: unpack it first ({command} "
                     "compressed.tar > plain.tar)",
                 )
-        for magic, name in _OTHERS.items():
+        for magic, (name, way_out) in _OTHERS.items():
             if start.startswith(magic):
-                return ImageError(Status.UNSUPPORTED, f"a {name} archive, not a tar: unpack it and score the folder")
+                return ImageError(Status.UNSUPPORTED, f"a {name} archive, not a tar: {way_out}")
         return None
 
     def _after_zeros(self, at: int) -> int:

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from fiqa_trt.scores.files.columns import hold, to_json
 from fiqa_trt.scores.files.formats import SUFFIXES, check_columns, holder
-from fiqa_trt.scores.files.reading import (
-    image_column_of,
-    output_metadata,
-    read_output,
-    read_schema,
-    recorded_fingerprint,
-)
+from fiqa_trt.scores.files.reading import output_metadata, read_output, read_schema, recorded_fingerprint
 from fiqa_trt.scores.files.writing import with_metadata, write_output
 
 __all__ = [
@@ -18,7 +12,6 @@ __all__ = [
     "check_columns",
     "hold",
     "holder",
-    "image_column_of",
     "output_metadata",
     "read_output",
     "read_schema",

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, one_line
-from fiqa_trt.inputs.containers.columns import DEFAULT_COLUMN
+from fiqa_trt.inputs.address import DEFAULT_COLUMN, with_column
 from fiqa_trt.inputs.delimited import header, stream_csv
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
@@ -46,15 +46,10 @@ def output_metadata(output: Path) -> dict[str, Any] | None:
         return None
 
 
-def recorded_fingerprint(output: Path) -> dict[str, Any]:
-    """The fingerprint of the run that made an output, as its metadata has it; empty without one."""
-    found = (output_metadata(output) or {}).get("fingerprint")
+def recorded_fingerprint(metadata: dict[str, Any] | None) -> dict[str, Any]:
+    """The fingerprint in an output's metadata; empty without one."""
+    found = (metadata or {}).get("fingerprint")
     return found if isinstance(found, dict) else {}
-
-
-def image_column_of(output: Path, given: str | None = None) -> str:
-    """The column of the images in those tables that an output has rows of: the one given, or the one it records."""
-    return given or str(recorded_fingerprint(output).get("image_column") or DEFAULT_COLUMN)
 
 
 def read_schema(output: Path, own: Sequence[str]) -> pa.Schema:
@@ -62,7 +57,7 @@ def read_schema(output: Path, own: Sequence[str]) -> pa.Schema:
     return next(read_output(output, own)).schema
 
 
-def read_output(output: Path, own: Sequence[str]) -> Iterator[pa.Table]:
+def read_output(output: Path, own: Sequence[str], image_column: str | None = None) -> Iterator[pa.Table]:
     """Stream an output back, of any format, in one table at least.
 
     Our own columns are in their types, whatever they are in the file; the others of a .csv are text.
@@ -70,6 +65,8 @@ def read_output(output: Path, own: Sequence[str]) -> Iterator[pa.Table]:
     Args:
         output: .parquet, .csv or .jsonl.
         own: columns that it must have; those that are not ours hold numbers.
+        image_column: of tables of images that its paths name without a column, as versions did that recorded the column
+            beside them; by default what they recorded.
 
     Raises:
         InputError: it cannot be read, lacks one of the columns `own`, or has values in them that cannot be.
@@ -78,6 +75,7 @@ def read_output(output: Path, own: Sequence[str]) -> Iterator[pa.Table]:
     if reader is None:
         raise InputError(f"{output} is not a scores file by its name: those end in {', '.join(_READERS)}")
     types = {name: pa.float64() for name in own} | own_types(MEMBERS)
+    column = image_column or recorded_fingerprint(output_metadata(output)).get("image_column") or DEFAULT_COLUMN
     try:
         for table in reader(output):
             names = table.column_names
@@ -85,7 +83,9 @@ def read_output(output: Path, own: Sequence[str]) -> Iterator[pa.Table]:
                 raise InputError(f"{output} is not an output of this model: it has no column {', '.join(lacking)}")
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise InputError(f"{output} has more than one column named {', '.join(repeated)}")
-            yield _as_written(table, types)
+            written = _as_written(table, types)
+            at = written.schema.get_field_index("path")
+            yield written if at < 0 else written.set_column(at, written.field(at), with_column(written["path"], column))
     except (OSError, pa.ArrowException, csv.Error, ValueError, TypeError, OverflowError) as exc:
         raise InputError(f"{output} cannot be read: {one_line(exc)}") from exc
 

@@ -1,0 +1,89 @@
+"""Reading ahead: where the images of a unit are, in which order they are best read, and threads that read them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from fiqa_trt.inputs.address import Address
+from fiqa_trt.inputs.containers.registry import is_table
+from fiqa_trt.inputs.reader import ContainerReader, read_addresses
+from fiqa_trt.storage.base import Read
+
+READERS = 8
+"""Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The images of a unit in the order in which they are best read: those of a container as they stand in it.
+
+    Attributes:
+        addresses: of the images, in that order.
+        order: number of each in the unit; None if the order is that of the unit.
+    """
+
+    addresses: list[Address]
+    order: npt.NDArray[np.intp] | None
+
+    def places(self) -> npt.NDArray[np.intp]:
+        """Where in that order each image of the unit is."""
+        return np.arange(len(self.addresses)) if self.order is None else np.argsort(self.order)
+
+
+class Reader:
+    """Reads the files of a chunk: in several threads, but rows of tables, which are best read in turn, in one."""
+
+    def __init__(self) -> None:
+        self._pools = [ThreadPoolExecutor(count, name) for count, name in ((READERS, "read"), (1, "rows"), (1, "plan"))]
+        self._files, self._tables, self._plans = self._pools
+        self._containers = ContainerReader()
+        self._closed = False
+
+    def plan(self, paths: Sequence[str]) -> Future[Plan]:
+        """Start to find out where recorded paths lead, and in which order they are best read."""
+        return self._plans.submit(self._plan, paths)
+
+    def _plan(self, paths: Sequence[str]) -> Plan:
+        known = dict[str, bool]()
+        addresses = [Address.parse(path, known) for path in paths]
+        inside = dict[tuple[str, str], list[int]]()
+        for index, (file, key, column) in enumerate(addresses):
+            if key is not None:
+                inside.setdefault((file, column), []).append(index)
+        if not inside:
+            return Plan(addresses, None)
+
+        def positions(found: list[int]) -> list[int]:
+            return [] if self._closed else self._containers.positions([addresses[index] for index in found])
+
+        # Whole containers in the order in which they first occur; plain files stay together where the first of them is.
+        homes = [None if key is None else (file, column) for file, key, column in addresses]
+        rank = {home: number for number, home in enumerate(dict.fromkeys(homes))}
+        within = list(range(len(addresses)))
+        for members, found in zip(inside.values(), self._files.map(positions, inside.values()), strict=True):
+            for index, position in zip(members, found, strict=False):
+                within[index] = position
+        order = sorted(
+            range(len(addresses)), key=[(rank[h], w) for h, w in zip(homes, within, strict=True)].__getitem__
+        )
+        if order == list(range(len(addresses))):
+            return Plan(addresses, None)
+        return Plan([addresses[index] for index in order], np.array(order, np.intp))
+
+    def submit(self, addresses: Sequence[Address]) -> Future[list[Read]]:
+        """Start reading; the result holds the bytes of each, or why there are none."""
+        in_tables = any(key is not None and is_table(file) for file, key, _ in addresses)
+        pool = self._tables if in_tables else self._files
+        return pool.submit(read_addresses, addresses, self._containers, lambda: self._closed)
+
+    def close(self) -> None:
+        """Begin nothing more, and release what is open; waits for nobody, as a disk may never answer."""
+        self._closed = True
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._containers.close()

@@ -1,0 +1,254 @@
+"""ZIP archives, stored or deflated, as StyleGAN's data sets come: an index of what stands where in one, reading by it.
+
+Members are what Python's `zipfile` finds in the directory at the end. Where that is gone or damaged, as in an archive
+that was cut, the header before each member tells as much, as far as they go.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import struct
+import zipfile
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from fiqa_trt.errors import one_line
+from fiqa_trt.inputs.containers.members import FAULTY, FILE, FOLDER, Entries, Fault, Index
+from fiqa_trt.outcomes import ImageError, Status
+from fiqa_trt.storage.base import MAX_BYTES, Blob, File, FileChanged, Stamp
+from fiqa_trt.storage.registry import store_of
+
+_PIECE = 1 << 20
+_LOCAL = struct.Struct("<4s5H3L2H")  # before a member: APPNOTE.TXT 4.3.7
+_END = struct.Struct("<10xH10x")  # of the archive: the number of its members: 4.3.16
+_MANY = 0xFFFF  # or more
+_LOCAL_MAGIC, _DIRECTORY_MAGIC = b"PK\x03\x04", b"PK\x01\x02"
+_ENCRYPTED, _SIZES_FOLLOW, _UTF8 = 1 << 0, 1 << 3, 1 << 11  # of a member's flags
+_ZIP64 = 0xFFFFFFFF  # in place of a size that stands in the extra field: APPNOTE.TXT 4.5.3
+_METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+
+
+class _Member(NamedTuple):
+    """An entry as a directory or a header has it. `offset` is that of its header, sizes are in bytes."""
+
+    name: bytes
+    offset: int
+    packed: int
+    size: int
+    method: int
+    flags: int
+    crc: int
+    mode: int = 0
+
+
+class ZipContainer:
+    """A ZIP archive. Safe to use from several threads; nothing stays open between reads.
+
+    Attributes:
+        error: see `Container`, like the next two.
+        stamp: of the file that was indexed; None if it could not be opened.
+        weight: bytes that the index takes.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.error: ImageError | None = None
+        self.stamp: Stamp | None = None
+        self._path, self._entries = path, Entries()
+        self._packed, self._crcs, self._methods = array("q"), array("L"), bytearray()
+        try:
+            with store_of(path).open(path) as file:
+                self.stamp = file.stamp()
+                self._scan(file)
+        except (OSError, ValueError) as exc:
+            status = Status.MISSING if isinstance(exc, FileNotFoundError) else Status.UNREADABLE
+            self.error = ImageError(status, f"this zip archive cannot be read: {getattr(exc, 'strerror', None) or exc}")
+        self._index = Index(self._entries)
+        self.weight = self._entries.weight + self._index.weight + 17 * len(self._entries)
+
+    def _scan(self, file: File) -> None:
+        """Index the members, and find out what is wrong."""
+        if not file.size:
+            self.error = ImageError(Status.EMPTY, "0 bytes")
+            return
+        try:
+            members: Iterable[_Member] = list(_directory(file))
+        except Exception as exc:  # BadZipFile, or what damaged fields make zipfile raise
+            if isinstance(exc, OSError) and exc.errno != errno.EINVAL:  # which is of a place that there cannot be
+                raise
+            if not _begins(file, 0):
+                self.error = ImageError(Status.CORRUPT, f"this is no zip archive: {one_line(exc)}")
+                return
+            members = _headers(file)
+            self.error = ImageError(
+                Status.TRUNCATED,
+                f"this zip archive has lost its directory ({one_line(exc)}): members may be missing",
+            )
+        for member in members:
+            self._add(member)
+
+    def _add(self, member: _Member) -> None:
+        number, kind, fault = len(self._entries), FILE, None
+        if member.name.endswith(b"/"):
+            kind = FOLDER
+        elif stat.S_ISLNK(member.mode):
+            fault = Fault(Status.UNREADABLE, "a link; give what it leads to")
+        elif member.flags & _ENCRYPTED:
+            fault = Fault(Status.UNSUPPORTED, "encrypted; unpack it first")
+        elif member.method not in _METHODS:
+            name = zipfile.compressor_names.get(member.method, f"method {member.method}")  # type: ignore[attr-defined]
+            fault = Fault(Status.UNSUPPORTED, f"compressed by {name}, not {' or '.join(_METHODS.values())}")
+        if fault is not None:
+            kind, self._entries.faults[number] = FAULTY, fault
+        self._entries.put(member.name, kind, member.offset, member.size)
+        self._packed.append(member.packed)
+        self._crcs.append(member.crc)
+        self._methods.append(member.method & 0xFF)
+
+    def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
+        """See `Container.keys`; of several members of one name the second is `name::2`, and so on."""
+        return self._index.keys(suffixes, others=others)
+
+    def position(self, key: str) -> int:
+        """See `Container.position`."""
+        member = self._index.find(key)
+        return -1 if member is None else self._entries.offsets[member]
+
+    def read(self, key: str, max_bytes: int = MAX_BYTES) -> bytes:
+        """See `Container.read`."""
+        blob = self.read_all([key], max_bytes)[0]
+        if isinstance(blob, ImageError):
+            raise blob
+        return blob
+
+    def read_all(self, keys: Sequence[str], max_bytes: int = MAX_BYTES) -> list[Blob]:
+        """See `Container.read_all`."""
+        if self.stamp is None and self.error is not None:
+            return [self.error] * len(keys)
+        try:
+            with store_of(self._path).open(self._path) as file:
+                if file.stamp() != self.stamp:
+                    raise FileChanged
+                blobs = [self._read(file, key, max_bytes) for key in keys]
+                if file.stamp() != self.stamp:
+                    raise FileChanged
+        except OSError as exc:
+            return [ImageError(Status.UNREADABLE, f"the shard cannot be opened: {exc.strerror or exc}")] * len(keys)
+        return blobs
+
+    def _read(self, file: File, key: str, max_bytes: int) -> Blob:
+        member = self._index.find(key)
+        if member is None:
+            known = "" if self.error is None else f" as far as it can be read ({self.error})"
+            return ImageError(Status.MISSING, f"no such member in the shard{known}")
+        if self._entries.kinds[member] == FAULTY:
+            fault = self._entries.faults[member]
+            return ImageError(fault.status, fault.error)
+        size = self._entries.sizes[member]
+        if not size:
+            return ImageError(Status.EMPTY, "0 bytes")
+        if size > max_bytes:
+            return ImageError(Status.TOO_LARGE, f"{size} bytes, more than {max_bytes}")
+        try:
+            return self._unpacked(file, member, size)
+        except OSError as exc:
+            return ImageError(Status.UNREADABLE, one_line(exc))
+        except zlib.error as exc:
+            return ImageError(Status.CORRUPT, f"a damaged member: {one_line(exc)}")
+
+    def _unpacked(self, file: File, member: int, size: int) -> Blob:
+        offset, packed = self._entries.offsets[member], self._packed[member]
+        header = file.read_at(offset, _LOCAL.size) if offset >= 0 else b""
+        if len(header) < _LOCAL.size or not header.startswith(_LOCAL_MAGIC):
+            return ImageError(Status.CORRUPT, "there is no member where the directory has it")
+        *_, name, extra = _LOCAL.unpack(header)
+        data = file.read_at(offset + _LOCAL.size + name + extra, packed)
+        if len(data) < packed:
+            return ImageError(Status.TRUNCATED, f"the shard ends within it: {len(data)} of {packed} bytes")
+        if self._methods[member] == zipfile.ZIP_DEFLATED:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+        if len(data) != size:
+            return ImageError(Status.CORRUPT, f"a damaged member: {len(data)} bytes instead of {size}")
+        if zlib.crc32(data) != self._crcs[member]:
+            return ImageError(Status.CORRUPT, "a damaged member: its checksum is another one")
+        return data
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def _directory(file: File) -> Iterator[_Member]:
+    """The entries of the directory at the end. Raises what zipfile does, and BadZipFile where they cannot be right."""
+    with zipfile.ZipFile(file.raw) as archive:
+        found = archive.infolist()
+        end = file.size - _END.size - len(archive.comment)
+        (count,) = _END.unpack(file.read_at(end, _END.size))
+        if count != len(found) & _MANY and count != _MANY:
+            raise zipfile.BadZipFile(f"its directory names {len(found)} members, and should name {count}")
+        # Where the end says wrongly where the directory is, all of them are moved by as much.
+        some = (found[0], found[len(found) // 2], found[-1]) if found else ()
+        if some and not any(_begins(file, entry.header_offset) for entry in some):
+            raise zipfile.BadZipFile("its directory does not lead to its members")
+        for entry in found:
+            name = entry.filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437")
+            sizes = (entry.header_offset, entry.compress_size, entry.file_size)
+            yield _Member(
+                _name(name, entry.flag_bits),
+                *sizes,
+                entry.compress_type,
+                entry.flag_bits,
+                entry.CRC,
+                entry.external_attr >> 16,
+            )
+
+
+def _begins(file: File, offset: int) -> bool:
+    """Whether the header of a member is there."""
+    return offset >= 0 and file.read_at(offset, len(_LOCAL_MAGIC)) == _LOCAL_MAGIC
+
+
+def _name(raw: bytes, flags: int) -> bytes:
+    """The name of a member in UTF-8. Many programs write that without its flag, which otherwise means code page 437."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return raw if flags & _UTF8 else raw.decode("cp437").encode()
+    return raw
+
+
+def _headers(file: File) -> Iterator[_Member]:
+    """What the headers before the members say, up to the first that is none, or does not say where the next one is."""
+    at = 0
+    while at + _LOCAL.size <= file.size:
+        magic, _, flags, method, _, _, crc, packed, whole, name, extra = _LOCAL.unpack(file.read_at(at, _LOCAL.size))
+        start = at + _LOCAL.size + name + extra
+        if magic != _LOCAL_MAGIC or start > file.size:
+            return
+        called, more = (file.read_at(*where) for where in ((at + _LOCAL.size, name), (start - extra, extra)))
+        if packed == _ZIP64 and more[:2] == b"\1\0":
+            whole, packed = struct.unpack_from("<2Q", more, 4)
+        if flags & _SIZES_FOLLOW and not packed:
+            if method != zipfile.ZIP_DEFLATED:
+                return
+            packed, whole, crc = _measure(file, start)
+        yield _Member(_name(called, flags), at, packed, whole, method, flags, crc)
+        at = start + packed
+        if flags & _SIZES_FOLLOW:
+            following = file.read_at(at, 28)  # a descriptor, and the next magic
+            at += max(following.find(_LOCAL_MAGIC), following.find(_DIRECTORY_MAGIC), 0)
+
+
+def _measure(file: File, start: int) -> tuple[int, int, int]:
+    """Bytes of a deflated member, packed and not, and its checksum: the stream says itself where it ends."""
+    unpack, at, stop, size, crc = zlib.decompressobj(-zlib.MAX_WBITS), start, file.size, 0, 0
+    while not unpack.eof and at < stop and size <= MAX_BYTES:
+        piece = file.read_at(at, min(_PIECE, stop - at))
+        try:
+            data = unpack.decompress(piece)
+        except zlib.error:
+            break
+        at, size, crc = at + len(piece) - len(unpack.unused_data), size + len(data), zlib.crc32(data, crc)
+    # Cut within: one byte more than there is, so that it is found out.
+    return at - start + (not unpack.eof), size or (not unpack.eof), crc
