@@ -77,6 +77,22 @@ def storage_error(path: str | os.PathLike[str], error: OSError) -> RunError:
     return RunError(f"cannot write {os.fspath(path)}: {reason}; run the same command again once that is mended")
 
 
+def unwritable(path: str | os.PathLike[str], error: OSError) -> OutputError:
+    """Translate what keeps work from beginning at `path`."""
+    return OutputError(f"cannot write {os.fspath(path)}: {error.strerror}")
+
+
+def already_there(path: str | os.PathLike[str], restart: str = "replaces it", other: str = "-o") -> DifferentRun:
+    """Of an output that is there before its work begins.
+
+    Args:
+        path: of the output.
+        restart: what --restart does.
+        other: how the command names another output.
+    """
+    return DifferentRun(f"{os.fspath(path)} exists already; --restart {restart}, or choose another {other}")
+
+
 def one_line(error: BaseException, length: int = 300) -> str:
     """What a library's exception says, in one line of at most `length` characters; its type if it says nothing."""
     return " ".join(str(error).split())[:length] or type(error).__name__

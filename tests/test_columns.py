@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from fiqa_trt.analysis.report import survey
 from fiqa_trt.curation.delivery import write_rows
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.errors import UsageError
 from fiqa_trt.executors.base import Units
@@ -180,7 +181,7 @@ def test_any_columns_are_held_or_refused_and_filtered(carried: pa.Table, suffix:
         survey(path, sheet=0)
         mask = np.array([True, True, False, True, False])
         try:
-            write_rows(path, mask, kept)
+            write_rows(Kept(path, mask), kept)
         except UsageError:
             assert not kept.exists()
             return

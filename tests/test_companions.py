@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from fiqa_trt.cli import group
 from fiqa_trt.curation.delivery import WAYS, deliver
 from fiqa_trt.curation.delivery.companions import Companions, Wish
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import FiqaError, UsageError
 from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.reader import ContainerReader
@@ -62,14 +63,14 @@ def test_samples_are_delivered_whole(tmp_path: Path, crop: bytes) -> None:
         for extension, data in (("jpg", crop), ("txt", b"a caption"), ("cls", b""), ("json", b'{"id": 7}'))
     ]
     scores = scored(tar(tmp_path / "in.tar", made), tmp_path / "s.parquet")
-    done = deliver(scores, kept(scores, 1, 3), tmp_path / "k.tar")
+    done = deliver(Kept(scores, kept(scores, 1, 3)), tmp_path / "k.tar")
     assert (done.written, done.companions, done.left_behind, done.skipped) == (2, 6, 0, {})
     found = members(tmp_path / "k-000000.tar")
     extensions = [".jpg", ".txt", ".cls", ".json", ".fiqa.json"]
     assert [name for name, _ in found] == [f"{number:09}{extension}" for number in (0, 1) for extension in extensions]
     assert [data for _, data in found[:4]] == [crop, b"a caption", b"", b'{"id": 7}']
     assert json.loads(found[9][1])["path"].endswith("in.tar::a/3.jpg")
-    before = deliver(scores, kept(scores, 1, 3), tmp_path / "k2.tar", dry_run=True)
+    before = deliver(Kept(scores, kept(scores, 1, 3)), tmp_path / "k2.tar", dry_run=True)
     assert (before.written, before.companions, before.left_behind) == (2, 6, 0)
 
 
@@ -96,7 +97,7 @@ def test_no_member_of_a_kept_sample_is_lost(
     order = data.draw(st.lists(st.integers(0, rows - 1), unique=True, min_size=1))
     for path in tmp_path.glob("k-*.tar"):
         path.unlink()
-    done = deliver(scores, kept(scores, *order), tmp_path / "k.tar", shard_size=2)
+    done = deliver(Kept(scores, kept(scores, *order)), tmp_path / "k.tar", shard_size=2)
     found = dict[str, dict[str, bytes]]()
     for path in sorted(tmp_path.glob("k-*.tar")):
         for name, content in members(path):
@@ -119,7 +120,7 @@ def test_rows_in_another_order_do_not_repeat_a_sample(tmp_path: Path, crop: byte
     scores = scored(tar(tmp_path / "in.tar", made), tmp_path / "s.csv")
     lines = scores.read_text().splitlines()
     scores.write_text("\n".join([lines[0], lines[1], lines[3], lines[2], lines[4]]) + "\n")
-    done = deliver(scores, np.ones(4, bool), tmp_path / "k.tar")
+    done = deliver(Kept(scores, np.ones(4, bool)), tmp_path / "k.tar")
     names = [name for name, _ in members(tmp_path / "k-000000.tar")]
     assert (done.written, len(names), len(set(names))) == (4, 6, 6)
 
@@ -129,7 +130,7 @@ def test_dotted_names_of_an_ordinary_tar_are_images_of_their_own(tmp_path: Path,
     """WebDataset would take `v1.0_0001.jpg` and all that follow for one sample."""
     made = [(f"v1.0_{number:04}.{e}", b) for number in range(count * 10) for e, b in (("jpg", crop), ("txt", b"t"))]
     scores = scored(tar(tmp_path / "in.tar", made), tmp_path / "s.parquet")
-    assert deliver(scores, kept(scores, 5), tmp_path / "k.tar").companions == 1
+    assert deliver(Kept(scores, kept(scores, 5)), tmp_path / "k.tar").companions == 1
     assert [name for name, _ in members(tmp_path / "k-000000.tar")] == [f"{0:09}{e}" for e in (".jpg", ".txt", ".json")]
 
 
@@ -159,7 +160,7 @@ def test_what_stays_behind_is_said_once(beside: Path, tmp_path: Path) -> None:
 def test_companions_of_files(beside: Path, tmp_path: Path, way: str) -> None:
     scores = scored(beside, tmp_path / "s.parquet")
     whole = tree(beside)
-    done = deliver(scores, kept(scores, 0, 1), tmp_path / "out", way, companions="auto")  # a and b
+    done = deliver(Kept(scores, kept(scores, 0, 1)), tmp_path / "out", way, companions="auto")  # a and b
     wanted = {"a.jpg", "a.txt", "a.json", "a.jpg.xmp", "b.jpg", "b.TXT"}
     assert tree(tmp_path / "out") == {name: whole[name] for name in wanted}
     assert (done.written, done.companions, done.left_behind) == (2, 4, 0)
@@ -183,7 +184,7 @@ def test_the_longest_name_owns_a_companion(beside: Path) -> None:
 
 def test_chosen_suffixes_into_a_tar(beside: Path, tmp_path: Path) -> None:
     scores = scored(beside, tmp_path / "s.parquet")
-    deliver(scores, kept(scores, 0), tmp_path / "k.tar", companions="txt,.json")
+    deliver(Kept(scores, kept(scores, 0)), tmp_path / "k.tar", companions="txt,.json")
     found = dict(members(tmp_path / "k-000000.tar"))
     assert list(found) == [f"{0:09}{extension}" for extension in (".jpg", ".txt", ".json", ".fiqa.json")]
     assert found[f"{0:09}.json"] == b"a.json"
@@ -192,8 +193,8 @@ def test_chosen_suffixes_into_a_tar(beside: Path, tmp_path: Path) -> None:
 def test_out_of_a_tar_into_a_folder(tmp_path: Path, crop: bytes) -> None:
     made = [("p/0.jpg", crop), ("p/0.txt", b""), ("p/1.jpg", crop), ("p/1.txt", b"one"), ("p/1.cls", b"1")]
     scores = scored(tar(tmp_path / "in.tar", made), tmp_path / "s.parquet")
-    assert deliver(scores, kept(scores), tmp_path / "bare", "copy").left_behind == 2
-    done = deliver(scores, kept(scores), tmp_path / "out", "copy", companions=".txt")
+    assert deliver(Kept(scores, kept(scores)), tmp_path / "bare", "copy").left_behind == 2
+    done = deliver(Kept(scores, kept(scores)), tmp_path / "out", "copy", companions=".txt")
     assert (done.written, done.companions) == (2, 2)
     assert tree(tmp_path / "out" / "in.tar" / "p") == {
         n.removeprefix("p/"): b for n, b in made if not n.endswith("cls")
@@ -208,10 +209,10 @@ def test_a_stopped_move_takes_the_rest_along(beside: Path, tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        deliver(scores, kept(scores), tmp_path / "out", "move", companions="auto", report=stop)
+        deliver(Kept(scores, kept(scores)), tmp_path / "out", "move", companions="auto", report=stop)
     with pytest.raises(FiqaError, match="another call"):
-        deliver(scores, kept(scores), tmp_path / "out", "move")
-    deliver(scores, kept(scores), tmp_path / "out", "move", companions="auto")
+        deliver(Kept(scores, kept(scores)), tmp_path / "out", "move")
+    deliver(Kept(scores, kept(scores)), tmp_path / "out", "move", companions="auto")
     assert set(tree(beside)) == {"unrelated.txt", "notes", ".hidden"}
     assert tree(tmp_path / "out") == {name: data for name, data in whole.items() if not (beside / name).exists()}
 
@@ -219,6 +220,6 @@ def test_a_stopped_move_takes_the_rest_along(beside: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("wish", ["", ",", ".", "a/b", ".txt,,", "..", " "])
 def test_impossible_wishes(scores: Path, mask: Any, tmp_path: Path, wish: str) -> None:
     with pytest.raises(UsageError, match="neither `auto` nor suffixes"):
-        deliver(scores, mask, tmp_path / "out", "copy", companions=wish)
+        deliver(Kept(scores, mask), tmp_path / "out", "copy", companions=wish)
     with pytest.raises(UsageError, match="a list names only the images"):
-        deliver(scores, mask, tmp_path / "k.txt", companions="auto")
+        deliver(Kept(scores, mask), tmp_path / "k.txt", companions="auto")

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from fiqa_trt.curation import delivery
-from fiqa_trt.curation.delivery import WAYS, fill_folder, measure, write_rows, write_shards
-from fiqa_trt.curation.delivery.plan import common_root
+from fiqa_trt.curation.delivery import WAYS, fill_folder, folder, measure, write_rows, write_shards
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
 from fiqa_trt.inputs.marks import OURS
 from fiqa_trt.inputs.source import Source, list_inputs
@@ -43,10 +43,10 @@ def wanted(crops: Path) -> dict[str, bytes]:
 
 def test_a_list_and_rows(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     for suffix in ("txt", "parquet", "csv", "jsonl"):
-        assert write_rows(scores, mask, tmp_path / f"k.{suffix}").written == 9
+        assert write_rows(Kept(scores, mask), tmp_path / f"k.{suffix}").written == 9
         with pytest.raises(DifferentRun, match="exists already"):
-            write_rows(scores, mask, tmp_path / f"k.{suffix}")
-        write_rows(scores, mask, tmp_path / f"k.{suffix}", restart=True)
+            write_rows(Kept(scores, mask), tmp_path / f"k.{suffix}")
+        write_rows(Kept(scores, mask), tmp_path / f"k.{suffix}", restart=True)
     lines = (tmp_path / "k.txt").read_text().splitlines()
     assert lines == [str(crops / name) for name in wanted(crops)]
     table = pq.read_table(tmp_path / "k.parquet")
@@ -63,7 +63,7 @@ def test_a_list_and_rows(scores: Path, mask: Any, crops: Path, tmp_path: Path) -
 def test_folders(scores: Path, mask: Any, crops: Path, tmp_path: Path, way: str) -> None:
     expected, out = wanted(crops), tmp_path / "out"
     sources = {name: (crops / name).stat().st_ino for name in expected}
-    delivered = fill_folder(scores, mask, out, way)
+    delivered = fill_folder(Kept(scores, mask), out, way)
     assert (delivered.written, delivered.already, delivered.skipped) == (9, 0, {})
     assert delivered.bytes == sum(map(len, expected.values()))
     assert tree(out) == expected
@@ -72,13 +72,13 @@ def test_folders(scores: Path, mask: Any, crops: Path, tmp_path: Path, way: str)
         assert (out / name).is_symlink() == (way == "symlink")
         assert ((out / name).stat().st_ino == inode) == (way != "copy")
     assert (crops / "a" / "0.jpg").exists()
-    again = fill_folder(scores, mask, out, way)
+    again = fill_folder(Kept(scores, mask), out, way)
     assert (again.written, again.already, again.skipped) == (0, 9, {})
     assert tree(out) == expected
     with pytest.raises(
         OutputError, match="was filled by another call; --update makes it what this one keeps, or choose"
     ):
-        fill_folder(scores, ~mask, out, way)
+        fill_folder(Kept(scores, ~mask), out, way)
 
 
 class Stop(Exception):
@@ -94,12 +94,12 @@ def test_a_stopped_call_goes_on(scores: Path, mask: Any, crops: Path, tmp_path: 
             raise Stop
 
     with pytest.raises(Stop):
-        fill_folder(scores, mask, out, way, report=stop)
+        fill_folder(Kept(scores, mask), out, way, report=stop)
     other = mask.copy()
     other[0] = True
     with pytest.raises(OutputError, match="being filled by another call"):
-        fill_folder(scores, other, out, way)
-    delivered = fill_folder(scores, mask, out, way)
+        fill_folder(Kept(scores, other), out, way)
+    delivered = fill_folder(Kept(scores, mask), out, way)
     assert (delivered.written, delivered.already) == (5, 4)
     assert tree(out) == expected
 
@@ -115,9 +115,9 @@ def test_a_move_that_is_killed_anywhere_loses_nothing(
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(os, place, killed)
-        fill_folder(scores, mask, out, "move")
+        fill_folder(Kept(scores, mask), out, "move")
     assert all((crops / name).exists() or (out / name).exists() for name in expected)
-    fill_folder(scores, mask, out, "move")
+    fill_folder(Kept(scores, mask), out, "move")
     assert tree(out) == expected
     assert not any((crops / name).exists() for name in expected)
 
@@ -138,15 +138,47 @@ def test_a_move_across_devices(
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", no_link)
         patch.setattr(shutil, "copy2", spoiling)
-        delivered = fill_folder(scores, mask, tmp_path / "out", "move")
+        delivered = fill_folder(Kept(scores, mask), tmp_path / "out", "move")
     assert delivered.written == 8
     assert list(delivered.skipped) == ["its copy is not what it is; it was left where it is"]
     assert (crops / "a" / "4.jpg").read_bytes() == expected["a/4.jpg"]
     assert tree(tmp_path / "out") == {name: data for name, data in expected.items() if name != "a/4.jpg"}
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", no_link)
-        skipped = fill_folder(scores, mask, tmp_path / "hard", "hardlink").skipped
+        skipped = fill_folder(Kept(scores, mask), tmp_path / "hard", "hardlink").skipped
     assert skipped == {"missing": 8, "on another file system, so it cannot be hard-linked: --copy or --symlink": 1}
+
+
+def test_a_folder_is_filled_by_one_run_at_a_time(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    output, before = tmp_path / "out", wanted(crops)
+    refused = list[str]()
+
+    def meanwhile(progress: Progress) -> None:
+        for other in (lambda: fill_folder(Kept(scores, mask), output, "move"), lambda: delivery.undo_move(output)):
+            with pytest.raises(OutputError) as caught:
+                other()
+            refused.append(str(caught.value))
+
+    assert fill_folder(Kept(scores, mask), output, "move", report=meanwhile).written == len(before)
+    assert set(refused) == {f"another run is writing {output} at this moment"}
+    assert tree(output) == before
+
+
+def test_a_folder_that_another_run_has_filled_meanwhile(
+    scores: Path, mask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, output = folder.check_folder, tmp_path / "out"
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        with monkeypatch.context() as original:
+            original.setattr(folder, "check_folder", check)
+            fill = check(*arguments, **options)
+            fill_folder(Kept(scores, mask), output, "copy")
+        return fill
+
+    monkeypatch.setattr(folder, "check_folder", slow)
+    with pytest.raises(OutputError, match="another run has just written"):
+        fill_folder(Kept(scores, mask), output, "copy")
 
 
 def test_names_that_are_hard_to_place(crops: Path, tmp_path: Path) -> None:
@@ -156,11 +188,11 @@ def test_names_that_are_hard_to_place(crops: Path, tmp_path: Path) -> None:
     scores, out = tmp_path / "s.parquet", tmp_path / "out"
     score_dataset(Source((str(crops),)), scores, mean_workers)
     expected = tree(crops)
-    delivered = fill_folder(scores, np.ones(len(expected), bool), out, "copy")
+    delivered = fill_folder(Kept(scores, np.ones(len(expected), bool)), out, "copy")
     assert (delivered.written, delivered.skipped) == (len(expected), {})
     shutil.rmtree(out)
     chosen = np.array([p.endswith("link.jpg") for p in pq.read_table(scores)["path"].to_pylist()])
-    fill_folder(scores, chosen, out, "move", root=str(crops))
+    fill_folder(Kept(scores, chosen), out, "move", root=str(crops))
     assert tree(out) == {"link.jpg": expected["link.jpg"]}
     assert not (crops / "link.jpg").is_symlink()
     assert (crops / "a" / "0.jpg").exists()
@@ -177,50 +209,50 @@ def test_a_source_that_cannot_be_read_is_skipped(
         real(source, target, **options)
 
     monkeypatch.setattr(shutil, "copy2", copy)
-    assert fill_folder(scores, mask, tmp_path / "out", "copy").skipped == {"permission denied": 1}
+    assert fill_folder(Kept(scores, mask), tmp_path / "out", "copy").skipped == {"permission denied": 1}
 
 
 def test_roots(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
-    assert common_root(scores) == str(crops)
-    fill_folder(scores, mask, tmp_path / "high", "symlink", root=str(tmp_path))
+    assert Kept(scores, mask).root == str(crops)
+    fill_folder(Kept(scores, mask), tmp_path / "high", "symlink", root=str(tmp_path))
     assert set(tree(tmp_path / "high")) == {f"crops/{name}" for name in wanted(crops)}
-    delivered = fill_folder(scores, mask, tmp_path / "low", "symlink", root=str(crops / "a"))
+    delivered = fill_folder(Kept(scores, mask), tmp_path / "low", "symlink", root=str(crops / "a"))
     assert delivered.skipped == {f"not below --root {crops / 'a'}": 5}
     assert delivered.examples[0].startswith(f"{crops}/b/1.jpg: not below")
     with pytest.raises(InputError, match=r"--root .*/none: no such folder"):
-        fill_folder(scores, mask, tmp_path / "out", "copy", root=str(tmp_path / "none"))
+        fill_folder(Kept(scores, mask), tmp_path / "out", "copy", root=str(tmp_path / "none"))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system in /dev/shm")
 def test_hard_links_to_another_file_system(scores: Path, mask: Any) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as out:
-        delivered = fill_folder(scores, mask, Path(out), "hardlink")
+        delivered = fill_folder(Kept(scores, mask), Path(out), "hardlink")
         assert (delivered.written, list(delivered.skipped.values())) == (0, [9])
         assert os.listdir(out) == []
 
 
 def test_folders_that_are_refused(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds images that are to be delivered"):
-        fill_folder(scores, mask, crops, "copy")
+        fill_folder(Kept(scores, mask), crops, "copy")
     with pytest.raises(OutputError, match="cannot write"):
-        fill_folder(scores, mask, Path("/proc/out"), "copy")
+        fill_folder(Kept(scores, mask), Path("/proc/out"), "copy")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(OutputError, match="not empty"):
-        fill_folder(scores, mask, tmp_path / "full", "copy")
+        fill_folder(Kept(scores, mask), tmp_path / "full", "copy")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
-        fill_folder(scores, mask, tmp_path / "file", "copy")
+        fill_folder(Kept(scores, mask), tmp_path / "file", "copy")
 
 
 def test_sources_that_are_gone(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     (crops / "b" / "3.jpg").unlink()
-    delivered = fill_folder(scores, mask, tmp_path / "out", "copy")
+    delivered = fill_folder(Kept(scores, mask), tmp_path / "out", "copy")
     assert (delivered.written, delivered.skipped) == (8, {"missing": 1})
     assert delivered.examples == [f"{crops}/b/3.jpg: missing"]
-    assert write_shards(scores, mask, tmp_path / "t.tar").skipped == {"missing": 1}
-    assert measure(scores, mask, None).written == 8
+    assert write_shards(Kept(scores, mask), tmp_path / "t.tar").skipped == {"missing": 1}
+    assert measure(Kept(scores, mask), None).written == 8
 
 
 def test_a_full_disk(scores: Path, mask: Any, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,12 +261,12 @@ def test_a_full_disk(scores: Path, mask: Any, crops: Path, tmp_path: Path, monke
 
     with monkeypatch.context() as patch, pytest.raises(RunError, match="no space left"):
         patch.setattr(shutil, "copy2", full)
-        fill_folder(scores, mask, tmp_path / "out", "copy")
-    assert fill_folder(scores, mask, tmp_path / "out", "copy").written == 9
+        fill_folder(Kept(scores, mask), tmp_path / "out", "copy")
+    assert fill_folder(Kept(scores, mask), tmp_path / "out", "copy").written == 9
 
 
 def test_shards(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
-    delivered = write_shards(scores, mask, tmp_path / "t.tar", shard_size=4)
+    delivered = write_shards(Kept(scores, mask), tmp_path / "t.tar", shard_size=4)
     assert delivered.written == 9
     shards = sorted(tmp_path.glob("t-*.tar"))
     assert [path.name for path in shards] == ["t-000000.tar", "t-000001.tar", "t-000002.tar"]
@@ -252,26 +284,26 @@ def test_shards(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     assert images == list(wanted(crops).values())
     assert rows == [json.loads(to_json(row)) for row in hold(pq.read_table(scores).filter(mask), ".jsonl").to_pylist()]
     with pytest.raises(DifferentRun, match="exists already"):
-        write_shards(scores, mask, tmp_path / "t.tar")
+        write_shards(Kept(scores, mask), tmp_path / "t.tar")
     for name in ("t-backup.tar", "t-1234567.tar.bak"):
         (tmp_path / name).touch()
-    write_shards(scores, mask, tmp_path / "t.tar", restart=True)
+    write_shards(Kept(scores, mask), tmp_path / "t.tar", restart=True)
     assert [path.name for path in sorted(tmp_path.glob("t-*.tar*"))] == [
         "t-000000.tar", "t-1234567.tar.bak", "t-backup.tar",
     ]  # fmt: skip
-    write_shards(scores, mask, tmp_path / "x[1].tar")
+    write_shards(Kept(scores, mask), tmp_path / "x[1].tar")
     with pytest.raises(DifferentRun, match="exists already"):
-        write_shards(scores, mask, tmp_path / "x[1].tar")
+        write_shards(Kept(scores, mask), tmp_path / "x[1].tar")
 
 
 def test_shards_of_the_images_themselves_are_not_replaced(scores: Path, mask: Any, tmp_path: Path) -> None:
-    write_shards(scores, mask, tmp_path / "t.tar")
+    write_shards(Kept(scores, mask), tmp_path / "t.tar")
     data = (tmp_path / "t-000000.tar").read_bytes()
     again = tmp_path / "again.parquet"
     score_dataset(Source((str(tmp_path / "t-000000.tar"),)), again, mean_workers)
     for restart in (False, True):
         with pytest.raises(OutputError, match="is to be delivered, and would be replaced"):
-            write_shards(again, np.ones(9, bool), tmp_path / "t.tar", restart=restart)
+            write_shards(Kept(again, np.ones(9, bool)), tmp_path / "t.tar", restart=restart)
     assert (tmp_path / "t-000000.tar").read_bytes() == data
 
 
@@ -281,11 +313,11 @@ def test_images_out_of_shards(crops: Path, tmp_path: Path) -> None:
     scores = tmp_path / "s.parquet"
     score_dataset(Source((str(shard),)), scores, mean_workers)
     everything = np.ones(3, bool)
-    delivered = fill_folder(scores, everything, tmp_path / "out", "copy")
+    delivered = fill_folder(Kept(scores, everything), tmp_path / "out", "copy")
     assert delivered.written == 3
     assert set(tree(tmp_path / "out")) == {"s.tar/p/a.jpg", "s.tar/evil.jpg", "s.tar/p/a::2.jpg"}
-    dry = delivery.deliver(scores, everything, tmp_path / "linked", "symlink", dry_run=True)
-    delivered = fill_folder(scores, everything, tmp_path / "linked", "symlink")
+    dry = delivery.deliver(Kept(scores, everything), tmp_path / "linked", "symlink", dry_run=True)
+    delivered = fill_folder(Kept(scores, everything), tmp_path / "linked", "symlink")
     assert (dry.written, dry.skipped) == (0, delivered.skipped)
     assert delivered.skipped == {"inside a shard, so it can only be copied, not --symlink": 3}
 
@@ -295,7 +327,7 @@ def test_suffixes_that_make_names_equal(crops: Path, tmp_path: Path) -> None:
     shard = tar(tmp_path / "s.tar", [("a", files[0]), ("a.jpg", files[1])])
     scores = tmp_path / "s.parquet"
     score_dataset(Source((str(shard),), all_files=True), scores, mean_workers)
-    delivered = fill_folder(scores, np.ones(2, bool), tmp_path / "out", "copy")
+    delivered = fill_folder(Kept(scores, np.ones(2, bool)), tmp_path / "out", "copy")
     assert (delivered.written, delivered.already) == (1, 0)
     assert delivered.skipped == {"another image has its place in the output": 1}
 
@@ -307,7 +339,7 @@ def test_a_source_that_is_no_file_any_more(
 ) -> None:
     (crops / "b" / "3.jpg").unlink()
     (os.mkdir if change == "folder" else os.mkfifo)(crops / "b" / "3.jpg")
-    assert fill_folder(scores, mask, tmp_path / "out", way).skipped == {"not a file any more": 1}
+    assert fill_folder(Kept(scores, mask), tmp_path / "out", way).skipped == {"not a file any more": 1}
 
 
 def test_a_dry_run_refuses_what_the_call_would(scores: Path, mask: Any, tmp_path: Path) -> None:
@@ -321,7 +353,7 @@ def test_a_dry_run_refuses_what_the_call_would(scores: Path, mask: Any, tmp_path
         (tmp_path / "no" / "k.tar", None, "does not exist"),
     ):
         with pytest.raises(FiqaError, match=message):
-            delivery.deliver(scores, mask, output, way, dry_run=True)
+            delivery.deliver(Kept(scores, mask), output, way, dry_run=True)
     odd = pq.read_table(scores).append_column("blob", pa.array([b"x"] * len(mask)))
     names = [path.replace("2.jpg", "2\n.jpg") for path in odd["path"].to_pylist()]
     pq.write_table(odd.set_column(0, "path", pa.array(names)), tmp_path / "odd.parquet")
@@ -333,10 +365,10 @@ def test_a_dry_run_refuses_what_the_call_would(scores: Path, mask: Any, tmp_path
     ):
         for dry_run in (True, False):
             with pytest.raises(FiqaError, match=message):
-                delivery.deliver(tmp_path / "odd.parquet", mask, tmp_path / name, dry_run=dry_run)
+                delivery.deliver(Kept(tmp_path / "odd.parquet", mask), tmp_path / name, dry_run=dry_run)
     before = tree(tmp_path)
     for output, way in ((tmp_path / "new", "move"), (tmp_path / "k.tar", None), (tmp_path / "k.csv", None)):
-        assert delivery.deliver(scores, mask, output, way, dry_run=True).written == 9
+        assert delivery.deliver(Kept(scores, mask), output, way, dry_run=True).written == 9
     assert tree(tmp_path) == before
 
 
@@ -348,10 +380,10 @@ def test_rows_of_tables_get_a_suffix(crops: Path, tmp_path: Path) -> None:
     scores, everything = tmp_path / "s.parquet", np.ones(2, bool)
     score_dataset(Source((str(tmp_path / "t.parquet"),)), scores, mean_workers)
     for _ in range(2):
-        fill_folder(scores, everything, tmp_path / "out", "copy")
+        fill_folder(Kept(scores, everything), tmp_path / "out", "copy")
         assert set(tree(tmp_path / "out")) == {"t.parquet/0.jpg", "t.parquet/1.png"}
         shutil.rmtree(tmp_path / "out")
-    write_shards(scores, everything, tmp_path / "p.tar")
+    write_shards(Kept(scores, everything), tmp_path / "p.tar")
     again = Source((str(tmp_path / "p-000000.tar"),))
     assert [row for batch in list_inputs(again) for row in batch.column(0).to_pylist()] == [
         f"{tmp_path}/p-000000.tar::000000000.jpg", f"{tmp_path}/p-000000.tar::000000001.png",
@@ -360,4 +392,4 @@ def test_rows_of_tables_get_a_suffix(crops: Path, tmp_path: Path) -> None:
 
 def test_the_scores_themselves_are_not_replaced(scores: Path, mask: Any) -> None:
     with pytest.raises(OutputError, match="holds the scores"):
-        delivery.deliver(scores, mask, scores, restart=True)
+        delivery.deliver(Kept(scores, mask), scores, restart=True)

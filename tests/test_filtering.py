@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.curation.select import Amount, Rules, Selection, select
 from fiqa_trt.errors import InputError, UsageError
 from fiqa_trt.scores.grouping import grouping
@@ -226,7 +227,7 @@ def test_other_formats(scores: Path, tmp_path: Path, suffix: str) -> None:
     from fiqa_trt.curation.delivery import write_rows
 
     rules = Rules(keep=Amount(50, True))
-    write_rows(scores, np.ones(7, bool), tmp_path / f"s.{suffix}")
+    write_rows(Kept(scores, np.ones(7, bool)), tmp_path / f"s.{suffix}")
     assert (select(tmp_path / f"s.{suffix}", rules).mask == select(scores, rules).mask).all()
 
 

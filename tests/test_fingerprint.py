@@ -21,8 +21,9 @@ from fiqa_trt.cli.synthesize import command as synthesize_command
 from fiqa_trt.cli.train import command as train_command
 from fiqa_trt.curation.delivery import deliver, fill_folder
 from fiqa_trt.curation.delivery.folder import check_folder
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines import EngineInfo
+from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.in_process import InProcess
@@ -173,7 +174,7 @@ def test_what_reads_scores_takes_the_column_that_they_are_from(table: Path, tmp_
     mask = np.ones(10, bool)
     for dry_run in (True, False):
         for place, way in ((tmp_path / "out", "copy"), (tmp_path / "k.tar", None)):
-            assert deliver(output, mask, place, way, dry_run=dry_run).written == 10
+            assert deliver(Kept(output, mask), place, way, dry_run=dry_run).written == 10
     assert sorted(path.read_bytes() for path in (tmp_path / "out").rglob("*.jpg")) == sorted(wanted)
     with tarfile.open(tmp_path / "k-000000.tar") as archive:
         members = [archive.extractfile(member) for member in archive if member.name.endswith(".jpg")]
@@ -206,7 +207,8 @@ def test_every_option_of_train_has_its_place() -> None:
         "images",
         "score_range",
         "path_column",
-        "score_column",
+        "score_columns",
+        "group_column",
         "skip_blank",
         "init",
     }  # digests of what they lead to
@@ -219,14 +221,15 @@ def test_every_option_of_train_has_its_place() -> None:
 def test_every_option_of_synthesize_has_its_place() -> None:
     from fiqa_trt.training.synthesis import Face, _fingerprint, _Job, synthesize
 
-    faces = {"inputs", "list_file", "path_column", "image_column"}
+    faces = {"inputs", "list_file", "path_column", "group_column", "image_column"}
     elsewhere = {"output", "workers", "restart", "quiet", "as_json"}
     found = _fingerprint(_Job([(0, Face("a"))], Path("out"), 3, 1, None, 224))
     assert {option.name for option in synthesize_command.params} == faces | elsewhere | (
         found.keys() - {"version", "faces"}
     )
     assert inspect.signature(synthesize).parameters.keys() - {"out", "workers", "restart", "report"} == found.keys() - {
-        "version"
+        "version",
+        "image_column",
     }
     assert free(_Job) == {"faces", "out"}
 
@@ -240,14 +243,16 @@ def test_a_delivery_is_continued_only_by_the_same(scores: Path, mask: Any, tmp_p
         raise Stop
 
     with pytest.raises(Stop):
-        fill_folder(scores, mask, output, "copy", report=stop)
+        fill_folder(Kept(scores, mask), output, "copy", report=stop)
     other = mask.copy()
     other[-1] = not other[-1]
-    changes = ({"way": "symlink"}, {"root": str(tmp_path)}, {"image_column": "b"}, {"mask": other})
+    call: dict[str, Any] = {"kept": Kept(scores, mask), "output": output, "way": "copy"}
+    changes: list[dict[str, Any]] = [{"way": "symlink"}, {"root": str(tmp_path)}]
+    changes += [{"kept": kept} for kept in (Kept(scores, mask, "b"), Kept(scores, other))]
     for change in changes:
         with pytest.raises(OutputError, match="was being filled by another call"):
-            fill_folder(**{"scores": scores, "mask": mask, "output": output, "way": "copy"} | change)
-    assert fill_folder(scores, mask, output, "copy").already == 1
+            fill_folder(**{**call, **change})
+    assert fill_folder(**call).already == 1
 
 
 def test_a_delivery_is_continued_where_it_began(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +265,7 @@ def test_a_delivery_is_continued_where_it_began(crops: Path, tmp_path: Path, mon
         raise Stop
 
     with pytest.raises(Stop):
-        fill_folder(tmp_path / "s.parquet", mask, tmp_path / "out", "copy", report=stop)
+        fill_folder(Kept(tmp_path / "s.parquet", mask), tmp_path / "out", "copy", report=stop)
     monkeypatch.chdir(crops)
     with pytest.raises(OutputError, match="was being filled by another call"):
-        fill_folder(tmp_path / "s.parquet", mask, tmp_path / "out", "copy")
+        fill_folder(Kept(tmp_path / "s.parquet", mask), tmp_path / "out", "copy")

@@ -28,7 +28,7 @@ models
 storage
 fingerprint outcomes
 errors
-progress shell version
+libraries progress shell version
 """
 LEVEL = {name: level for level, line in enumerate(reversed(ORDER.strip().splitlines())) for name in line.split()}
 HEAVY = {

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.curation.delivery import write_rows
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import open_path
 from fiqa_trt.inputs.lists import as_line, read_paths
@@ -289,7 +290,7 @@ def test_a_delivered_text_is_read_back(tmp_path: Path) -> None:
     paths = ['"quoted".jpg', '"all of it"', "\ufeffmarked.jpg", "plain.jpg"]
     rows = {"path": paths, "score": pa.array([0.5] * 4, pa.float32()), "status": ["ok"] * 4}
     pq.write_table(pa.table(rows), tmp_path / "scores.parquet")
-    write_rows(tmp_path / "scores.parquet", np.ones(4, bool), tmp_path / "kept.txt")
+    write_rows(Kept(tmp_path / "scores.parquet", np.ones(4, bool)), tmp_path / "kept.txt")
     assert [open_path(str(path)) for path in listed(tmp_path / "kept.txt")["path"]] == paths
 
 
@@ -377,4 +378,9 @@ def test_a_list_given_as_input_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "faces.csv").write_text("path\na.jpg\n")
     with pytest.raises(InputError, match="a list of images is given with --list"):
         check_source(Source((str(tmp_path / "faces.csv"),)), tmp_path / "o.parquet")
-    check_source(Source((str(tmp_path / "faces.csv"), str(tmp_path))), tmp_path / "o.parquet")
+    # Of several inputs it may be one that `*` has brought along: it has a row, and it is said.
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    both, said = Source((str(tmp_path), str(tmp_path / "faces.csv"))), list[str]()
+    check_source(both, tmp_path / "o.parquet")
+    assert sum(batch.num_rows for batch in list_inputs(both, said.append)) == 2
+    assert any("faces.csv; a list of images is given with --list" in line for line in said)

@@ -18,6 +18,7 @@ from fiqa_trt.analysis.evaluation import read_rated
 from fiqa_trt.analysis.explain import read_distribution
 from fiqa_trt.analysis.report import survey
 from fiqa_trt.curation.delivery import write_rows, write_shards
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.curation.select import Amount, Rules, select
 from fiqa_trt.errors import InputError, UsageError
 from fiqa_trt.inputs.source import Source
@@ -188,9 +189,9 @@ def test_rewritten_files_read_as_written(plain: Path, tmp_path: Path, name: str)
         select(path, Rules(keep=Amount(3), per_group=Amount(1), group_by=group_by))
         survey(path, group_by=group_by, sheet=0)
     for other in (*SUFFIXES, ".txt"):
-        write_rows(path, chosen.mask, tmp_path / f"kept{other}")
+        write_rows(Kept(path, chosen.mask), tmp_path / f"kept{other}")
     assert (survey(path, sheet=0).statuses, len(read_distribution(path).scores)) == ({"ok": 4, "corrupt": 2}, 4)
-    write_shards(path, chosen.mask, tmp_path / "shards.tar")
+    write_shards(Kept(path, chosen.mask), tmp_path / "shards.tar")
     labels = tmp_path / "labels.csv"
     pa_csv.write_csv(original.select(["path"]).append_column("score", pa.array([1] * 6)), labels)
     assert read_rated(path, labels).failed == 2
@@ -344,5 +345,5 @@ def test_pandas_metadata_does_not_outlive_its_types(plain: Path, tmp_path: Path)
     frame = pq.read_table(plain).to_pandas()
     frame["status"] = frame["status"].astype("category")
     frame.to_parquet(tmp_path / "s.parquet")
-    write_rows(tmp_path / "s.parquet", np.ones(6, bool), tmp_path / "k.parquet")
+    write_rows(Kept(tmp_path / "s.parquet", np.ones(6, bool)), tmp_path / "k.parquet")
     assert (pytest.importorskip("pandas").read_parquet(tmp_path / "k.parquet")["status"] == frame["status"]).all()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fiqa_trt.curation.delivery import write_rows
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines.base import Scores
@@ -197,7 +198,7 @@ def test_an_input_is_not_replaced(crops: Path, tmp_path: Path) -> None:
 
 def test_what_a_filter_kept_is_no_complete_run(crops: Path, tmp_path: Path) -> None:
     score(crops, tmp_path / "s.parquet")
-    write_rows(tmp_path / "s.parquet", np.arange(10) < 5, tmp_path / "best.parquet")
+    write_rows(Kept(tmp_path / "s.parquet", np.arange(10) < 5), tmp_path / "best.parquet")
     with pytest.raises(DifferentRun, match="holds what filter kept"):
         score(crops, tmp_path / "best.parquet")
 

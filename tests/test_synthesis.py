@@ -88,7 +88,7 @@ def test_what_was_killed_goes_on(faces: list[Face], crops: Path, tmp_path: Path)
 
 
 def test_the_reference_lowers_the_label_of_what_it_rates_low(faces: list[Face], crops: Path, tmp_path: Path) -> None:
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.opening import CHECKPOINT
 
     synthesize(faces[:1], tmp_path, per_face=5, seed=1, reference=CHECKPOINT)
     for row in csv.DictReader((tmp_path / "labels.csv").read_text().splitlines()):
@@ -97,7 +97,7 @@ def test_the_reference_lowers_the_label_of_what_it_rates_low(faces: list[Face], 
 
 
 def test_a_crop_and_its_mirror_image_are_rated_alike() -> None:
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.opening import CHECKPOINT
     from fiqa_trt.training.synthesis import _opinions
 
     crop = np.ascontiguousarray(FACE[:224, :224])
@@ -122,6 +122,19 @@ def test_a_list_must_make_sense(tmp_path: Path) -> None:
         table.write_text(f"path,quality,face_x,face_y,face_w,face_h\n{row}\n")
         with pytest.raises(InputError, match=message):
             read_faces(Source((), str(table)))
+
+
+def test_the_column_of_persons_can_be_named_and_its_want_is_told(tmp_path: Path) -> None:
+    table, said = tmp_path / "f.csv", list[str]()
+    table.write_text("file;subject\na.jpg;007\nb.jpg;\n")
+    source = Source((), str(table))
+    assert [face.group for face in read_faces(source, said.append)] == ["a.jpg", "b.jpg"]
+    assert any("no column `group` (--group-column" in line for line in said)
+    said.clear()
+    assert [face.group for face in read_faces(source, said.append, "subject")] == ["007", "b.jpg"]
+    assert not any("group" in line for line in said)
+    with pytest.raises(InputError, match=r"--group-column person: .*, only: path, subject"):
+        read_faces(source, said.append, "person")
 
 
 def test_a_worker_that_is_killed(faces: list[Face], tmp_path: Path) -> None:

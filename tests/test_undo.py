@@ -18,7 +18,7 @@ from fiqa_trt.cli import group
 from fiqa_trt.curation import delivery
 from fiqa_trt.curation.delivery import WAYS, fill_folder, undo_move, write_rows
 from fiqa_trt.curation.delivery.companions import Wish
-from fiqa_trt.curation.delivery.plan import common_root
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import FiqaError, InputError
 from fiqa_trt.inputs.listing import LeftOut, walk
 from fiqa_trt.inputs.marks import JOURNAL, NOTE, TABLE
@@ -37,14 +37,14 @@ def only(scores: Path, *names: str) -> Any:
 
 def test_the_tree_is_that_of_all_rows(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     """Whatever is kept, an image has the same place."""
-    whole = fill_folder(scores, mask, tmp_path / "all", "symlink")
+    whole = fill_folder(Kept(scores, mask), tmp_path / "all", "symlink")
     assert whole.written == 9
     for number, name in enumerate(wanted(crops)):
         out = tmp_path / f"one{number}"
-        fill_folder(scores, only(scores, name), out, "symlink")
+        fill_folder(Kept(scores, only(scores, name)), out, "symlink")
         assert list(tree(out)) == [name]
-    write_rows(scores, only(scores, "a/2.jpg"), tmp_path / "k.parquet")
-    fill_folder(tmp_path / "k.parquet", np.ones(1, bool), tmp_path / "of-kept", "copy")
+    write_rows(Kept(scores, only(scores, "a/2.jpg")), tmp_path / "k.parquet")
+    fill_folder(Kept(tmp_path / "k.parquet", np.ones(1, bool)), tmp_path / "of-kept", "copy")
     assert list(tree(tmp_path / "of-kept")) == ["a/2.jpg"]
 
 
@@ -52,11 +52,15 @@ def test_roots_of_all_kinds_of_paths(crops: Path, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     shard = tar(tmp_path / "x" / "s.tar", [("p/a.jpg", (crops / "a" / "0.jpg").read_bytes())])
     paths = [str(crops / "a" / "0.jpg"), f"{shard}::p/a.jpg", (crops / "b" / "1.jpg").as_uri()]
+
+    def root_of(paths: list[str], **options: int) -> str:
+        columns = {"path": paths, "score": [0.5] * len(paths), "status": ["ok"] * len(paths)}
+        pq.write_table(pa.table(columns), tmp_path / "s.parquet", **options)
+        return Kept(tmp_path / "s.parquet", np.ones(len(paths), bool)).root
+
     for chosen, root in ((paths[:1], crops / "a"), (paths[1:2], tmp_path / "x"), (paths[2:], crops / "b")):
-        pq.write_table(pa.table({"path": chosen}), tmp_path / "s.parquet")
-        assert common_root(tmp_path / "s.parquet") == str(root)
-    pq.write_table(pa.table({"path": paths}), tmp_path / "s.parquet", row_group_size=1)
-    assert common_root(tmp_path / "s.parquet") == str(tmp_path)
+        assert root_of(chosen) == str(root)
+    assert root_of(paths, row_group_size=1) == str(tmp_path)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -65,7 +69,7 @@ def test_a_folder_has_the_scores_of_what_is_in_it(
 ) -> None:
     out = tmp_path / "out"
     (crops / "a" / "2.jpg").unlink()
-    fill_folder(scores, mask, out, way)
+    fill_folder(Kept(scores, mask), out, way)
     table, before = pq.read_table(out / TABLE), pq.read_table(scores).filter(mask)
     there = [name for name in wanted_names(mask, scores, crops) if name != "a/2.jpg"]
     assert table["path"].to_pylist() == [str(out / name) for name in there]
@@ -74,7 +78,7 @@ def test_a_folder_has_the_scores_of_what_is_in_it(
     assert table["score"].equals(before["score"])
     assert all(os.path.isfile(path) for path in table["path"].to_pylist())
     assert output_metadata(out / TABLE) is not None
-    again = fill_folder(out / TABLE, np.ones(len(there), bool), tmp_path / "again", "copy")
+    again = fill_folder(Kept(out / TABLE, np.ones(len(there), bool)), tmp_path / "again", "copy")
     assert again.written == len(there)
     assert set(tree(tmp_path / "again")) == set(there)
     assert pq.read_table(tmp_path / "again" / TABLE)["original_path"].to_pylist() == [str(crops / n) for n in there]
@@ -90,7 +94,7 @@ def test_rows_of_tables_have_their_names_in_it(crops: Path, tmp_path: Path) -> N
     scores, out = tmp_path / "s.parquet", tmp_path / "out"
     score_dataset(Source((str(tmp_path / "t.parquet"),)), scores, mean_workers)
     for _ in range(2):
-        fill_folder(scores, np.ones(2, bool), out, "copy")
+        fill_folder(Kept(scores, np.ones(2, bool)), out, "copy")
         names = [path for part in read_output(out / TABLE, ["path"]) for path in part["path"].to_pylist()]
         assert names == [f"{out}/t.parquet/0.jpg", f"{out}/t.parquet/1.jpg"]
 
@@ -103,7 +107,7 @@ def test_copies_in_the_tree_are_not_scored(
     before = sorted(walk(str(crops), every))
     out = crops / "deep" / "clean"
     out.parent.mkdir()
-    fill_folder(scores, mask, out, way)
+    fill_folder(Kept(scores, mask), out, way)
     left_out = LeftOut()
     after = sorted(walk(str(crops), every, left_out=left_out))
     if way == "move":  # they are there once
@@ -121,18 +125,18 @@ def test_copies_in_the_tree_are_not_scored(
 def test_folders_of_several_filters_are_a_data_set(scores: Path, mask: Any, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "all").mkdir(exist_ok=True)
-        fill_folder(scores, mask, tmp_path / "all" / name, "copy")
+        fill_folder(Kept(scores, mask), tmp_path / "all" / name, "copy")
     assert len(list(walk(str(tmp_path / "all")))) == 18
 
 
 def test_a_file_that_went_comes_back(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     expected, out = wanted(crops), tmp_path / "out"
-    fill_folder(scores, mask, out, "copy")
+    fill_folder(Kept(scores, mask), out, "copy")
     (out / "a" / "2.jpg").unlink()
     (out / TABLE).unlink()
-    dry = delivery.deliver(scores, mask, out, "copy", dry_run=True)
+    dry = delivery.deliver(Kept(scores, mask), out, "copy", dry_run=True)
     assert (dry.written, dry.already) == (1, 8)
-    assert fill_folder(scores, mask, out, "copy").written == 1
+    assert fill_folder(Kept(scores, mask), out, "copy").written == 1
     assert tree(out) == expected
     assert (out / TABLE).exists()
 
@@ -150,13 +154,13 @@ def test_a_move_is_taken_back(
 
     if elsewhere:
         monkeypatch.setattr(os, "link", no_link)
-    assert fill_folder(scores, mask, out, "move", companions=Wish()).companions == 2
+    assert fill_folder(Kept(scores, mask), out, "move", companions=Wish()).companions == 2
     assert tree(crops) != expected
     undone = undo_move(out)
     assert (undone.returned, undone.already, undone.skipped, undone.removed) == (11, 0, {}, True)
     assert tree(crops) == expected
     assert not out.exists()
-    assert fill_folder(scores, mask, out, "move").written == 9
+    assert fill_folder(Kept(scores, mask), out, "move").written == 9
 
 
 def test_a_link_is_put_back_as_one(crops: Path, tmp_path: Path) -> None:
@@ -165,7 +169,7 @@ def test_a_link_is_put_back_as_one(crops: Path, tmp_path: Path) -> None:
     scores, out = tmp_path / "s.parquet", tmp_path / "out"
     score_dataset(Source((str(crops),)), scores, mean_workers)
     expected = tree(crops)
-    fill_folder(scores, only(scores, "link.jpg", "other.jpg"), out, "move")
+    fill_folder(Kept(scores, only(scores, "link.jpg", "other.jpg")), out, "move")
     (crops / "b" / "1.jpg").unlink()  # so that its link would lead nowhere
     assert undo_move(out).returned == 2
     assert os.readlink(crops / "link.jpg") == "a/0.jpg"
@@ -175,7 +179,7 @@ def test_a_link_is_put_back_as_one(crops: Path, tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten_or_lost(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     expected, out = wanted(crops), tmp_path / "out"
-    fill_folder(scores, mask, out, "move")
+    fill_folder(Kept(scores, mask), out, "move")
     (crops / "a" / "2.jpg").write_bytes(b"somebody's")
     (out / "a" / "4.jpg").write_bytes(b"edited")
     (out / "a" / "6.jpg").unlink()
@@ -196,7 +200,7 @@ def test_nothing_is_overwritten_or_lost(scores: Path, mask: Any, crops: Path, tm
 
 def test_every_undo_has_an_end(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    fill_folder(scores, mask, out, "move")
+    fill_folder(Kept(scores, mask), out, "move")
     (out / "a" / "2.jpg").unlink()  # can never be taken back
     (out / "a" / "4.jpg").write_bytes(b"edited")
     said = call("--undo", out, code=3)
@@ -231,7 +235,7 @@ def test_killed_anywhere_it_goes_on(
 
         with monkeypatch.context() as patch, pytest.raises(Stop):
             patch.setattr(os, place, killed)
-            fill_folder(scores, mask, out, "move")
+            fill_folder(Kept(scores, mask), out, "move")
         with (out / JOURNAL).open("a") as file:
             file.write('{"file": "cut')
         with monkeypatch.context() as patch:
@@ -246,7 +250,7 @@ def test_killed_anywhere_it_goes_on(
 
 
 def test_it_says_how_far_it_is(scores: Path, mask: Any, tmp_path: Path) -> None:
-    fill_folder(scores, mask, tmp_path / "out", "move")
+    fill_folder(Kept(scores, mask), tmp_path / "out", "move")
     seen = list[Progress]()
     undo_move(tmp_path / "out", seen.append)
     assert [(each.done, each.total) for each in seen] == [(number, 9) for number in range(1, 10)]
@@ -256,7 +260,7 @@ def test_folders_that_have_no_move(scores: Path, mask: Any, tmp_path: Path) -> N
     for place, message in ((tmp_path, "no move is noted there"), (tmp_path / "none", "no such folder; it goes when")):
         with pytest.raises(InputError, match=message):
             undo_move(place)
-    fill_folder(scores, mask, tmp_path / "out", "hardlink")
+    fill_folder(Kept(scores, mask), tmp_path / "out", "hardlink")
     with pytest.raises(InputError, match="filled by --hardlink, so the images are where they were"):
         undo_move(tmp_path / "out")
     (tmp_path / "old").mkdir()
@@ -305,10 +309,10 @@ def test_names_of_shards_are_said_before_and_after(scores: Path, tmp_path: Path)
 
 def test_nothing_stays_where_nothing_was_delivered(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     shutil.rmtree(crops)
-    fill_folder(scores, mask, tmp_path / "out", "copy")
+    fill_folder(Kept(scores, mask), tmp_path / "out", "copy")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
-    fill_folder(scores, mask, tmp_path / "out", "copy")
+    fill_folder(Kept(scores, mask), tmp_path / "out", "copy")
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -327,7 +331,7 @@ def test_a_filled_folder_is_brought_up_to_date(scores: Path, mask: Any, crops: P
     (crops / "a" / "2.txt").write_text("caption")
     (crops / "a" / "4.txt").write_text("caption")
     out, first = tmp_path / "out", (crops / "a" / "0.jpg").read_bytes()
-    fill_folder(scores, mask, out, way, companions=Wish())
+    fill_folder(Kept(scores, mask), out, way, companions=Wish())
     (out / "a" / "8.jpg").unlink()
     (out / "a" / "8.jpg").write_bytes(b"edited")
     gone = (crops / "b" / "3.jpg").read_bytes()
@@ -338,12 +342,12 @@ def test_a_filled_folder_is_brought_up_to_date(scores: Path, mask: Any, crops: P
     again(crops, scores)
     keep = ~only(scores, "a/0.jpg", "a/2.jpg", "a/8.jpg", "bad.jpg")
     with pytest.raises(FiqaError, match="--update makes it what this one keeps"):
-        fill_folder(scores, keep, out, way, companions=Wish())
+        fill_folder(Kept(scores, keep), out, way, companions=Wish())
     before = tree(out)
     stays = 1 if way == "symlink" else 2  # a link that leads nowhere holds nothing
-    dry = delivery.deliver(scores, keep, out, way, companions="auto", update=True, dry_run=True)
+    dry = delivery.deliver(Kept(scores, keep), out, way, companions="auto", update=True, dry_run=True)
     assert tree(out) == before
-    done = fill_folder(scores, keep, out, way, companions=Wish(), update=True)
+    done = fill_folder(Kept(scores, keep), out, way, companions=Wish(), update=True)
     for found in (dry, done):
         assert (found.written, found.already) == (2, 5)
         assert (found.removed, found.staying) == (5 - 1 - stays, stays)
@@ -355,7 +359,7 @@ def test_a_filled_folder_is_brought_up_to_date(scores: Path, mask: Any, crops: P
     assert tree(out) == expected
     assert sorted(names_in(out / TABLE, "path", out)) == sorted(name for name in expected if name.endswith(".jpg"))
     assert names_in(out / TABLE, "path", out) == names_in(out / TABLE, "original_path", crops)
-    repeated = fill_folder(scores, keep, out, way, companions=Wish())
+    repeated = fill_folder(Kept(scores, keep), out, way, companions=Wish())
     assert (repeated.written, repeated.already, repeated.staying) == (0, 7, stays)
     assert (tree(out), pq.read_table(out / TABLE).num_rows) == (expected, 7 + stays)
 
@@ -365,7 +369,7 @@ def test_an_update_that_was_stopped_goes_on(
     scores: Path, mask: Any, crops: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, out = (os if place == "unlink" else shutil), tmp_path / "out"
-    fill_folder(scores, mask, out, "copy")
+    fill_folder(Kept(scores, mask), out, "copy")
     shutil.copy(crops / "a" / "0.jpg", crops / "a" / "2.jpg")
     os.utime(crops / "a" / "2.jpg", (1, 1))
     (crops / "b" / "1.jpg").unlink()
@@ -380,8 +384,8 @@ def test_an_update_that_was_stopped_goes_on(
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(module, place, killed)
-        fill_folder(scores, keep, out, "copy", update=True)
-    fill_folder(scores, keep, out, "copy", update=True)
+        fill_folder(Kept(scores, keep), out, "copy", update=True)
+    fill_folder(Kept(scores, keep), out, "copy", update=True)
     expected = {name: data for name, data in tree(crops).items() if name.endswith(".jpg")}
     for name in ("a/4.jpg", "a/6.jpg", "a/bad.jpg"):
         del expected[name]
@@ -392,12 +396,12 @@ def test_an_update_that_was_stopped_goes_on(
 def test_what_was_moved_stays_and_more_comes(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     """A move again and again, out of a folder that fills anew, with a name that comes twice."""
     expected, out = tree(crops), tmp_path / "out"
-    fill_folder(scores, mask, out, "move")
+    fill_folder(Kept(scores, mask), out, "move")
     (crops / "a" / "2.jpg").write_bytes(expected["a/0.jpg"])
     (crops / "b" / "new.jpg").write_bytes(expected["a/0.jpg"])
     again(crops, scores)
     kept = only(scores, "2.jpg", "new.jpg")
-    done = fill_folder(scores, kept, out, "move", update=True)
+    done = fill_folder(Kept(scores, kept), out, "move", update=True)
     assert (done.written, done.removed, done.staying) == (1, 0, 9)
     assert done.skipped == {"another image has its place in the output": 1}
     assert (out / "a" / "2.jpg").read_bytes() == expected["a/2.jpg"]
@@ -412,14 +416,14 @@ def test_an_update_of_members_of_shards(crops: Path, tmp_path: Path) -> None:
     files = [(f"{index}.jpg", (crops / "ab"[index % 2] / f"{index}.jpg").read_bytes()) for index in range(4)]
     scores, out, shard = tmp_path / "s.parquet", tmp_path / "out", tmp_path / "s.tar"
     score_dataset(Source((str(tar(shard, files)),)), scores, mean_workers)
-    fill_folder(scores, np.ones(4, bool), out, "copy")
-    done = fill_folder(scores, only(scores, "0.jpg", "1.jpg"), out, "copy", update=True)
+    fill_folder(Kept(scores, np.ones(4, bool)), out, "copy")
+    done = fill_folder(Kept(scores, only(scores, "0.jpg", "1.jpg")), out, "copy", update=True)
     assert (done.removed, done.already, done.staying) == (2, 2, 0)
     tar(shard, files[:1])
     os.utime(shard, (5, 5))
     scores.unlink()
     score_dataset(Source((str(shard),)), scores, mean_workers)
-    done = fill_folder(scores, np.ones(1, bool), out, "copy", update=True)
+    done = fill_folder(Kept(scores, np.ones(1, bool)), out, "copy", update=True)
     assert (done.removed, done.written, done.staying) == (1, 1, 1)  # nothing else holds the other one
     assert tree(out) == {"s.tar/0.jpg": files[0][1], "s.tar/1.jpg": files[1][1]}
 
@@ -432,12 +436,12 @@ def test_what_cannot_be_read_any_more_keeps_its_row(crops: Path, tmp_path: Path,
     pq.write_table(pa.table({"image": [data for _, data in files]}), table)
     score_dataset(Source((str(tar(shard, files)), str(table), str(crops / "a"))), scores, mean_workers)
     every = pq.read_table(scores)["score"].is_valid().to_numpy()
-    fill_folder(scores, every, out, "copy")
+    fill_folder(Kept(scores, every), out, "copy")
     before, delivered = tree(out), pq.read_table(out / TABLE)
     for path in (shard, table, *crops.rglob("*.jpg")):
         path.unlink()
     keep = every if same else every & ~only(scores, "::0.jpg")
-    done = fill_folder(scores, keep, out, "copy", update=not same)
+    done = fill_folder(Kept(scores, keep), out, "copy", update=not same)
     assert (done.written, done.already, done.skipped) == (0, keep.sum(), {})
     assert done.staying == (not same)  # nothing else holds it
     assert tree(out) == before
@@ -457,7 +461,7 @@ def test_a_tree_that_is_elsewhere_now(
     output = Path("s.parquet")
     score_dataset(Source(("crops",)), output, mean_workers)
     every = pq.read_table(output)["score"].is_valid().to_numpy()
-    fill_folder(output, every, Path("out"), way)
+    fill_folder(Kept(output, every), Path("out"), way)
     monkeypatch.chdir(tmp_path / "there")
     for name in ("crops", "out"):
         shutil.copytree(tmp_path / "here" / name, name)
@@ -466,9 +470,9 @@ def test_a_tree_that_is_elsewhere_now(
         shutil.rmtree(tmp_path / "here")
     keep, whole = every & ~only(output, "a/2.jpg"), tree(Path("out"))
     with pytest.raises(FiqaError, match=r"with --root .*here/crops, and with .*there its images would have other"):
-        fill_folder(output, keep, Path("out"), way, str(tmp_path / "there"), update=True)
+        fill_folder(Kept(output, keep), Path("out"), way, str(tmp_path / "there"), update=True)
     for root in (None, "crops"):
-        done = fill_folder(output, keep, Path("out"), way, root, update=True)
+        done = fill_folder(Kept(output, keep), Path("out"), way, root, update=True)
         assert (done.written, done.already, done.removed) == (0, len(whole) - 1, root is None)
         assert (done.staying, done.skipped) == (0, {})
         assert pq.read_table(Path("out") / TABLE).num_rows == len(whole) - 1
@@ -480,18 +484,18 @@ def test_a_folder_made_of_a_folder(scores: Path, mask: Any, crops: Path, tmp_pat
     first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
     for path in crops.rglob("*.jpg"):
         path.with_suffix(".txt").write_text(path.name)
-    fill_folder(scores, mask, first, "copy", companions=Wish())
+    fill_folder(Kept(scores, mask), first, "copy", companions=Wish())
     before, given = tree(crops), tree(first)
     for source, folder in ((first, second), (second, third)):
         every = np.ones(pq.read_table(source / TABLE).num_rows, bool)
-        fill_folder(source / TABLE, every, folder, "copy", companions=Wish())
+        fill_folder(Kept(source / TABLE, every), folder, "copy", companions=Wish())
         assert tree(folder) == given
         fewer = ~only(source / TABLE, "a/2.jpg", "b/3.jpg")
-        done = fill_folder(source / TABLE, fewer, folder, "copy", companions=Wish(), update=True)
+        done = fill_folder(Kept(source / TABLE, fewer), folder, "copy", companions=Wish(), update=True)
         assert (done.removed, done.already, done.staying) == (2, len(every) - 2, 0)
         given = {name: data for name, data in given.items() if not name.startswith(("a/2.", "b/3."))}
         assert tree(folder) == given
-        fill_folder(source / TABLE, every, folder, "copy", companions=Wish(), update=True)
+        fill_folder(Kept(source / TABLE, every), folder, "copy", companions=Wish(), update=True)
         given = tree(source)
         assert tree(folder) == given
     assert (tree(crops), tree(first)) == (before, given)
@@ -503,27 +507,27 @@ def test_a_list_may_have_a_column_of_our_name(crops: Path, tmp_path: Path) -> No
     kept = sorted(crops.rglob("[13].jpg"))
     listing.write_text("path,original_path\n" + "".join(f"{path},{crops / 'a' / '0.jpg'}\n" for path in kept))
     score_dataset(Source(list_file=str(listing)), scores, mean_workers)
-    fill_folder(scores, np.ones(len(kept), bool), out, "copy", companions=Wish())
-    done = fill_folder(scores, np.arange(len(kept)) > 0, out, "copy", companions=Wish(), update=True)
+    fill_folder(Kept(scores, np.ones(len(kept), bool)), out, "copy", companions=Wish())
+    done = fill_folder(Kept(scores, np.arange(len(kept)) > 0), out, "copy", companions=Wish(), update=True)
     assert (done.removed, done.already) == (1, len(kept) - 1)
     assert pq.read_table(out / TABLE)["delivered_from"].to_pylist() == [str(path) for path in kept[1:]]
 
 
 def test_updates_that_are_refused(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    fill_folder(scores, mask, out, "copy", companions=Wish())
+    fill_folder(Kept(scores, mask), out, "copy", companions=Wish())
     for options, message in (
         ({"way": "hardlink", "companions": Wish()}, "filled by --copy, not --hardlink"),
         ({"way": "copy"}, "with other --companions"),
         ({"way": "copy", "companions": Wish(), "root": str(tmp_path)}, f"--root {crops}, and with {tmp_path}"),
     ):
         with pytest.raises(FiqaError, match=message):
-            fill_folder(scores, ~mask, out, update=True, **options)
+            fill_folder(Kept(scores, ~mask), out, update=True, **options)
     (out / TABLE).unlink()
     with pytest.raises(FiqaError, match="cannot be told what was delivered"):
-        fill_folder(scores, ~mask, out, "copy", companions=Wish(), update=True)
+        fill_folder(Kept(scores, ~mask), out, "copy", companions=Wish(), update=True)
     with pytest.raises(FiqaError, match="--update goes with --copy"):
-        delivery.deliver(scores, mask, tmp_path / "k.txt", update=True)
+        delivery.deliver(Kept(scores, mask), tmp_path / "k.txt", update=True)
 
 
 def test_the_loop_of_every_week(scores: Path, crops: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fiqa_trt.curation import delivery
 from fiqa_trt.curation import select as filtering
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.progress import Report, silent
 from fiqa_trt.scores.grouping import PARENT
 
@@ -82,13 +83,13 @@ def filter_scores(
     rules = filtering.Rules(min_score, max_disagreement, best, of_all, keep_at_least, group_by)
     selection = filtering.select(Path(scores), rules)
     chosen(selection)
-    delivered = None
+    kept, delivered = Kept(Path(scores), selection.mask, image_column), None
     if output is not None:
-        options: dict[str, Any] = {"root": root, "shard_size": shard_size, "image_column": image_column}
-        options |= {"companions": companions, "update": update, "restart": restart, "dry_run": dry_run}
-        delivered = delivery.deliver(Path(scores), selection.mask, Path(output), way, report=report, **options)
+        options: dict[str, Any] = {"root": root, "shard_size": shard_size, "companions": companions}
+        options |= {"update": update, "restart": restart, "dry_run": dry_run}
+        delivered = delivery.deliver(kept, Path(output), way, report=report, **options)
     elif dry_run and way is not None:
-        delivered = delivery.measure(Path(scores), selection.mask, way, root, image_column)
+        delivered = delivery.measure(kept, way, root)
     return Filtered(selection, delivered)
 
 

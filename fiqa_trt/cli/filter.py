@@ -21,6 +21,7 @@ from fiqa_trt.errors import number_of, printable
 
 if TYPE_CHECKING:
     from fiqa_trt.curation.delivery import Delivered
+    from fiqa_trt.curation.kept import Kept
     from fiqa_trt.curation.select import Selection
     from fiqa_trt.progress import Progress
 
@@ -148,6 +149,7 @@ def command(
     if keep is not None and not keep.endswith("%"):
         raise click.UsageError(f"--keep {keep}: it takes a percentage like 80%; for a number there is --top")
     from fiqa_trt.api import filter_scores
+    from fiqa_trt.curation.kept import Kept
 
     say, bar = speaker(quiet), ProgressLine("images", quiet=quiet)
     shards = output is not None and output.suffix.lower() == ".tar"
@@ -167,7 +169,7 @@ def command(
         def chosen(selection: Selection) -> None:
             summary.append(describe(selection))
             if shards and output is not None:
-                summary.extend(_about_shards(scores, output, shard_size))
+                summary.extend(_about_shards(Kept(scores, selection.mask), output, shard_size))
             delivering.enter_context(interruptible(bar, hint))  # until now there is nothing to go on with
 
         found = filter_scores(
@@ -211,13 +213,13 @@ def command(
         sys.exit(NOTHING_DELIVERED)
 
 
-def _about_shards(scores: Path, output: Path, size: int) -> list[str]:
+def _about_shards(kept: Kept, output: Path, size: int) -> list[str]:
     """What is to be known of a delivery into tars."""
-    from fiqa_trt.curation.delivery import common_root, shard_of
+    from fiqa_trt.curation.delivery import shard_of
 
     names = f"{shard_of(output, 0)}, {shard_of(output, 1).name} and so on"
     lines = [f"shards are numbered: {names}, each of up to {number_of(size, 'sample')}"]
-    if Path(os.path.abspath(output)).is_relative_to(common_root(scores)):
+    if Path(os.path.abspath(output)).is_relative_to(kept.root):
         lines.append(
             f"{output} is among the images that were scored: a run over all of them takes these shards as well"
         )

@@ -10,7 +10,7 @@ import click
 from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import DifferentRun, number_of, printable
+from fiqa_trt.errors import already_there, number_of, printable
 
 
 @click.command(short_help="Show a scores file as a page.")
@@ -52,7 +52,7 @@ def command(
 
     check_output(output, (".html", ".htm"))
     if output.exists() and not restart:
-        raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another -o")
+        raise already_there(output)
 
     bar = ProgressLine("thumbnails", quiet=quiet)
     with interruptible(bar, "nothing was written"):

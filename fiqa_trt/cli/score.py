@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.common import engines, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import complain, give
@@ -70,7 +70,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     "--engine",
     default="auto",
     show_default=True,
-    metavar="auto|openvino|tensorrt|torch|DIR",
+    metavar=engines(),
     help="DIR: of build.",
 )
 @click.option(
@@ -192,8 +192,9 @@ def command(
 
 def describe(summary: Summary) -> str:
     """The end summary, a few lines for a person."""
+    now = f", {summary.scored_now:,} of them scored now" if 0 < summary.scored_now < summary.images else ""
     rate = f", {summary.scored_now / summary.seconds:,.0f} images/s" if summary.scored_now and summary.seconds else ""
-    lines = [f"{number_of(summary.images, 'image')}{rate}, {summary.failed:,} failed"]
+    lines = [f"{number_of(summary.images, 'image')}{now}{rate}, {summary.failed:,} failed"]
     lines += [f"  {count:,} {status}" for status, count in summary.statuses.items() if status != "ok"]
     if summary.unforeseen:
         lines.append(

@@ -15,23 +15,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.curation.kept import Mask
 from fiqa_trt.errors import InputError, UsageError, number_of
-from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files import read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
+from fiqa_trt.scores.members import disagreement
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Rules:
 
     Attributes:
         min_score: lowest score, 0 to 1.
-        max_disagreement: largest difference between the members' scores, 0 to 1.
+        max_disagreement: largest difference between two members' scores, 0 to 1.
         per_group: of each group.
         keep: of all that is left.
         keep_at_least: of each group, whatever its scores.
@@ -245,17 +243,15 @@ def _read(scores: Path, rules: Rules) -> _Columns:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    own = ["path", "score", "status", *(f"score_{name}" for name in MEMBERS if rules.max_disagreement is not None)]
     paths, values, differences, groups = list[pa.Array](), list[pa.Array](), list[pa.Array](), list[pa.Array]()
     group_of = grouping(rules.group_by, scores) if rules.grouped else None
-    for part in read_output(scores, own):
+    for part in read_output(scores, ["path", "score", "status"], members=rules.max_disagreement is not None):
         table = part.combine_chunks()
         paths.append(_flat(table["path"].cast(pa.large_string())))  # those of ten million rows take gigabytes
         failed = pc.not_equal(table["status"], Status.OK.value)
         values.append(_flat(pc.if_else(failed, None, table["score"])))
         if rules.max_disagreement is not None:
-            members = [table[f"score_{name}"] for name in MEMBERS]
-            differences.append(_flat(pc.abs(pc.subtract(*members))))
+            differences.append(_flat(disagreement(table)))
         if group_of is not None:
             groups.append(_flat(group_of(table)).dictionary_encode())
     if not paths or not sum(map(len, paths)):
@@ -279,15 +275,3 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     import pyarrow as pa
 
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def kept_rows(scores: Path, mask: Mask) -> Iterator[pa.Table]:
-    """The rows of a scores file that a mask keeps, streamed, in the file's order."""
-    import pyarrow as pa
-
-    start = 0
-    for table in read_output(scores, ["path", "score", "status"]):
-        part = mask[start : start + table.num_rows]
-        start += table.num_rows
-        if part.any():
-            yield table.filter(pa.array(part))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from fiqa_trt.errors import InputError, OutputError, printable
+from fiqa_trt.errors import InputError, OutputError, number_of, printable
 from fiqa_trt.fingerprint import FREE
 from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address, open_path, record_path, with_column
 from fiqa_trt.inputs.containers.base import Container
@@ -188,6 +188,11 @@ def _with_column(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.
 
 def _walk_inputs(source: Source, say: Say, unsaid: list[str]) -> Iterator[str]:
     """Recorded paths of all inputs. What the only one of them leaves out, if it has nothing else, goes to `unsaid`."""
+    if odd := [given for given in source.inputs if suffix_of(given) in _LISTS and not _is_folder(given)]:
+        say(
+            f"scored as {number_of(len(odd), 'image')}, whatever the name: {printable(odd[0])}"
+            f"{' and others' if odd[1:] else ''}; a list of images is given with --list"
+        )
     for given in source.inputs:
         if given == _STDIN:
             with translated("standard input"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from fiqa_trt.errors import DifferentRun, InputError
+from fiqa_trt.errors import DifferentRun, InputError, already_there
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
@@ -261,7 +261,7 @@ def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
     """What an output that is there holds, if it is what this run would write. Raises DifferentRun if it is not."""
     output, metadata, needed = run.output, output_metadata(run.output), needed_columns(run.members)
     if metadata is None and not _holds(output, needed, run.folder.listed()):
-        raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another -o")
+        raise already_there(output)
     if metadata is None:
         run.say(f"{output} has a row for each of these inputs, but does not record what its scores are from")
     elif "filtered_from" in metadata:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -22,9 +20,10 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error
-from fiqa_trt.fingerprint import Fingerprint, refuse_difference
-from fiqa_trt.storage.writing import atomic, beside, sync_file, target_of
+from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error, unwritable
+from fiqa_trt.fingerprint import Fingerprint
+from fiqa_trt.storage.record import Record
+from fiqa_trt.storage.writing import atomic, beside, is_at, lock, sync_file, target_of
 
 _STATE = {
     "inputs.parquet",
@@ -129,7 +128,7 @@ class RunFolder:
         self.path = beside(target_of(output), ".partial")
         self._unit_rows = unit_rows
         self._lock: IO[bytes] | None = None
-        self._run = self.path / "run.json"
+        self._record = Record(self.path / "run.json", indent=1)
         self.units = FolderUnits(self.path)
 
     def __enter__(self) -> RunFolder:
@@ -138,22 +137,30 @@ class RunFolder:
             if foreign := sorted(n for n in set(os.listdir(self.path)) - _STATE if not n.startswith(".")):
                 raise OutputError(f"{self.path} is no run's state, it holds {foreign[0]}; choose another -o")
         try:
-            self.units.path_of_parts.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / "lock").open("wb")
+            while self._lock is None:
+                self._lock = self._locked()
+            self.units.path_of_parts.mkdir(exist_ok=True)
         except OSError as exc:
-            raise OutputError(f"cannot write {self.path}: {exc.strerror}") from exc
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            self._lock.close()
-            raise OutputError(f"another run is writing {self.output} at this moment") from exc
-        except OSError:  # a file system without locks: go on without
-            pass
+            raise unwritable(self.path, exc) from exc
         return self
+
+    def _locked(self) -> IO[bytes] | None:
+        """The folder's lock; None if the run that held it has just come to its end and removed it."""
+        self.path.mkdir(exist_ok=True)
+        file = (self.path / "lock").open("wb")
+        try:
+            lock(file.fileno(), self.output)
+        except OutputError:
+            file.close()
+            raise
+        if is_at(file.fileno(), self.path / "lock"):
+            return file
+        file.close()
+        return None
 
     def __exit__(self, *exc_info: object) -> None:
         """Release the lock; a folder in which no run ever began is removed."""
-        if not self._run.exists():
+        if not self._record.path.exists():
             shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
@@ -201,10 +208,7 @@ class RunFolder:
 
     def recorded(self) -> Fingerprint | None:
         """The fingerprint of the run that this state belongs to, or None if none began."""
-        try:
-            return dict(json.loads(self._run.read_text()))
-        except (OSError, ValueError):
-            return None
+        return self._record.read()
 
     def begin(self, fingerprint: Fingerprint) -> None:
         """Adopt the frozen list: go on with the same run, or start a new one where there is none.
@@ -212,24 +216,21 @@ class RunFolder:
         Raises:
             DifferentRun: the state belongs to another run; the difference is named.
         """
-        recorded = self.recorded()
-        if recorded is not None:
-            refuse_difference(str(self.path), recorded, fingerprint)
+        if self._record.continues(self.path, fingerprint):
             (self.path / "inputs.new").replace(self.units.path_of_inputs)  # the same rows
             return
         shutil.rmtree(self.units.path_of_parts, ignore_errors=True)
         self.units.path_of_parts.mkdir()
         (self.path / "inputs.new").replace(self.units.path_of_inputs)
-        with atomic(self._run) as temporary:
-            temporary.write_text(json.dumps(fingerprint, indent=1))
+        self._record.write(fingerprint)
 
     def forget(self) -> None:
         """Drop whatever an earlier run left, but for the list that was just frozen."""
-        self._run.unlink(missing_ok=True)
+        self._record.remove()
 
     def remove(self) -> None:
         """The run is finished: its state goes. What marks it as a run goes first."""
-        self._run.unlink(missing_ok=True)
+        self._record.remove()
         shutil.rmtree(self.path, ignore_errors=True)
 
 

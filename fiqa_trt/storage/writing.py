@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fiqa_trt.errors import OutputError, storage_error
+from fiqa_trt.errors import OutputError, storage_error, unwritable
 
 # What file systems answer that cannot sync a folder (CIFS, VirtualBox's, some of FUSE) or do not let it be opened.
 # SQLite, PostgreSQL and borg go on as well. Anything else, EIO and ENOSPC above all, is a disk that fails.
 _NO_SYNC = (
     errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EISDIR,
 )  # fmt: skip
+_MODE = 0o666  # less the umask
 _LONGEST = 255  # bytes of a file's name
 
 
@@ -64,10 +66,10 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
             raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
         if not target.parent.is_dir():
             raise OutputError(f"{what}the folder {target.parent} does not exist")
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"{what}no permission to write in {target.parent}")
+        if reason := _unwritable(target.parent):
+            raise OutputError(f"{what}{reason}")
     except OSError as exc:
-        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
+        raise unwritable(output, exc) from exc
 
 
 def check_folder(folder: Path) -> None:
@@ -79,8 +81,43 @@ def check_folder(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise OutputError(f"cannot write into {folder}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write into {folder}: no permission to write in {there}")
+    if reason := _unwritable(there):
+        raise OutputError(f"cannot write into {folder}: {reason}")
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why nothing can be written in a folder; None if something can."""
+    if os.access(folder, os.W_OK | os.X_OK):
+        return None
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return f"{folder} is on a file system that is read-only"
+    return f"no permission to write in {folder}"
+
+
+def lock(descriptor: int, output: Path) -> None:
+    """Hold a file or a folder until it is closed, or the process ends; where a file system has no locks, go on without.
+
+    Args:
+        descriptor: of the file or folder.
+        output: what is written under its protection.
+
+    Raises:
+        OutputError: another run holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise OutputError(f"another run is writing {output} at this moment") from exc
+    except OSError:
+        pass
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder against other runs that write it. Raises OutputError if one does, OSError if it is not there."""
+    with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        lock(descriptor, folder)
+        yield
 
 
 @contextlib.contextmanager
@@ -90,31 +127,79 @@ def atomic(path: Path) -> Iterator[Path]:
     Where `path` is a link, what it leads to is replaced, in the folder where that lies.
 
     Raises:
-        OutputError: a link that leads to itself, or something that is not a file.
+        OutputError: a link that leads to itself, or something that is not a file, or another run is writing it.
         RunError: the disk is full or fails.
     """
-    temporary: Path | None = None
     try:
         target = target_of(path)
         temporary = beside(target.with_name(f".{target.name}"), ".tmp")
         old = _existing(path)
-        temporary.unlink(missing_ok=True)
-        with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
-            if old is not None:  # from the beginning, as it may hold what others are not to see
-                _keep(descriptor, old, stat.S_IRUSR | stat.S_IWUSR)
-        yield temporary
-        with _opened(temporary, os.O_RDWR) as descriptor:
-            _sync(descriptor)
-            if old is not None:
-                _keep(descriptor, old)
-        temporary.replace(target)
+        with _claimed(temporary, path) as descriptor:
+            try:
+                if old is not None:  # from the beginning, as it may hold what others are not to see
+                    _keep(descriptor, old, stat.S_IRUSR | stat.S_IWUSR)
+                yield temporary
+                with _opened(temporary, os.O_RDWR) as written:
+                    _sync(written)
+                    if old is not None:
+                        _keep(written, old)
+                temporary.replace(target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
         sync_folder(target.parent)
     except OSError as exc:
         raise storage_error(path, exc) from exc
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _claimed(temporary: Path, output: Path) -> Iterator[int]:
+    """A new file, locked; what a run that was killed has left under its name goes.
+
+    Raises:
+        OutputError: another run is writing `output`.
+    """
+    while True:
+        _remove_left(temporary, output)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        except FileExistsError:  # another run's, which will be heard of
+            continue
+        try:
+            lock(descriptor, output)
+            if is_at(descriptor, temporary):  # another run has not taken it for a leftover before it was locked
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _remove_left(temporary: Path, output: Path) -> None:
+    """Remove a file that nobody holds. Raises OutputError if another run does."""
+    try:
+        with _opened(temporary, os.O_RDONLY | os.O_NOFOLLOW) as left:
+            lock(left, output)
+            if is_at(left, temporary):  # not what another run has put there since
+                temporary.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError:  # a link, or somebody else's
+        temporary.unlink(missing_ok=True)
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file has that name still."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, in UTF-8, as `atomic` has it. Raises what that raises."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _existing(path: Path) -> os.stat_result | None:
@@ -131,7 +216,7 @@ def _existing(path: Path) -> os.stat_result | None:
 
 @contextlib.contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)  # less the umask
+    descriptor = os.open(path, flags | os.O_CLOEXEC, _MODE)
     try:
         yield descriptor
     finally:

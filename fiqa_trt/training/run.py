@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fiqa_trt.errors import DifferentRun, EngineError, InputError, OutputError, RunError, number_of
+from fiqa_trt.errors import DifferentRun, EngineError, InputError, RunError, already_there, number_of, unwritable
 from fiqa_trt.fingerprint import Fingerprint, counted, refuse_difference
 from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import MEMBERS
@@ -81,11 +81,11 @@ class TrainingFolder:
         elif self.state.exists() and not resume:
             raise DifferentRun(f"{self.path} holds an unfinished training; --resume continues it, --restart forgets it")
         elif self.output.exists() and not resume:
-            raise DifferentRun(f"{self.output} exists already; --restart replaces it, or choose another -o")
+            raise already_there(self.output)
         try:
             self.path.mkdir(exist_ok=True)
         except OSError as exc:
-            raise OutputError(f"cannot write {self.path}: {exc.strerror}") from exc
+            raise unwritable(self.path, exc) from exc
 
     def read(self, fingerprint: Fingerprint, trainer: Trainer) -> list[Epoch]:
         """Bring the trainer back to the last finished epoch; returns the history so far.
@@ -111,6 +111,12 @@ class TrainingFolder:
         epochs = json.dumps([dataclasses.asdict(epoch) for epoch in history])
         with atomic(self.state) as temporary:
             save_file(trainer.state(), temporary, {_FINGERPRINT: json.dumps(fingerprint), _HISTORY: epochs})
+
+    def finish(self) -> None:
+        """Put the best weights in place and drop the state. Raises RunError if the disk does not take them."""
+        with atomic(self.output) as temporary:
+            shutil.copyfile(self.best, temporary)
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +162,12 @@ def start(init: Sequence[Path], seed: int = 0) -> Start:
             raise EngineError(f"--init {path}: {str(exc).splitlines()[-1].strip()}") from exc
         given |= set(named)
     return Start(model, frozenset(given), hashlib.sha256(b"".join(path.read_bytes() for path in init)).hexdigest())
+
+
+def untrained(begun: Start, recipe: Recipe) -> list[str]:
+    """Members that a checkpoint will not have: neither trained nor wholly given."""
+    lacking = {name.split(".")[1] for name in begun.model.state_dict().keys() - begun.given}
+    return [name for name in MEMBERS if name in lacking and name not in recipe.members]
 
 
 def _set_heads(begun: Start, mean_score: float) -> None:
@@ -206,23 +218,11 @@ def train(
     """
     output = folder.output
     _set_heads(begun, float(np.clip(dataset.labels.scores.mean(), 0.01, 0.99)))
-    untouched = {
-        name: value.clone()
-        for name, value in begun.model.state_dict().items()
-        if name in begun.given and name.split(".")[1] not in recipe.members
-    }
+    untouched = _untouched(begun, recipe)
     trainer = Trainer(dataset, recipe, begun.model, torch.device(device))
-    fingerprint: Fingerprint = {
-        "version": __version__,
-        **counted(recipe),
-        "labels": dataset.labels.digest(),
-        "images": dataset.identity,
-        "init": begun.digest,
-    }
-    if resume:
-        history = folder.read(fingerprint, trainer)
-    else:
-        history = []
+    fingerprint = _fingerprint(dataset, recipe, begun)
+    history = folder.read(fingerprint, trainer) if resume else list[Epoch]()
+    if not resume:
         folder.write(fingerprint, trainer, history)  # so that a kill during the first epoch can be resumed as well
     judges = dataset.labels.scores[trainer.rows[VAL]]
     if not rankable(judges):
@@ -248,10 +248,28 @@ def train(
         folder.write(fingerprint, trainer, history)
         _write_log(output.with_suffix(".log.csv"), history)
         _draw(output.with_suffix(".curves.png"), history)
-    with atomic(output) as temporary:
-        shutil.copyfile(folder.best, temporary)
-    shutil.rmtree(folder.path, ignore_errors=True)
+    folder.finish()
     return Trained(str(output), best_of(history), history, len(dataset.skipped))
+
+
+def _fingerprint(dataset: Dataset, recipe: Recipe, begun: Start) -> Fingerprint:
+    """What the weights depend on."""
+    return {
+        "version": __version__,
+        **counted(recipe),
+        "labels": dataset.labels.digest(),
+        "images": dataset.identity,
+        "init": begun.digest,
+    }
+
+
+def _untouched(begun: Start, recipe: Recipe) -> dict[str, Tensor]:
+    """Tensors that were given and are not trained."""
+    return {
+        name: value.clone()
+        for name, value in begun.model.state_dict().items()
+        if name in begun.given and name.split(".")[1] not in recipe.members
+    }
 
 
 def best_of(history: Sequence[Epoch]) -> Epoch:
@@ -326,5 +344,6 @@ def _draw(path: Path, history: Sequence[Epoch]) -> None:
     merit.legend()
     for axes in (loss, merit):
         axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

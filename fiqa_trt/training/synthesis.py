@@ -28,14 +28,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.cpu import decode_image, fit
-from fiqa_trt.errors import DifferentRun, InputError, RunError, storage_error
-from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
+from fiqa_trt.errors import InputError, RunError, already_there, storage_error
+from fiqa_trt.fingerprint import FREE, Fingerprint, counted
+from fiqa_trt.inputs.address import DEFAULT_COLUMN
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import ModelSpec, digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, Say, silent
+from fiqa_trt.storage.record import Record
 from fiqa_trt.storage.writing import atomic
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
@@ -70,19 +72,33 @@ class Face:
     box: tuple[float, float, float, float] | None = None
 
 
-_FACE_COLUMNS = ("path", "group", "split", "quality", "face_x", "face_y", "face_w", "face_h")
+_GROUP = "group"
+_FACE_COLUMNS = ("path", "split", "quality", "face_x", "face_y", "face_w", "face_h")
 
 
-def read_faces(source: Source, say: Say = silent) -> list[Face]:
+def read_faces(source: Source, say: Say = silent, group_column: str | None = None) -> list[Face]:
     """Faces of a folder, or of a list with the optional columns `group`, `split`, `quality` and `face_x`, `face_y`,
-    `face_w`, `face_h`. `say` is that of `list_inputs`.
+    `face_w`, `face_h`.
+
+    Args:
+        source: what to list.
+        say: receives lines for the user.
+        group_column: what the list calls the column `group`.
 
     Raises:
-        InputError: as `list_inputs`; a `quality` or a box that is not what it should be.
+        InputError: as `list_inputs`; a list without the column that was named; a `quality` or a box that is not what it
+            should be.
     """
-    faces = []
-    for batch in list_inputs(source, say):
-        for row in batch.select([name for name in batch.schema.names if name in _FACE_COLUMNS]).to_pylist():
+    faces, named = list[Face](), group_column or _GROUP
+    for number, batch in enumerate(list_inputs(source, say)):
+        names = batch.schema.names
+        if not number and named not in names:
+            if group_column:
+                only = ", ".join(names)
+                raise InputError(f"--group-column {group_column}: {source.list_file} has no such column, only: {only}")
+            if source.list_file and len(names) > 1:
+                say("no column `group` (--group-column names another): each image counts as a person of its own")
+        for row in batch.select([name for name in names if name in {*_FACE_COLUMNS, named}]).to_pylist():
             try:
                 box = tuple(float(row[f"face_{side}"]) for side in "xywh") if row.get("face_w") else None
                 quality = float(row.get("quality") or 1)
@@ -90,7 +106,7 @@ def read_faces(source: Source, say: Say = silent) -> list[Face]:
                 raise InputError(f"{row['path']}: its face box or quality is not a number ({exc})") from exc
             if not 0 < quality <= 1 or (box and min(box[2:]) <= 0):
                 raise InputError(f"{row['path']}: quality must be in (0, 1] and a face box have a size")
-            group, split = ("" if row.get(name) is None else str(row[name]) for name in ("group", "split"))
+            group, split = ("" if row.get(name) is None else str(row[name]) for name in (named, "split"))
             faces.append(Face(row["path"], group or row["path"], split, quality, box))  # type: ignore[arg-type]
     return faces
 
@@ -296,16 +312,20 @@ def synthesize(
         if not rows:
             raise InputError(f"none of the {len(faces)} photographs can be read; the first: {failed[0]}")
         _score(rows)
-        with atomic(out / TABLE) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        _write_table(out / TABLE, rows)
         shutil.rmtree(out / PARTS)
     except BrokenProcessPool as exc:
         raise RunError("a worker process was killed (no memory?); run the same command again to resume") from exc
     except OSError as exc:
         raise storage_error(out, exc) from exc
     return Synthesized(str(out / TABLE), len(rows), failed)
+
+
+def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    with atomic(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @contextlib.contextmanager
@@ -333,23 +353,23 @@ def _fingerprint(job: _Job) -> Fingerprint:
         "faces": digest([dataclasses.astuple(face) for _, face in job.faces]),
         **counted(job),
         "reference": None if job.reference is None else hashlib.sha256(job.reference.read_bytes()).hexdigest(),
+        "image_column": DEFAULT_COLUMN,  # as versions noted where paths did not name a column; now the faces have it
     }
 
 
 def _begin(out: Path, fingerprint: Fingerprint, restart: bool) -> None:
     """Take over the folder, or go on with what the same call left there."""
     parts, table = out / PARTS, out / TABLE
-    run = parts / "run.json"
-    if restart:
-        shutil.rmtree(parts, ignore_errors=True)
-        table.unlink(missing_ok=True)
-    elif run.exists():
-        refuse_difference(str(out), json.loads(run.read_text()), fingerprint)
-    elif table.exists():
-        raise DifferentRun(f"{table} exists already; --restart makes it anew, or choose another -o")
+    record = Record(parts / "run.json")
+    if not restart:
+        if record.continues(out, fingerprint):
+            return
+        if table.exists():
+            raise already_there(table, "makes it anew")
+    shutil.rmtree(parts, ignore_errors=True)
+    table.unlink(missing_ok=True)
     parts.mkdir(parents=True, exist_ok=True)
-    with atomic(run) as temporary:
-        temporary.write_text(json.dumps(fingerprint))
+    record.write(fingerprint)
 
 
 def _score(rows: list[dict[str, object]]) -> None:

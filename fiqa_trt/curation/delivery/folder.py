@@ -6,6 +6,7 @@ that is there is ever overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -28,26 +29,24 @@ from fiqa_trt.curation.delivery.plan import OCCUPIED, Image, Plan, Unplaced, bas
 from fiqa_trt.curation.delivery.refresh import EDITED, Old, fits, look
 from fiqa_trt.curation.delivery.table import Places, check_table, write_table
 from fiqa_trt.curation.delivery.undo import Journal
-from fiqa_trt.curation.select import Mask, kept_rows
-from fiqa_trt.errors import OutputError, storage_error
+from fiqa_trt.curation.kept import Kept
+from fiqa_trt.errors import OutputError, storage_error, unwritable
 from fiqa_trt.fingerprint import counted
-from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address
+from fiqa_trt.inputs.address import DEFAULT_COLUMN
 from fiqa_trt.inputs.marks import MOVE, NOTE, TABLE, Mark, read_mark
 from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.writing import atomic
+from fiqa_trt.storage.writing import locked_folder, write_text
 
 WAYS = ("copy", "hardlink", "symlink", MOVE)
 
 
 def measure(
-    scores: Path,
-    mask: Mask,
+    kept: Kept,
     way: str | None = None,
     root: str | None = None,
-    image_column: str | None = None,
     companions: Wish | None = None,
     samples: bool = False,
     fill: Fill | None = None,
@@ -57,44 +56,35 @@ def measure(
     `samples`: images out of tars take their samples along in any case, as `write_shards` has it. `fill`: of a folder,
     in which what is there already is not written.
     """
-    reader, account = ContainerReader(), _Account()
-    base = base_of(scores, root) if fill is None else fill.base
-    old = Old() if fill is None else fill.old(scores, mask, reader)
-    plan = Plan(scores, mask, base, reader, companions, samples, old.place_of)
-    account.know(old, plan)
-    for image in plan:
-        try:
-            if image.address.key is not None and way not in (None, "copy"):
-                plan.skips.add(image.path, INSIDE.format(way))
-                continue
-            place = plan.place(image, reader) if fill is not None else ""
-            if fill is not None and place not in old.leaving and os.path.lexists(fill.output / place):
-                account.already += not image.companion and place not in old.staying
-                continue
-            account.add(
-                image, os.stat(image.address.file).st_size if image.address.key is None else len(data_of(image, reader))
-            )
-        except ImageError as exc:
-            plan.skips.fail(image.path, exc)
-        except (OSError, Unplaced) as exc:
-            plan.skips.add(image.path, reason(exc))
-    reader.close()
-    return account.of("", plan)
+    base = base_of(kept, root) if fill is None else fill.base
+    with contextlib.closing(ContainerReader()) as reader:
+        old = Old() if fill is None else fill.old(reader)
+        plan = Plan(kept, base, reader, companions, samples, old.place_of)
+        account = _Account(plan, old)
+        for image in plan:
+            try:
+                if image.address.key is not None and way not in (None, "copy"):
+                    plan.skips.add(image.path, INSIDE.format(way))
+                    continue
+                place = plan.place(image, reader) if fill is not None else ""
+                if fill is not None and place not in old.leaving and os.path.lexists(fill.output / place):
+                    account.already += not image.companion and place not in old.staying
+                    continue
+                plain = image.address.key is None
+                account.add(image, os.stat(image.address.file).st_size if plain else len(data_of(image, reader)))
+            except ImageError as exc:
+                plan.skips.fail(image.path, exc)
+            except (OSError, Unplaced) as exc:
+                plan.skips.add(image.path, reason(exc))
+    return account.of("")
 
 
-@dataclasses.dataclass
 class _Account:
-    """What was written."""
+    """What was written, and of what is there of earlier calls what leaves or stays; the plan has what was skipped."""
 
-    written: int = 0
-    already: int = 0
-    companions: int = 0
-    bytes: int = 0
-    old: Old = dataclasses.field(default_factory=Old)
-
-    def know(self, old: Old, plan: Plan) -> None:
-        """What of earlier calls leaves or stays."""
-        self.old = old
+    def __init__(self, plan: Plan, old: Old) -> None:
+        self.plan, self.old = plan, old
+        self.written = self.already = self.companions = self.bytes = 0
         for place in sorted(old.edited):
             plan.skips.add(place, EDITED)
 
@@ -102,20 +92,18 @@ class _Account:
         self.written, self.companions = self.written + (not image.companion), self.companions + image.companion
         self.bytes += size
 
-    def of(self, output: str, plan: Plan) -> Delivered:
+    def of(self, output: str) -> Delivered:
         """With what was not."""
-        done = (output, self.written, self.already, dict(plan.skips.reasons), plan.skips.examples)
-        left, old = plan.left_behind, (len(self.old.leaving), len(self.old.staying))
-        return Delivered(*done, self.bytes, self.companions, left.images, left.kinds(), 0, *old)
+        skips, left = self.plan.skips, self.plan.left_behind
+        done = (output, self.written, self.already, dict(skips.reasons), skips.examples, self.bytes, self.companions)
+        return Delivered(*done, left.images, left.kinds(), 0, len(self.old.leaving), len(self.old.staying))
 
 
 def fill_folder(
-    scores: Path,
-    mask: Mask,
+    kept: Kept,
     output: Path,
     way: str,
     root: str | None = None,
-    image_column: str | None = None,
     report: Report = silent,
     companions: Wish | None = None,
     *,
@@ -124,14 +112,12 @@ def fill_folder(
     """Put the kept images into a folder, their tree below `root` preserved.
 
     Args:
-        scores: a scores file.
-        mask: its kept rows.
+        kept: rows of a scores file.
         output: a folder that does not exist, or is empty, or was filled by the same call, to its end or not.
         way: one of WAYS. A move across devices copies, compares and only then removes; of a link, what it leads to is
             copied and the link removed.
         root: where the tree starts; by default the deepest folder that holds all images of the file, kept or not, and
             of an update what it was before.
-        image_column: of tables among the inputs; by default the one that the scores file records.
         report: receives the images done.
         companions: which of the files that go with the images are delivered as well; None for none.
         update: a folder that an earlier call has filled in the same way becomes what this one makes of it: what is
@@ -140,75 +126,102 @@ def fill_folder(
 
     Raises:
         InputError: there is no folder `root`.
-        OutputError: the folder is not empty, cannot be written, or lies where the images come from.
+        OutputError: the folder is not empty, cannot be written, lies where the images come from, or another run is
+            writing it.
         RunError: the disk is full or fails; the same call goes on.
     """
-    account, done, count = _Account(), 0, int(mask.sum())
-    fill = check_folder(scores, mask, output, way, root, image_column, companions, update=update)
-    base, mark, before = fill.base, fill.mark, fill.before
-    places, journal = Places(count), Journal(output)
-    made = not output.exists()
-    reader = ContainerReader()
-    old = fill.old(scores, mask, reader)
-    plan = Plan(scores, mask, base, reader, companions, known=old.place_of)
-    account.know(old, plan)
-    try:
-        output.mkdir(exist_ok=True)
-        old.remove(output, base, companions, reader)
-        _write_mark(output, mark if before is None else dataclasses.replace(mark, output=before.output))
-        device = output.stat().st_dev
-    except OSError as exc:
-        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
-    staying = set(old.staying)
-    try:
-        for image in plan:
-            target = output / image.target
+    fill = check_folder(kept, output, way, root, companions, update=update)
+    made, done = not output.exists(), 0
+    with contextlib.ExitStack() as held:
+        try:
+            output.mkdir(exist_ok=True)
+            held.enter_context(locked_folder(output))
+            if read_mark(output) != fill.before:
+                raise OutputError(f"another run has just written {output}; run the same command again")
+        except OSError as exc:
+            raise unwritable(output, exc) from exc
+        reader = held.enter_context(contextlib.closing(ContainerReader()))
+        filling = _Filling(fill, reader, held.enter_context(contextlib.closing(Journal(output))))
+        filling.begin()
+        for image in filling.plan:
             try:
-                place = plan.place(image, reader)
-                target = output / place
-                if place in staying:
-                    if place not in old.edited:  # those are counted
-                        plan.skips.add(image.path, OCCUPIED)
-                    continue
-                if os.path.lexists(target):
-                    account.already += not image.companion
-                    if way == MOVE and image.address.key is None:
-                        end_move(image.address.file, target)
-                else:
-                    note = partial(journal.add, place, image.address.file)
-                    account.add(image, deliver_file(image, target, way, reader, device, note))
-                if not image.companion:
-                    places.add(image.row, image.target, place)
-            except ImageError as exc:
-                plan.skips.fail(image.path, exc)
-            except (Unlinkable, Unplaced) as exc:
-                plan.skips.add(image.path, str(exc))
-            except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
-                plan.skips.add(image.path, OCCUPIED)
-            except OSError as exc:
-                if not of_source(exc, image.address.file):
-                    raise storage_error(target, exc) from exc
-                plan.skips.add(image.path, reason(exc))
+                filling.put(image)
             finally:
                 done += not image.companion
-                report(Progress(done, count, sum(plan.skips.reasons.values())))
-    finally:
-        reader.close()
-        journal.close()
-    if places.there.any() or staying:
-        write_table(scores, mask, output, base, places, old)
-        _write_mark(output, dataclasses.replace(mark, finished=True))
-    else:
-        for name in (TABLE, NOTE):
-            (output / name).unlink(missing_ok=True)
-        if made:
-            remove_folder(output)
-    return account.of(str(output), plan)
+                report(Progress(done, len(kept), sum(filling.plan.skips.reasons.values())))
+        return filling.end(made=made)
 
 
-def _write_mark(output: Path, mark: Mark) -> None:
-    with atomic(output / NOTE) as temporary:
-        temporary.write_text(mark.text())
+class _Filling:
+    """A folder while it is filled."""
+
+    def __init__(self, fill: Fill, reader: ContainerReader, journal: Journal) -> None:
+        self._fill, self._reader, self._journal = fill, reader, journal
+        self._old = fill.old(reader)
+        self.plan = Plan(fill.kept, fill.base, reader, fill.companions, known=self._old.place_of)
+        self._staying = set(self._old.staying)
+        self._account = _Account(self.plan, self._old)
+        self._places = Places(len(fill.kept))
+        self._device = 0
+
+    def begin(self) -> None:
+        """Take out of the folder what leaves it, and note by which call it is filled. Raises OutputError."""
+        output, mark, before = self._fill.output, self._fill.mark, self._fill.before
+        if before is not None:  # with whose name of the folder its table still begins
+            mark = dataclasses.replace(mark, output=before.output)
+        try:
+            self._old.remove(output, self._fill.base, self._fill.companions, self._reader)
+            write_text(output / NOTE, mark.text())
+            self._device = output.stat().st_dev
+        except OSError as exc:
+            raise unwritable(output, exc) from exc
+
+    def put(self, image: Image) -> None:
+        """Deliver one image or companion, or count why not. Raises RunError if the disk is full or fails."""
+        skips, target = self.plan.skips, self._fill.output / image.target
+        try:
+            place = self.plan.place(image, self._reader)
+            target = self._fill.output / place
+            self._put(image, place, target)
+        except ImageError as exc:
+            skips.fail(image.path, exc)
+        except (Unlinkable, Unplaced) as exc:
+            skips.add(image.path, str(exc))
+        except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
+            skips.add(image.path, OCCUPIED)
+        except OSError as exc:
+            if not of_source(exc, image.address.file):
+                raise storage_error(target, exc) from exc
+            skips.add(image.path, reason(exc))
+
+    def _put(self, image: Image, place: str, target: Path) -> None:
+        way = self._fill.mark.way
+        if place in self._staying:
+            if place not in self._old.edited:  # those are counted
+                self.plan.skips.add(image.path, OCCUPIED)
+            return
+        if os.path.lexists(target):
+            self._account.already += not image.companion
+            if way == MOVE and image.address.key is None:
+                end_move(image.address.file, target)
+        else:
+            note = partial(self._journal.add, place, image.address.file)
+            self._account.add(image, deliver_file(image, target, way, self._reader, self._device, note))
+        if not image.companion:
+            self._places.add(image.row, image.target, place)
+
+    def end(self, *, made: bool) -> Delivered:
+        """Write the scores of what is in the folder; one that this call has `made` and that is empty goes."""
+        output, mark = self._fill.output, self._fill.mark
+        if self._places.there.any() or self._staying:
+            write_table(self._fill.kept, output, self._fill.base, self._places, self._old)
+            write_text(output / NOTE, dataclasses.replace(mark, finished=True).text())
+        else:
+            for name in (TABLE, NOTE):
+                (output / name).unlink(missing_ok=True)
+            if made:
+                remove_folder(output)
+        return self._account.of(str(output))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,32 +252,34 @@ class Fill:
     """How a folder is filled.
 
     Attributes:
+        kept: rows of a scores file.
         output: the folder.
         base: where the tree that is kept starts, absolute.
+        companions: that go along.
         mark: the note of this call.
         before: that of an earlier one, or of this one when it was stopped.
         update: whether what the earlier one has delivered is brought up to date.
     """
 
+    kept: Kept
     output: Path
     base: str
+    companions: Wish | None
     mark: Mark
     before: Mark | None
     update: bool
 
-    def old(self, scores: Path, mask: Mask, reader: ContainerReader) -> Old:
+    def old(self, reader: ContainerReader) -> Old:
         """What is there of an earlier call. Raises InputError."""
         stopped = self.before is not None and not self.before.finished
-        return look(scores, mask, self.output, self.before, reader, remove=self.update or stopped)
+        return look(self.kept, self.output, self.before, reader, remove=self.update or stopped)
 
 
 def check_folder(
-    scores: Path,
-    mask: Mask,
+    kept: Kept,
     output: Path,
     way: str,
     root: str | None,
-    image_column: str | None = None,
     companions: Wish | None = None,
     *,
     update: bool = False,
@@ -274,30 +289,31 @@ def check_folder(
         before = read_mark(output)
         strange = before is None and output.exists() and any(output.iterdir())
     except OSError as exc:
-        raise OutputError(f"cannot write {output}: {exc.strerror}") from exc
-    info, kept = scores.stat(), hashlib.sha256(mask.tobytes()).hexdigest()
-    base, column = _base(scores, output, root, before if update else None), image_column or DEFAULT_COLUMN
+        raise unwritable(output, exc) from exc
+    info, rows = kept.scores.stat(), hashlib.sha256(kept.mask.tobytes()).hexdigest()
+    base = _base(kept, output, root, before if update else None)
     along = "" if companions is None else str(companions)
-    plan = digest(counted(_Call(way, base, column, along, kept, info.st_size, info.st_mtime_ns)))
-    fill = Fill(output, base, Mark(plan, way, base, output=str(output), companions=along), before, update)
-    if before is not None and before.call != plan:
+    column = kept.image_column or DEFAULT_COLUMN
+    call = digest(counted(_Call(way, base, column, along, rows, info.st_size, info.st_mtime_ns)))
+    mark = Mark(call, way, base, output=str(output), companions=along)
+    fill = Fill(kept, output, base, companions, mark, before, update)
+    if before is not None and before.call != call:
         _check_update(fill, before)
     inside = os.path.realpath(output)
-    for table in kept_rows(scores, mask):
-        for path in table["path"].to_pylist():
-            if os.path.realpath(Address.parse(path).file).startswith(inside + os.sep):
-                raise OutputError(f"{output} holds images that are to be delivered ({path}); choose another OUT")
+    for image in kept.images():
+        if os.path.realpath(image.address.file).startswith(inside + os.sep):
+            raise OutputError(f"{output} holds images that are to be delivered ({image.path}); choose another OUT")
     if strange:
         raise OutputError(f"{output} is not empty, and nothing is ever overwritten; choose another OUT")
-    check_table(scores, output)
+    check_table(kept, output)
     return fill
 
 
-def _base(scores: Path, output: Path, root: str | None, before: Mark | None) -> str:
+def _base(kept: Kept, output: Path, root: str | None, before: Mark | None) -> str:
     """Where the tree starts: without `root` where it did `before`, unless the images have been moved from there."""
     if root is None and before is not None and before.base and fits(output, before, before.base) is not False:
         return before.base
-    return base_of(scores, root)
+    return base_of(kept, root)
 
 
 def _check_update(fill: Fill, before: Mark) -> None:

@@ -6,16 +6,14 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companions, Wish
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import SEPARATOR, Address
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.inputs.reader import ContainerReader
-from fiqa_trt.scores.files import output_metadata, read_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +50,6 @@ class Places:
         return len(self._taken) > before
 
 
-ROOT = "root"  # what the metadata of kept rows call it
 OCCUPIED = "another image has its place in the output"
 
 
@@ -64,8 +61,7 @@ class Plan:
 
     def __init__(
         self,
-        scores: Path,
-        mask: Mask,
+        kept: Kept,
         base: str,
         reader: ContainerReader,
         wish: Wish | None,
@@ -74,7 +70,7 @@ class Plan:
     ) -> None:
         self._known = known
         self.skips, self.places, self.left_behind = Skips(), Places(), LeftBehind()
-        self._scores, self._mask, self._base = scores, mask, base
+        self._kept, self._base = kept, base
         self._companions, self._wish = Companions(reader), wish
         self._wish_in_tars = Wish() if samples and wish is None else wish
 
@@ -82,29 +78,25 @@ class Plan:
         """The kept images, each followed by its companions; those outside the base are skipped, unless an earlier call
         has delivered them: what cannot be read or found any more has its place all the same.
         """
-        row = -1
-        for table in kept_rows(self._scores, self._mask):
-            for path in table["path"].to_pylist():
-                row += 1
-                address = Address.parse(path)
-                target, known = target_of(address, self._base), self._known(row)
-                if not (below := is_below(target)) and known is None:
-                    self.skips.add(path, f"not below --root {self._base}")
-                    continue
-                companions = list(self._companions.of(address, self._wish or Wish())) if below else []
-                if self.places.take(known or target):
-                    yield Image(path, address, target, row, known=known)
-                else:
-                    self.skips.add(path, OCCUPIED)
-                    continue
-                if (self._wish if address.key is None else self._wish_in_tars) is None:
-                    self.left_behind.add(companions)
-                    continue
-                for each in companions:
-                    beside = target_of(each.address, self._base)
-                    # It may be a kept image itself, or go along with two of them.
-                    if self.places.take(beside):
-                        yield Image(each.address.recorded, each.address, beside, row, companion=True)
+        for row, path, address in self._kept.images():
+            target, known = target_of(address, self._base), self._known(row)
+            if not (below := is_below(target)) and known is None:
+                self.skips.add(path, f"not below --root {self._base}")
+                continue
+            companions = list(self._companions.of(address, self._wish or Wish())) if below else []
+            if self.places.take(known or target):
+                yield Image(path, address, target, row, known=known)
+            else:
+                self.skips.add(path, OCCUPIED)
+                continue
+            if (self._wish if address.key is None else self._wish_in_tars) is None:
+                self.left_behind.add(companions)
+                continue
+            for each in companions:
+                beside = target_of(each.address, self._base)
+                # It may be a kept image itself, or go along with two of them.
+                if self.places.take(beside):
+                    yield Image(each.address.recorded, each.address, beside, row, companion=True)
 
     def place(self, image: Image, reader: ContainerReader) -> str:
         """Where an image goes: where it is already, or its target, with a suffix where its bytes alone tell of which
@@ -149,34 +141,10 @@ def _parts(key: str) -> list[str]:
     return parts or ["_"]
 
 
-def base_of(scores: Path, root: str | None) -> str:
+def base_of(kept: Kept, root: str | None) -> str:
     """Where the tree that is kept starts, absolute. Raises InputError."""
     if root is None:
-        return common_root(scores)
+        return kept.root
     if not os.path.isdir(root):
         raise InputError(f"--root {root}: no such folder")
     return os.path.abspath(root)
-
-
-def common_root(scores: Path) -> str:
-    """The deepest folder that holds every image of the file, kept or not, absolute.
-
-    So an image has the same place in every output, whatever is kept beside it. A file that `filter` made of another one
-    says where the images of that began.
-    """
-    import pyarrow.compute as pc
-
-    found: str | None = None
-    for table in read_output(scores, ["path"]):
-        paths = table["path"]
-        special = pc.or_(pc.match_substring(paths, SEPARATOR), pc.starts_with(paths, "file:"))
-        plain = pc.replace_substring_regex(paths.filter(pc.invert(special)), "[^/]*$", "").unique().to_pylist()
-        known = dict[str, bool]()
-        files = {Address.parse(path, known).file for path in paths.filter(special).to_pylist()}
-        folders = {os.path.normpath(os.path.abspath(folder)) for folder in {*plain, *map(os.path.dirname, files)}}
-        if folders:
-            found = os.path.commonpath([*folders, found] if found else list(folders))
-    found = found or os.getcwd()
-    recorded = (output_metadata(scores) or {}).get(ROOT)
-    above = isinstance(recorded, str) and os.path.isabs(recorded) and os.path.commonpath([recorded, found]) == recorded
-    return str(recorded) if above else found

@@ -17,14 +17,13 @@ import numpy.typing as npt
 from fiqa_trt.curation.delivery.companions import Companions, Wish
 from fiqa_trt.curation.delivery.file import content, remove_empty
 from fiqa_trt.curation.delivery.plan import is_below, target_of
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import STAMP, Kept, stamps_of
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import Address, open_path
+from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address, open_path, with_column
 from fiqa_trt.inputs.marks import MOVE, TABLE, Mark
 from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.outcomes import ImageError
-from fiqa_trt.scores.files import read_output
-from fiqa_trt.scores.schema import own_types
+from fiqa_trt.scores.files import output_metadata, read_output, recorded_fingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 ORIGIN = "original_path"  # column of the table: where an image comes from
 SOURCE = "delivered_from"  # the same, where the scores have a column ORIGIN: of a folder of a folder, or a list's own
 EDITED = "changed since it was delivered, so it was left where it is"
-_STAMP = ("bytes", "modified")
 _APART = 2_000_000  # microseconds between two times of one file, as coarse file systems keep them
 
 
@@ -78,15 +76,14 @@ class Old:
         remove_empty(output, self.leaving)
 
 
-def look(scores: Path, mask: Mask, output: Path, mark: Mark | None, reader: ContainerReader, *, remove: bool) -> Old:
-    """Compare what was delivered with the kept rows of a scores file.
+def look(kept: Kept, output: Path, mark: Mark | None, reader: ContainerReader, *, remove: bool) -> Old:
+    """Compare what was delivered with what is kept.
 
     Args:
-        scores: a scores file.
-        mask: its kept rows.
+        kept: rows of a scores file.
         output: a folder.
         mark: its note.
-        reader: of shards.
+        reader: of containers.
         remove: whether anything leaves; otherwise all of it stays.
 
     Raises:
@@ -98,14 +95,15 @@ def look(scores: Path, mask: Mask, output: Path, mark: Mark | None, reader: Cont
     if mark is None or not (output / TABLE).exists():
         return Old()
     old = pa.concat_tables(read_output(output / TABLE, ["path", "score", "status"]))
-    prefix, sources = os.path.join(mark.output or output, ""), _sources(old)
+    # A version before named no columns in it, as in the paths of its scores.
+    column = recorded_fingerprint(output_metadata(output / TABLE)).get("image_column") or DEFAULT_COLUMN
+    prefix, sources = os.path.join(mark.output or output, ""), with_column(_sources(old), column)
     for path in old["path"].to_pylist():
         _place(path, prefix)  # before anything is touched
-    parts = [part.select([n for n in ("path", *_STAMP) if n in part.column_names]) for part in kept_rows(scores, mask)]
-    kept = pa.concat_tables(parts)
-    index = pc.index_in(sources.cast(pa.large_string()), value_set=kept["path"].cast(pa.large_string()))
-    now = [_column(kept, name).take(index) for name in _STAMP]
-    then = [_column(old, name) for name in _STAMP]
+    index = pc.index_in(sources.cast(pa.large_string()), value_set=kept.stamps["path"])
+    delivered = stamps_of(old)
+    now = [kept.stamps[name].take(index) for name in STAMP]
+    then = [delivered[name] for name in STAMP]
     same = pc.is_valid(index)
     for a, b in zip(now, then, strict=True):
         same = pc.and_(same, pc.fill_null(pc.equal(a, b), pc.and_(pc.is_null(a), pc.is_null(b))))
@@ -170,15 +168,6 @@ def _place(path: str, prefix: str) -> str:
     if not name.startswith(prefix):
         raise InputError(f"{TABLE} is not as filter wrote it: {path} does not begin with {prefix}; choose another OUT")
     return name.removeprefix(prefix)
-
-
-def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A stamp as numbers; null in a file of a version that had none."""
-    import pyarrow as pa
-
-    if name not in table.column_names or table.schema.field(name).type != own_types([])[name]:
-        return pa.chunked_array([pa.nulls(table.num_rows, pa.int64())])
-    return table[name].cast(pa.int64())
 
 
 def _stamped(path: Path, stamp: tuple[int | None, int | None]) -> bool:

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fiqa_trt.curation.delivery.common import Delivered
-from fiqa_trt.curation.delivery.plan import ROOT, common_root
-from fiqa_trt.curation.select import Mask, kept_rows
-from fiqa_trt.errors import DifferentRun, OutputError
+from fiqa_trt.curation.kept import Kept
+from fiqa_trt.errors import OutputError, already_there
 from fiqa_trt.inputs.lists import as_line
-from fiqa_trt.scores.files import SUFFIXES, check_columns, output_metadata, read_schema, with_metadata, write_output
+from fiqa_trt.scores.files import SUFFIXES, check_columns, write_output
 from fiqa_trt.storage.writing import atomic, check_output
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def check_rows(scores: Path, mask: Mask, output: Path, *, restart: bool) -> None:
-    """Raise what `write_rows` raises before it begins."""
+
+def check_rows(kept: Kept, output: Path, *, restart: bool) -> None:
+    """Raise what `write_rows` raises, but for what the disk does."""
+    _check_place(output, restart=restart)
+    if output.suffix.lower() == ".txt":
+        for table in kept.tables():
+            _lines(table)
+    else:
+        check_columns(kept.schema, output)
+
+
+def _check_place(output: Path, *, restart: bool) -> None:
     check_output(output, (".txt", *SUFFIXES))
     if output.exists() and not restart:
-        raise DifferentRun(f"{output} exists already; --restart replaces it, or choose another OUT")
-    if output.suffix.lower() == ".txt":
-        _check_lines(scores, mask)
-    else:
-        check_columns(read_schema(scores, ["path", "score", "status"]), output)
+        raise already_there(output, other="OUT")
 
 
-def _check_lines(scores: Path, mask: Mask) -> None:
-    """Raise OutputError for a path that is more than a line."""
+def _lines(table: pa.Table) -> Iterator[str]:
+    """The paths of kept rows as they stand in a .txt. Raises OutputError, at once, for one that is more than a line."""
     import pyarrow.compute as pc
 
-    for table in kept_rows(scores, mask):
-        broken = table["path"].filter(pc.match_substring_regex(table["path"], r"[\r\n]"))
-        if len(broken):
-            raise OutputError(
-                f"a .txt cannot hold {broken[0].as_py()!r}, which has a line break; write .csv or .parquet"
-            )
+    broken = table["path"].filter(pc.match_substring_regex(table["path"], r"[\r\n]"))
+    if len(broken):
+        raise OutputError(f"a .txt cannot hold {broken[0].as_py()!r}, which has a line break; write .csv or .parquet")
+    return (as_line(path) + "\n" for path in table["path"].to_pylist())
 
 
-def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False) -> Delivered:
+def write_rows(kept: Kept, output: Path, *, restart: bool = False) -> Delivered:
     """The kept paths (.txt) or rows (.parquet, .csv, .jsonl), in the order of the scores file.
 
     Raises:
@@ -44,16 +51,12 @@ def write_rows(scores: Path, mask: Mask, output: Path, *, restart: bool = False)
         DifferentRun: it is there already.
         RunError: the disk is full or fails.
     """
-    check_rows(scores, mask, output, restart=restart)
-    count = int(mask.sum())
+    _check_place(output, restart=restart)
     if output.suffix.lower() == ".txt":
         with atomic(output) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for table in kept_rows(scores, mask):
-                file.writelines(as_line(path) + "\n" for path in table["path"].to_pylist())
-        return Delivered(str(output), count)
-    schema = check_columns(read_schema(scores, ["path", "score", "status"]), output)
-    metadata = output_metadata(scores)
-    if metadata is not None:
-        schema = with_metadata(schema, {**metadata, "filtered_from": str(scores), ROOT: common_root(scores)})
-    write_output(output, schema, kept_rows(scores, mask), count)
-    return Delivered(str(output), count)
+            for table in kept.tables():
+                file.writelines(_lines(table))
+        return Delivered(str(output), len(kept))
+    schema = check_columns(kept.schema, output)
+    write_output(output, kept.described(schema), kept.tables(), len(kept))
+    return Delivered(str(output), len(kept))

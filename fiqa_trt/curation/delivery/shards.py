@@ -14,15 +14,15 @@ from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import Delivered, LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companion, Companions, Sample, Wish
-from fiqa_trt.curation.select import Mask, kept_rows
-from fiqa_trt.errors import DifferentRun, OutputError
+from fiqa_trt.curation.kept import Kept
+from fiqa_trt.errors import OutputError, already_there
 from fiqa_trt.inputs.address import Address, open_path
 from fiqa_trt.inputs.containers.registry import is_table
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.inputs.reader import ContainerReader, read_addresses, read_recorded
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.scores.files import check_columns, hold, read_schema, to_json
+from fiqa_trt.scores.files import check_columns, hold, to_json
 from fiqa_trt.storage.writing import atomic, check_output
 
 SHARD_SIZE = 10_000
@@ -38,11 +38,9 @@ class _Member:
 
 
 def write_shards(
-    scores: Path,
-    mask: Mask,
+    kept: Kept,
     output: Path,
     shard_size: int = SHARD_SIZE,
-    image_column: str | None = None,
     report: Report = silent,
     *,
     restart: bool = False,
@@ -55,11 +53,9 @@ def write_shards(
     the sample has a `.json` of its own, the row is `000000017.fiqa.json`.
 
     Args:
-        scores: a scores file.
-        mask: its kept rows.
+        kept: rows of a scores file.
         output: ends in .tar.
         shard_size: samples of a shard.
-        image_column: of tables among the inputs; by default the one that the scores file records.
         report: receives the images done.
         restart: replace shards of that name that are there; the ones beyond the last new one go when that is written.
         companions: which of the files that go with the images are delivered as well; by default all those of samples,
@@ -70,11 +66,11 @@ def write_shards(
         OutputError: they cannot be written there, cannot hold the columns, or hold images that are to be delivered.
         RunError: the disk is full or fails.
     """
-    present = check_shards(scores, mask, output, restart=restart)
-    reader, total = ContainerReader(), int(mask.sum())
+    present = check_shards(kept, output, restart=restart)
+    reader = ContainerReader()
     samples, made, number = _Samples(reader, companions), set[Path](), 0
     try:
-        for index, part in enumerate(_split(samples.of(scores, mask), shard_size)):
+        for index, part in enumerate(_split(samples.of(kept), shard_size)):
             path = shard_of(output, index)
             made.add(path)
             with atomic(path) as temporary, tarfile.open(temporary, "w") as archive:
@@ -82,7 +78,7 @@ def write_shards(
                     for member in members:
                         _add(archive, f"{number:09}{member.extension}", member.data)
                     number += 1
-                    report(Progress(samples.images, total, sum(samples.skips.reasons.values())))
+                    report(Progress(samples.images, len(kept), sum(samples.skips.reasons.values())))
     finally:
         reader.close()
     for path in present:
@@ -96,26 +92,25 @@ def shard_of(output: Path, index: int) -> Path:
     return output.with_name(f"{output.stem}-{index:06}.tar")
 
 
-def check_shards(scores: Path, mask: Mask, output: Path, *, restart: bool) -> list[Path]:
+def check_shards(kept: Kept, output: Path, *, restart: bool) -> list[Path]:
     """Shards that `write_shards` would replace. Raises what it raises before it begins."""
     check_output(output, (".tar",))
-    check_columns(read_schema(scores, ["path", "score", "status"]), output, _ROWS)
+    check_columns(kept.schema, output, _ROWS)
     pattern = re.compile(re.escape(output.stem) + r"-[0-9]{6,}\.tar")
     present = sorted(path for path in output.parent.iterdir() if pattern.fullmatch(path.name))
     if present:
-        _refuse_sources(scores, mask, present)
+        _refuse_sources(kept, present)
     if present and not restart:
-        raise DifferentRun(f"{present[0]} exists already; --restart replaces it, or choose another OUT")
+        raise already_there(present[0], other="OUT")
     return present
 
 
-def _refuse_sources(scores: Path, mask: Mask, present: list[Path]) -> None:
+def _refuse_sources(kept: Kept, present: list[Path]) -> None:
     """Raise OutputError if an image that is to be delivered lies in one of the shards that would be replaced."""
     theirs = {os.path.realpath(path) for path in present}
-    for table in kept_rows(scores, mask):
-        for path in table["path"].to_pylist():
-            if os.path.realpath(Address.parse(path).file) in theirs:
-                raise OutputError(f"{path} is to be delivered, and would be replaced; choose another OUT")
+    for image in kept.images():
+        if os.path.realpath(image.address.file) in theirs:
+            raise OutputError(f"{image.path} is to be delivered, and would be replaced; choose another OUT")
 
 
 Row = dict[str, object]
@@ -130,9 +125,9 @@ class _Samples:
         self._reader, self._wish, self._finder = reader, wish, Companions(reader)
         self._whole = set[bytes]()  # samples that were delivered
 
-    def of(self, scores: Path, mask: Mask) -> Iterator[list[_Member]]:
+    def of(self, kept: Kept) -> Iterator[list[_Member]]:
         """The members of one for each kept image, or for neighbours that are of one sample."""
-        rows = (row for table in kept_rows(scores, mask) for row in hold(table, _ROWS).to_pylist())
+        rows = (row for table in kept.tables() for row in hold(table, _ROWS).to_pylist())
         found = ((Address.parse(str(row["path"])), row) for row in rows)
         for sample, group in groupby(found, lambda one: self._sample_of(one[0]) or one[0]):
             together = dict(group)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fiqa_trt.curation.delivery.plan import ROOT, target_of
+from fiqa_trt.curation.delivery.plan import target_of
 from fiqa_trt.curation.delivery.refresh import ORIGIN, SOURCE, Old
-from fiqa_trt.curation.select import Mask, kept_rows
+from fiqa_trt.curation.kept import Kept, Mask
 from fiqa_trt.inputs.address import Address, record_path
 from fiqa_trt.inputs.marks import TABLE
-from fiqa_trt.scores.files import check_columns, output_metadata, read_schema, with_metadata, write_output
+from fiqa_trt.scores.files import check_columns, write_output
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,24 +39,20 @@ class Places:
         return self._renamed.get(row) or target_of(Address.parse(path), base)
 
 
-def check_table(scores: Path, output: Path) -> pa.Schema:
+def check_table(kept: Kept, output: Path) -> pa.Schema:
     """The schema of the table. Raises OutputError if the columns cannot be written."""
     import pyarrow as pa
 
-    schema = check_columns(read_schema(scores, ["path", "score", "status"]), output / TABLE)
+    schema = check_columns(kept.schema, output / TABLE)
     if (source := _source_in(schema.names)) in schema.names:
         schema = schema.remove(schema.get_field_index(source))
     schema = schema.append(pa.field(source, pa.string()))
-    metadata = output_metadata(scores)
-    if metadata is not None:
-        added = {"filtered_from": str(scores), ROOT: os.path.abspath(output)}
-        schema = with_metadata(schema, {**metadata, **added})
-    return schema
+    return kept.described(schema, os.path.abspath(output))
 
 
-def write_table(scores: Path, mask: Mask, output: Path, base: str, places: Places, old: Old) -> None:
+def write_table(kept: Kept, output: Path, base: str, places: Places, old: Old) -> None:
     """Write it, with what stays of earlier calls at the end. Raises RunError if the disk does not take it."""
-    schema, rows, count = check_table(scores, output), _rows(scores, mask, output, base, places), places.there.sum()
+    schema, rows, count = check_table(kept, output), _rows(kept, output, base, places), places.there.sum()
     if old.rows is not None:
         staying = [record_path(os.path.join(output, place)) for place in old.staying]
         rows, count = itertools.chain(rows, [_fitted(old.rows, staying, schema)]), count + len(staying)
@@ -77,11 +73,11 @@ def _fitted(rows: pa.Table, paths: list[str], schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _rows(scores: Path, mask: Mask, output: Path, base: str, places: Places) -> Iterator[pa.Table]:
+def _rows(kept: Kept, output: Path, base: str, places: Places) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     start = 0
-    for table in kept_rows(scores, mask):
+    for table in kept.tables():
         there = places.there[start : start + table.num_rows]
         numbers = np.flatnonzero(there) + start
         start += table.num_rows
