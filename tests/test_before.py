@@ -22,7 +22,7 @@ from fiqa_trt.runs.score import Options, decoding_libraries, score_dataset
 from fiqa_trt.runs.update import update_dataset
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.version import __version__
-from tests.conftest import mean_workers
+from tests.helpers import mean_executor
 
 SMALL = Options(unit_rows=2)
 EVERY = Source(("crops", "t.tar", "t.parquet"))
@@ -30,7 +30,7 @@ FACES = Source(("t.parquet",), image_column="face")
 
 
 def workers() -> Executor:
-    return mean_workers(2)
+    return mean_executor(2)
 
 
 @pytest.fixture(autouse=True)

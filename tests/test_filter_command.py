@@ -14,8 +14,7 @@ from fiqa_trt.cli import group
 from fiqa_trt.errors import FiqaError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.score import score_dataset
-from tests.conftest import mean_workers
-from tests.test_delivery import tree
+from tests.helpers import mean_executor, tree
 
 
 def call(*arguments: object, code: int = 0) -> str:
@@ -99,7 +98,7 @@ def test_where_relative_paths_are_looked_for_is_told(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(crops.parent)
-    score_dataset(Source((crops.name,)), tmp_path / "r.parquet", mean_workers)
+    score_dataset(Source((crops.name,)), tmp_path / "r.parquet", mean_executor)
     monkeypatch.chdir(crops)
     said = call(tmp_path / "r.parquet", "-o", tmp_path / "out", "--copy", "--top", 3, *more, code=3)
     assert "3 skipped: missing" in said

@@ -27,9 +27,7 @@ from fiqa_trt.errors import DifferentRun, InputError, OutputError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.score import Options, score_dataset
 from fiqa_trt.scores.groups import STEPS, Ledger
-from tests.conftest import mean_workers
-from tests.test_filtering import Row, row, write
-from tests.test_shards import tar
+from tests.helpers import Row, mean_executor, row, tar, write
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">.jpg"
 
@@ -131,7 +129,7 @@ def scored(crops: Path, tmp_path: Path) -> Path:
     (crops / EVIL).write_bytes((crops / "a" / "0.jpg").read_bytes())
     (crops / f"bad{EVIL}").write_bytes(b"x")
     tar(crops / "s.tar", [("x/1.jpg", (crops / "b" / "1.jpg").read_bytes())])
-    score_dataset(Source((str(crops),)), tmp_path / "s.parquet", mean_workers, Options(command="fiqa-trt score <b>"))
+    score_dataset(Source((str(crops),)), tmp_path / "s.parquet", mean_executor, Options(command="fiqa-trt score <b>"))
     return tmp_path / "s.parquet"
 
 
@@ -146,7 +144,7 @@ def test_other_formats(crops: Path, tmp_path: Path, suffix: str) -> None:
     (crops / "bad.jpg").write_bytes(b"x")
     found = []
     for name in ("s.parquet", f"s.{suffix}"):
-        score_dataset(Source((str(crops),)), tmp_path / name, mean_workers)
+        score_dataset(Source((str(crops),)), tmp_path / name, mean_executor)
         found.append(dataclasses.replace(survey(tmp_path / name), provenance={}))
     assert found[0] == found[1]
 

@@ -26,9 +26,7 @@ from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Progress
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import output_metadata, read_output
-from tests.conftest import mean_workers
-from tests.test_delivery import Stop, tree, wanted
-from tests.test_shards import tar
+from tests.helpers import Stop, mean_executor, tar, tree, wanted
 
 
 def only(scores: Path, *names: str) -> Any:
@@ -92,7 +90,7 @@ def wanted_names(mask: Any, scores: Path, crops: Path) -> list[str]:
 def test_rows_of_tables_have_their_names_in_it(crops: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [(crops / "a" / "0.jpg").read_bytes()] * 2}), tmp_path / "t.parquet")
     scores, out = tmp_path / "s.parquet", tmp_path / "out"
-    score_dataset(Source((str(tmp_path / "t.parquet"),)), scores, mean_workers)
+    score_dataset(Source((str(tmp_path / "t.parquet"),)), scores, mean_executor)
     for _ in range(2):
         fill_folder(Kept(scores, np.ones(2, bool)), out, "copy")
         names = [path for part in read_output(out / TABLE, ["path"]) for path in part["path"].to_pylist()]
@@ -167,7 +165,7 @@ def test_a_link_is_put_back_as_one(crops: Path, tmp_path: Path) -> None:
     (crops / "link.jpg").symlink_to("a/0.jpg")
     (crops / "other.jpg").symlink_to("b/1.jpg")
     scores, out = tmp_path / "s.parquet", tmp_path / "out"
-    score_dataset(Source((str(crops),)), scores, mean_workers)
+    score_dataset(Source((str(crops),)), scores, mean_executor)
     expected = tree(crops)
     fill_folder(Kept(scores, only(scores, "link.jpg", "other.jpg")), out, "move")
     (crops / "b" / "1.jpg").unlink()  # so that its link would lead nowhere
@@ -318,7 +316,7 @@ def test_nothing_stays_where_nothing_was_delivered(scores: Path, mask: Any, crop
 
 def again(crops: Path, scores: Path) -> None:
     scores.unlink()
-    score_dataset(Source((str(crops),)), scores, mean_workers)
+    score_dataset(Source((str(crops),)), scores, mean_executor)
 
 
 def names_in(table: Path, column: str, start: Path) -> list[str]:
@@ -415,14 +413,14 @@ def test_what_was_moved_stays_and_more_comes(scores: Path, mask: Any, crops: Pat
 def test_an_update_of_members_of_shards(crops: Path, tmp_path: Path) -> None:
     files = [(f"{index}.jpg", (crops / "ab"[index % 2] / f"{index}.jpg").read_bytes()) for index in range(4)]
     scores, out, shard = tmp_path / "s.parquet", tmp_path / "out", tmp_path / "s.tar"
-    score_dataset(Source((str(tar(shard, files)),)), scores, mean_workers)
+    score_dataset(Source((str(tar(shard, files)),)), scores, mean_executor)
     fill_folder(Kept(scores, np.ones(4, bool)), out, "copy")
     done = fill_folder(Kept(scores, only(scores, "0.jpg", "1.jpg")), out, "copy", update=True)
     assert (done.removed, done.already, done.staying) == (2, 2, 0)
     tar(shard, files[:1])
     os.utime(shard, (5, 5))
     scores.unlink()
-    score_dataset(Source((str(shard),)), scores, mean_workers)
+    score_dataset(Source((str(shard),)), scores, mean_executor)
     done = fill_folder(Kept(scores, np.ones(1, bool)), out, "copy", update=True)
     assert (done.removed, done.written, done.staying) == (1, 1, 1)  # nothing else holds the other one
     assert tree(out) == {"s.tar/0.jpg": files[0][1], "s.tar/1.jpg": files[1][1]}
@@ -434,7 +432,7 @@ def test_what_cannot_be_read_any_more_keeps_its_row(crops: Path, tmp_path: Path,
     files = [(f"{index}.jpg", (crops / "ab"[index % 2] / f"{index}.jpg").read_bytes()) for index in range(4)]
     scores, out, shard, table = (tmp_path / name for name in ("s.parquet", "out", "s.tar", "t.parquet"))
     pq.write_table(pa.table({"image": [data for _, data in files]}), table)
-    score_dataset(Source((str(tar(shard, files)), str(table), str(crops / "a"))), scores, mean_workers)
+    score_dataset(Source((str(tar(shard, files)), str(table), str(crops / "a"))), scores, mean_executor)
     every = pq.read_table(scores)["score"].is_valid().to_numpy()
     fill_folder(Kept(scores, every), out, "copy")
     before, delivered = tree(out), pq.read_table(out / TABLE)
@@ -459,7 +457,7 @@ def test_a_tree_that_is_elsewhere_now(
     monkeypatch.chdir(tmp_path / "here")
     shutil.copytree(crops, "crops")
     output = Path("s.parquet")
-    score_dataset(Source(("crops",)), output, mean_workers)
+    score_dataset(Source(("crops",)), output, mean_executor)
     every = pq.read_table(output)["score"].is_valid().to_numpy()
     fill_folder(Kept(output, every), Path("out"), way)
     monkeypatch.chdir(tmp_path / "there")
@@ -506,7 +504,7 @@ def test_a_list_may_have_a_column_of_our_name(crops: Path, tmp_path: Path) -> No
     listing, scores, out = tmp_path / "list.csv", tmp_path / "s.parquet", tmp_path / "out"
     kept = sorted(crops.rglob("[13].jpg"))
     listing.write_text("path,original_path\n" + "".join(f"{path},{crops / 'a' / '0.jpg'}\n" for path in kept))
-    score_dataset(Source(list_file=str(listing)), scores, mean_workers)
+    score_dataset(Source(list_file=str(listing)), scores, mean_executor)
     fill_folder(Kept(scores, np.ones(len(kept), bool)), out, "copy", companions=Wish())
     done = fill_folder(Kept(scores, np.arange(len(kept)) > 0), out, "copy", companions=Wish(), update=True)
     assert (done.removed, done.already) == (1, len(kept) - 1)

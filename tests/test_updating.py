@@ -31,8 +31,7 @@ from fiqa_trt.runs.score import Options, Summary, score_dataset
 from fiqa_trt.runs.update import compare, update_dataset
 from fiqa_trt.scores.files import read_output
 from fiqa_trt.storage.base import microseconds
-from tests.conftest import MeanEngine, jpeg, mean_workers
-from tests.test_shards import tar
+from tests.helpers import MeanEngine, jpeg, mean_executor, tar
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -270,7 +269,7 @@ def test_outputs_that_cannot_be_updated(folder: Path, tmp_path: Path) -> None:
     pq.write_table(whole.drop_columns(["modified"]), output)
     with pytest.raises(InputError, match="does not record the sizes and times"):
         update(folder, output)
-    retry_failed(output, mean_workers)  # which needs them as little as every other command
+    retry_failed(output, mean_executor)  # which needs them as little as every other command
     pq.write_table(whole.replace_schema_metadata(None), output)
     with pytest.raises(InputError, match="does not say which model"):
         update(folder, output)
@@ -366,7 +365,7 @@ def test_times_name_their_zone_and_those_of_earlier_versions_are_read(
         assert len(zoned.findall(written)) == len(rows(output))
         output.write_text(zoned.sub(r"\1", written))
     before = rows(output)
-    retry_failed(output, mean_workers)
+    retry_failed(output, mean_executor)
     assert rows(output) == before
     assert update(folder, output)[1] == 0
     assert rows(output) == before
