@@ -13,7 +13,7 @@ from PIL import Image
 
 from fiqa_trt.decoding.metadata import bare_png
 from fiqa_trt.outcomes import Status
-from tests.images import chunk, encode, grey, outcome, over_white, pixels, png
+from tests.decoding.images import chunk, encode, grey, outcome, over_white, pixels, png
 
 W, H = 11, 6
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}

@@ -29,7 +29,7 @@ from fiqa_trt.inputs.marks import OURS
 from fiqa_trt.progress import Progress
 from tests.helpers import jpeg
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "fiqa_trt"]
 HEAVY = {"build", "bench", "export", "train", "synthesize", "doctor"}
 BROKEN = ("2>&-", "2>/dev/full", "<&- >&- 2>&-", "<&- >&- 2>/dev/full", "2> >(true)")

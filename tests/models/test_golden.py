@@ -12,7 +12,7 @@ import pytest
 from fiqa_trt.engines.base import Engine
 from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.engines.openvino import OpenVinoEngine
-from tests.golden import GOLDEN, of_files, of_tensors
+from tests.models.golden import GOLDEN, of_files, of_tensors
 
 
 @pytest.fixture(scope="module")

@@ -219,6 +219,6 @@ def test_libraries_call_nobody(tmp_path: Path, arguments: list[str], portrait: I
     (tmp_path / "home").mkdir()
     portrait.save(tmp_path / "face.png")
     command = [sys.executable, "-m", "fiqa_trt", *arguments, "-q"]
-    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
     assert not list((tmp_path / "home").iterdir())

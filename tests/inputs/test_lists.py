@@ -313,7 +313,7 @@ def test_standard_input_is_read_like_a_text(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("redirection", ["<&-", "0>nowhere"])
 def test_standard_input_that_cannot_be_read(tmp_path: Path, redirection: str) -> None:
     command = f'exec "$0" -m fiqa_trt score - -o out.parquet --device cpu {redirection}'
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     done = subprocess.run(
         ["sh", "-c", command, sys.executable],
         cwd=tmp_path,

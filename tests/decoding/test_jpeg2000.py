@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fiqa_trt.outcomes import Status
-from tests.images import encode, grey, outcome, over_white, pixels
+from tests.decoding.images import encode, grey, outcome, over_white, pixels
 
 
 @pytest.fixture(scope="module")

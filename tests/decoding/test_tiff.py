@@ -14,7 +14,7 @@ from PIL import Image
 
 from fiqa_trt.decoding.tiff import ends_early, overfull, read_directory, without_metadata
 from fiqa_trt.outcomes import ImageError, Status
-from tests.images import Levels, encode, grey, outcome, over_white, pixels, tiff
+from tests.decoding.images import Levels, encode, grey, outcome, over_white, pixels, tiff
 
 W, H = 13, 9
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}

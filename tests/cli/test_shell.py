@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fiqa_trt.machine.doctor import examine
 from fiqa_trt.shell import command_line, path_word, printed
 
-ROOT = Path(__file__).parent.parent / "fiqa_trt"
+ROOT = Path(__file__).parents[2] / "fiqa_trt"
 COMMAND = re.compile(r"\b(?:fiqa-trt|pip|python3?|apt|apt-get)\s+(?:-m\s+\w+\s+)?[a-z][\w-]*\s")
 MADE = {"command_line", "path_word"}
 WORD = st.binary(min_size=1, max_size=12).filter(lambda word: b"\0" not in word).map(os.fsdecode)

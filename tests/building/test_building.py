@@ -486,7 +486,7 @@ def test_doctor_names_the_right_extra_and_an_unwritable_cache(monkeypatch: pytes
         ("eval (scipy)", "train"),
     ):
         assert checks[name].remedy == f"pip install 'fiqa-trt[{extra}]'"
-    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     for check in checks.values():  # whatever is recommended exists
         assert all(f"\n{name} = [" in project for name in re.findall(r"fiqa-trt\[(\w+)\]", check.remedy))
 

@@ -21,7 +21,7 @@ from fiqa_trt.engines.tensorrt import check_layer_types, types_of_layers
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FRONT_END = Path(sys.prefix) / "front-end"
 WHEELS = Path(sys.prefix) / "wheels"
 
@@ -33,7 +33,7 @@ front_end = pytest.mark.skipif(
 
 def dry_run(case: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.dry_run", case],
+        [sys.executable, "-m", "tests.building.dry_run", case],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(FRONT_END)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -201,7 +201,7 @@ def test_threads_do_not_disturb_each_other(portrait: Image.Image) -> None:
 
 
 def test_pixels_of_the_shared_photographs_equal_pillows() -> None:
-    folder = Path(__file__).parents[2] / "shared" / "faces" / "portraits"
+    folder = Path(__file__).parents[3] / "shared" / "faces" / "portraits"
     if not folder.is_dir():
         pytest.skip("needs ../shared/faces")
     for path in sorted(folder.glob("*.jpg"))[::97]:

@@ -1,4 +1,4 @@
-"""The released checkpoint's scores of fixed inputs. `python -m tests.golden` writes them anew to `golden.json`.
+"""The released checkpoint's scores of fixed inputs. `python -m tests.models.golden` writes them anew to `golden.json`.
 
 To be run when a new checkpoint is released, and for no other reason.
 """

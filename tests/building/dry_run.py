@@ -1,6 +1,6 @@
 """Lower and partition our network with the real Torch-TensorRT on a machine without a GPU or TensorRT's libraries.
 
-`python -m tests.dry_run fp16|int8|fp32|trap`, in a process of its own with `.venv/front-end` on the path (see
+`python -m tests.building.dry_run fp16|int8|fp32|trap`, in a process of its own with `.venv/front-end` on the path (see
 `front_end.txt`); prints JSON. No engine is built: this proves that every operator is converted, into one engine, in the
 types that were asked for, and says nothing of numerics or speed. `trap` is the network without the `.contiguous()` of
 `Ensemble.normalise`.
