@@ -21,7 +21,7 @@ from fiqa_trt.inputs.ahead import READERS, Plan, Reader
 from fiqa_trt.outcomes import ImageError, Origin, Outcome, Status, unforeseen
 from fiqa_trt.progress import Count, silent
 from fiqa_trt.scores.schema import to_table
-from fiqa_trt.storage.reading import Blob, Read
+from fiqa_trt.storage.base import Blob, Read
 
 _READ_BYTES = 256 << 20
 """Files that are being read, or wait to be decoded, hold about this much at most, if they are large."""

@@ -25,7 +25,9 @@ from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.machine import samples
 from fiqa_trt.models.spec import MEMBERS
+from fiqa_trt.outcomes import ImageError
 from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.storage.registry import store_of
 
 # A shell that runs the tests in the background has Ctrl-C ignored, and those that they interrupt would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -118,3 +120,11 @@ def mask(scores: Path) -> Any:
     good = np.array([status == "ok" for status in pq.read_table(scores)["status"].to_pylist()])
     good[0] = False
     return good
+
+
+def read_file(path: str) -> bytes:
+    """All bytes of a file. Raises ImageError."""
+    blob = store_of(path).read(path).blob
+    if isinstance(blob, ImageError):
+        raise blob
+    return blob

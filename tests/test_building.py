@@ -31,7 +31,9 @@ from fiqa_trt.cli import group
 from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, EngineInfo, Manifest, open_engine
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import MANIFEST, this_processor
+from fiqa_trt.engines.openvino import half_arithmetic, pack_network, read_network
 from fiqa_trt.errors import EngineError, FiqaError, InputError
+from fiqa_trt.libraries import import_library
 from fiqa_trt.machine import doctor
 from fiqa_trt.models import verification
 from fiqa_trt.models.verification import Agreement, Tolerance, compare, verification_batch
@@ -111,6 +113,19 @@ def test_an_fp16_engine_is_half_as_large(store: Path) -> None:
     assert built.manifest.agreement["srcc"] >= 0.9995
     with pytest.raises(EngineError, match="is an fp16 engine; build one for --precision fp32"):
         open_engine("cpu", "fp32", str(built.folder))
+
+
+def test_bf16_does_not_round_the_scores_of_an_fp16_engine() -> None:
+    """A million faces would share some two hundred scores."""
+    core = import_library("openvino").Core()
+    if "bf16" not in half_arithmetic(core):
+        pytest.skip("this processor has no BF16 arithmetic")
+    released = read_network(core, Manifest.read(RELEASED).read_payload(RELEASED), "onnx")
+    network = read_network(core, pack_network(released, half=True), "openvino")
+    network.reshape([8, 224, 224, 3])
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    scores = np.array(compiled(verification_batch()[:8])[0])
+    assert np.mean(scores.view(np.uint32) & 0xFFFF != 0) > 0.5
 
 
 def test_int8_from_ranges_and_by_calibration_agree(store: Path, crops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +342,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         (["bench", gone, "-o", tmp_path / "no" / "b.json"], "does not exist"),
         (["bench", gone, "-o", tmp_path / "file" / "b.json"], "does not exist"),
         (["eval", gone, "--labels", gone, "--plot", tmp_path / "no" / "p.png"], "does not exist"),
-        (["eval", gone, "--labels", gone, "--plot", tmp_path / "p.pdf"], "name it .png"),
+        (["eval", gone, "--labels", gone, "--plot", tmp_path / "p.gif"], "name it .png"),
         (["report", gone, "-o", tmp_path / "no" / "r.html"], "does not exist"),
         (["score", taken, "-o", tmp_path / "no" / "s.parquet"], "does not exist"),
         (["show", taken / "photo.jpg", taken / "photo.jpg", "--explain", "--engine", gone], "written twice"),

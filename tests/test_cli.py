@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -19,7 +20,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fiqa_trt.cli import COMMANDS, group
+from fiqa_trt.cli.score import describe
 from fiqa_trt.engines.base import PRECISIONS
+from fiqa_trt.runs.score import Summary
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "fiqa_trt"]
@@ -236,6 +239,15 @@ def test_interruption_while_it_starts() -> None:
     program = "import fiqa_trt.cli as cli; cli.group.main = lambda **o: exec('raise KeyboardInterrupt'); cli.main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "fiqa-trt: interrupted\n")
+
+
+def test_a_rate_is_said_of_what_was_scored_now() -> None:
+    """Of a retry of three images among a million it is no rate of a million."""
+    whole = Summary("s.parquet", 1000, {"ok": 999, "empty": 1}, {}, 1000, 2.0, {})
+    assert describe(whole).startswith("1,000 images, 500 images/s, 1 failed\n")
+    retried = dataclasses.replace(whole, scored_now=3, seconds=0.1)
+    assert describe(retried).startswith("1,000 images, 3 of them scored now, 30 images/s, 1 failed\n")
+    assert describe(dataclasses.replace(whole, scored_now=0, seconds=0)).startswith("1,000 images, 1 failed\n")
 
 
 def test_libraries_do_not_complain_of_damaged_images(crops: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from fiqa_trt.curation import delivery
-from fiqa_trt.curation.delivery import WAYS, fill_folder, measure, write_rows, write_shards
+from fiqa_trt.curation.delivery import WAYS, fill_folder, folder, measure, write_rows, write_shards
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
 from fiqa_trt.inputs.marks import OURS
@@ -147,6 +147,38 @@ def test_a_move_across_devices(
         patch.setattr(os, "link", no_link)
         skipped = fill_folder(Kept(scores, mask), tmp_path / "hard", "hardlink").skipped
     assert skipped == {"missing": 8, "on another file system, so it cannot be hard-linked: --copy or --symlink": 1}
+
+
+def test_a_folder_is_filled_by_one_run_at_a_time(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    output, before = tmp_path / "out", wanted(crops)
+    refused = list[str]()
+
+    def meanwhile(progress: Progress) -> None:
+        for other in (lambda: fill_folder(Kept(scores, mask), output, "move"), lambda: delivery.undo_move(output)):
+            with pytest.raises(OutputError) as caught:
+                other()
+            refused.append(str(caught.value))
+
+    assert fill_folder(Kept(scores, mask), output, "move", report=meanwhile).written == len(before)
+    assert set(refused) == {f"another run is writing {output} at this moment"}
+    assert tree(output) == before
+
+
+def test_a_folder_that_another_run_has_filled_meanwhile(
+    scores: Path, mask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, output = folder.check_folder, tmp_path / "out"
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        with monkeypatch.context() as original:
+            original.setattr(folder, "check_folder", check)
+            fill = check(*arguments, **options)
+            fill_folder(Kept(scores, mask), output, "copy")
+        return fill
+
+    monkeypatch.setattr(folder, "check_folder", slow)
+    with pytest.raises(OutputError, match="another run has just written"):
+        fill_folder(Kept(scores, mask), output, "copy")
 
 
 def test_names_that_are_hard_to_place(crops: Path, tmp_path: Path) -> None:

@@ -20,13 +20,14 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def place(tmp_path: Path, portrait: Image.Image) -> Path:
-    """A folder with `faces`, eight images each of eight persons, and `ratings.csv`, on a scale from 1 to 5."""
+    """A folder with `faces`, eight images of eight persons each, all of other sizes, and `ratings.csv`, from 1 to 5."""
     lines = ["image,mos,group,split"]
     for person in range(8):
         folder = tmp_path / "faces" / f"p{person:02}"
         folder.mkdir(parents=True)
         for number in range(8):
             image = portrait.filter(ImageFilter.GaussianBlur(number / 2)).rotate(person)
+            image = image.crop((0, 0, image.width - number, image.height - person))
             (folder / f"{number:04}.jpg").write_bytes(jpeg(image, quality=95 - 5 * person))
             mos, side = 4.8 - number * 0.45 - person / 20, ("train", "val", "test")[person % 3]
             lines.append(f"faces/p{person:02}/{number:04}.jpg,{mos:.2f},p{person:02},{side}")

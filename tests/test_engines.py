@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -204,10 +205,18 @@ def test_a_batch_that_a_gpu_has_no_memory_for_is_halved(released: Engine, monkey
         open_engine("cuda")
 
 
-def test_openvino_calls_nobody() -> None:
-    program = (
-        "import sys; from fiqa_trt.engines import open_engine; open_engine('cpu').close(); "
-        "print([name for name in sys.modules if 'telemetry' in name and 'stub' not in name and 'ovc' not in name])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+@pytest.mark.parametrize("arguments", [["doctor"], ["show", "face.png"], ["export", "-o", "onnx"]])
+def test_libraries_call_nobody(tmp_path: Path, arguments: list[str], portrait: Image.Image) -> None:
+    """Those that would have an identity in the home folder."""
+    if arguments[0] == "export":
+        pytest.importorskip("onnxruntime")
+    reasons = ("CI", "NNCF_CI", "NNCF_DEV", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS")  # not to call anybody
+    environment = {name: value for name, value in os.environ.items() if name not in reasons}
+    folders = {name: str(tmp_path / name) for name in ("FIQA_TRT_CACHE", "MPLCONFIGDIR")}
+    environment |= folders | {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    portrait.save(tmp_path / "face.png")
+    command = [sys.executable, "-m", "fiqa_trt", *arguments, "-q"]
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert not list((tmp_path / "home").iterdir())

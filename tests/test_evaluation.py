@@ -23,6 +23,7 @@ from fiqa_trt.analysis.evaluation import (
     MEASURES,
     PairForm,
     agreement,
+    comparison,
     edc,
     fit_logistic,
     logistic,
@@ -357,7 +358,12 @@ def test_the_point_that_the_curve_starts_from_is_told(scores: Path, tmp_path: Pa
 def test_pairs_have_the_columns_and_blanks_that_tables_have(scores: Path, tmp_path: Path) -> None:
     rows = [[f"/d/{i}.jpg", f"/d/{i + 1}.jpg", i % 2, f"0,{i + 10}"] for i in range(39)]
     plain = read_pairs(scores, write(tmp_path / "p.csv", "a,b,same,similarity", rows))
-    for header in ("image1,image2,label,cosine", "img_a,img_b,match,score", "probe,reference,genuine,sim"):
+    for header in (
+        "image1,image2,label,cosine",
+        "img_a,img_b,match,score",
+        "probe,reference,genuine,sim",
+        "p1,p2,is_mated,cos_sim",
+    ):
         found = read_pairs(scores, write(tmp_path / "q.csv", header, rows))
         assert found.similarity.tolist() == plain.similarity.tolist()
         assert f"similarity = {header.split(',')[3]}" in found.notes[0]
@@ -379,6 +385,36 @@ def test_pairs_have_the_columns_and_blanks_that_tables_have(scores: Path, tmp_pa
     assert read_pairs(scores, table, form=form).similarity.tolist() == plain.similarity.tolist()
 
 
+def test_verdicts_on_pairs_are_words_as_well(scores: Path, tmp_path: Path) -> None:
+    def same(yes: object, no: object, header: str = "enroll,verif,Label,score") -> list[bool]:
+        rows = [[f"/d/{i}.jpg", f"/d/{i + 1}.jpg", yes if i % 2 else no, 0.1 + i % 2] for i in range(9)]
+        return list(map(bool, read_pairs(scores, write(tmp_path / "p.csv", header, rows)).same))
+
+    wanted = [bool(i % 2) for i in range(9)]
+    for yes, no in ((1, -1), ("1.0", "0.0"), ("Genuine", "Impostor"), ("mated", "non-mated"), ("match", "Non_Match")):
+        assert same(yes, no) == wanted
+    with pytest.raises(InputError, match=r"line 2: `Label` is 'maybe', not 1 or 0 \(nor true"):
+        same(1, "maybe")
+    with pytest.raises(InputError, match="`Label` is both 0 and -1"):
+        read_pairs(
+            scores, write(tmp_path / "p.csv", "a,b,Label,score", [["/d/1.jpg", "/d/2.jpg", i, 1] for i in (-1, 0, 1)])
+        )
+
+
+def test_plots_are_of_the_kind_that_their_name_says(scores: Path, tmp_path: Path) -> None:
+    labels = write(tmp_path / "l.csv", "path,score", [[f"/d/{i}.jpg", i % 7] for i in range(40)])
+    for kind, start in {"pdf": b"%PDF", "svg": b"<?xml", "PNG": b"\x89PNG"}.items():
+        call(scores, "--labels", labels, "--resamples", 0, "--plot", tmp_path / f"p.{kind}")
+        assert (tmp_path / f"p.{kind}").read_bytes().startswith(start)
+
+
+def test_groups_that_are_numbers_are_in_their_order(scores: Path, tmp_path: Path) -> None:
+    names = ["-5", "10", "2", "x", "nan"]
+    labels = write(tmp_path / "l.csv", "path,score,yaw", [[f"/d/{i}.jpg", i, names[i % 5]] for i in range(40)])
+    text = call(scores, "--labels", labels, "--resamples", 0, "--by", "yaw", "-q")
+    assert [line.split()[0] for line in text.splitlines()[2:]] == ["-5", "2", "10", "nan", "x"]
+
+
 def test_scores_and_labels_in_each_others_place(scores: Path, tmp_path: Path) -> None:
     for header, scale, message in (
         ("image,mos", 1, "holds no scores"),
@@ -392,6 +428,49 @@ def test_scores_and_labels_in_each_others_place(scores: Path, tmp_path: Path) ->
         if refused:
             assert f"give `{scores} --labels {labels}`" in text
         assert message not in call(scores, "--labels", labels, "--resamples", 0)
+
+
+def test_a_difference_is_that_of_a_paired_bootstrap() -> None:
+    rng = np.random.default_rng(4)
+    ratings = rng.uniform(1, 5, 60)
+    one, other = ratings + rng.normal(0, 0.5, 60), ratings + rng.normal(0, 1, 60)
+    found = comparison(one, other, ratings, resamples=300, seed=7)
+    assert found.one == agreement(one, ratings, resamples=300, seed=7)
+    assert found.other == agreement(other, ratings, resamples=300, seed=7)
+    draws, again = [], np.random.default_rng(7)
+    for _ in range(300):
+        rows = again.integers(0, 60, 60)
+        plcc = [stats.pearsonr(side[rows], ratings[rows]).statistic for side in (one, other)]
+        draws.append(plcc[0] - plcc[1])
+    assert [found.difference["plcc"].low, found.difference["plcc"].high] == pytest.approx(
+        np.percentile(draws, [2.5, 97.5]).tolist()
+    )
+    same = comparison(one, one, ratings, resamples=9).difference
+    assert all((each.value, each.low, each.high) == (0, 0, 0) for each in same.values())
+    with pytest.raises(InputError, match="every score is 1"):
+        comparison(one, np.ones(60), ratings)
+
+
+def test_scores_against_others(scores: Path, tmp_path: Path) -> None:
+    rows = [[f"/d/{i}.jpg", i, "ab"[i % 2]] for i in range(40)]
+    labels = write(tmp_path / "l.csv", "path,score,camera", rows)
+    worse = write(
+        tmp_path / "w.csv", "path,score,status", [[f"/e/{i}.jpg", (i * 7) % 31 / 40, "ok"] for i in range(36)]
+    )
+    options = ("--labels", labels, "--against", worse, "--by", "camera", "--resamples", 20)
+    result = json.loads(call(scores, *options, "-q", "--json"))
+    assert result["rows"] == 36
+    own = stats.spearmanr(range(36), [(i * 7) % 31 for i in range(36)]).statistic
+    assert result["against"]["measures"]["srcc"]["value"] == pytest.approx(own)
+    assert result["difference"]["srcc"]["value"] == pytest.approx(1 - own)
+    assert result["difference"]["srcc"]["low"] > 0
+    assert result["groups"]["b"]["difference"].keys() == result["measures"].keys()
+    text = call(scores, *options)
+    assert [line.split("  ")[0] for line in text.splitlines()[-9:-6]] == ["all", f"all, {worse}", "all, difference"]
+    assert f"{worse}: 0 without a score, 4 not among the scores" in text
+    other = write(tmp_path / "l2.csv", "path,score", [["/d/38.jpg", 1], ["/e/1.jpg", 2]])
+    one = write(tmp_path / "s2.csv", "path,score,status", [["/d/38.jpg", 0.1, "ok"]])
+    assert "no rated image has both" in call(one, "--labels", other, "--against", worse, code=2)
 
 
 def test_every_draw_is_reported() -> None:

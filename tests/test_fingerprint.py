@@ -173,7 +173,8 @@ def test_every_option_of_train_has_its_place() -> None:
         "images",
         "score_range",
         "path_column",
-        "score_column",
+        "score_columns",
+        "group_column",
         "skip_blank",
         "init",
     }  # digests of what they lead to
@@ -186,7 +187,7 @@ def test_every_option_of_train_has_its_place() -> None:
 def test_every_option_of_synthesize_has_its_place() -> None:
     from fiqa_trt.training.synthesis import Face, _fingerprint, _Job, synthesize
 
-    faces = {"inputs", "list_file", "path_column", "image_column"}
+    faces = {"inputs", "list_file", "path_column", "group_column", "image_column"}
     elsewhere = {"output", "workers", "restart", "quiet", "as_json"}
     found = _fingerprint(_Job([(0, Face("a"))], Path("out"), 3, 1, None, 224))
     assert {option.name for option in synthesize_command.params} == faces | elsewhere | (

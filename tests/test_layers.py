@@ -28,7 +28,7 @@ models
 storage
 fingerprint outcomes
 errors
-progress shell version
+libraries progress shell version
 """
 LEVEL = {name: level for level, line in enumerate(reversed(ORDER.strip().splitlines())) for name in line.split()}
 HEAVY = {
@@ -95,3 +95,46 @@ def test_the_list_has_no_more_than_there_is() -> None:
 def test_heavy_libraries_are_imported_where_they_are_needed(path: Path) -> None:
     found = {module.split(".")[0] for module in imported(ast.parse(path.read_text()), top_only=True)}
     assert not found & HEAVY
+
+
+# The two seams. Where bytes live: an object store is a module beside storage/local.py. Who scores: a cluster is a
+# module beside executors/processes.py, and knows of a run no more than `executors.base.Units`.
+BYTES_BY_STORES = [
+    path
+    for path in FILES
+    if name(path).startswith(("inputs/containers/", "decoding/", "executors/"))
+    or name(path) in ("inputs/address.py", "inputs/ahead.py", "inputs/listing.py", "inputs/reader.py", "pipeline.py")
+]
+DISK = {
+    "open",
+    "stat",
+    "lstat",
+    "fstat",
+    "pread",
+    "scandir",
+    "listdir",
+    "isfile",
+    "isdir",
+    "exists",
+    "memory_map",
+    "OSFile",
+}
+
+
+@pytest.mark.parametrize("path", BYTES_BY_STORES, ids=name)
+def test_images_are_read_through_a_store(path: Path) -> None:
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    modules = {"os", "path", "pa", "io", "Path"}
+    found = {call.id for call in calls if isinstance(call, ast.Name)} | {
+        call.attr
+        for call in calls
+        if isinstance(call, ast.Attribute) and ast.unparse(call.value).rpartition(".")[2] in modules
+    }
+    assert not found & DISK
+
+
+def test_executors_know_units_and_no_run() -> None:
+    folder = [path for path in FILES if part(path) == "executors"]
+    assert len(folder) > 1
+    for path in folder:
+        assert not parts_of_ours(path) & {"runs", "scores"}

@@ -21,7 +21,7 @@ from fiqa_trt.inputs.lists import as_line, read_paths
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.inputs.user_tables import read_columns
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import read_file
+from tests.conftest import read_file
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 ENDS = ("\n", "\r\n", "\r")
@@ -378,4 +378,9 @@ def test_a_list_given_as_input_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "faces.csv").write_text("path\na.jpg\n")
     with pytest.raises(InputError, match="a list of images is given with --list"):
         check_source(Source((str(tmp_path / "faces.csv"),)), tmp_path / "o.parquet")
-    check_source(Source((str(tmp_path / "faces.csv"), str(tmp_path))), tmp_path / "o.parquet")
+    # Of several inputs it may be one that `*` has brought along: it has a row, and it is said.
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    both, said = Source((str(tmp_path), str(tmp_path / "faces.csv"))), list[str]()
+    check_source(both, tmp_path / "o.parquet")
+    assert sum(batch.num_rows for batch in list_inputs(both, said.append)) == 2
+    assert any("faces.csv; a list of images is given with --list" in line for line in said)

@@ -64,10 +64,10 @@ def test_columns_can_be_named_and_several_are_not_guessed(tmp_path: Path) -> Non
         read_ratings(table)
     with pytest.raises(InputError, match="MOS and rating: --score-column says which"):
         read_ratings(table, Form(path="picture"))
-    assert read_ratings(table, Form("picture", "MOS")).values == [1.5]
-    assert read_ratings(table, Form("picture", "score2")).values == [3]
+    assert read_ratings(table, Form("picture", ("MOS",))).values == [1.5]
+    assert read_ratings(table, Form("picture", ("score2",))).values == [3]
     with pytest.raises(InputError, match="no column `quality`"):
-        read_ratings(table, Form("picture", "quality"))
+        read_ratings(table, Form("picture", ("quality",)))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_columns_that_were_taken_are_named(tmp_path: Path) -> None:
     assert read_ratings(table).notes() == [
         f"columns of {table}: path = image, score = score (not MOS, rating: --score-column takes another)"
     ]
-    assert read_ratings(table, Form(score="MOS")).notes() == [f"columns of {table}: path = image, score = MOS"]
+    assert read_ratings(table, Form(scores=("MOS",))).notes() == [f"columns of {table}: path = image, score = MOS"]
 
 
 @pytest.fixture
@@ -223,6 +223,37 @@ def test_an_image_that_is_rated_twice_counts_once(scored: Path) -> None:
     assert "1 image is rated more than once" in found.notes[1]
 
 
+def test_equal_means_are_equal_whatever_the_order_of_the_ratings(scored: Path) -> None:
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 to the last bit; ranks would be, of what are ties."""
+    for scale in (1, 1e-3, 1e6):
+        ratings: list[list[float]] = [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.7, 0.1, -0.2], [-5, 0, 0]]
+        table = scored.parent / "l.csv"
+        rows = [f"d/p1/1{image},{rating * scale:.9g}" for image, own in enumerate(ratings) for rating in own]
+        table.write_text("\n".join(["path,score", *rows]))
+        found = read_rated(scored, table).ratings
+        assert len(set(found.tolist())) == 2
+        assert found == pytest.approx(np.array([0.2, 0.2, 0.2, -5 / 3]) * scale, rel=1e-10)
+
+
+def test_several_columns_of_ratings_are_several_ratings(scored: Path) -> None:
+    table = scored.parent / "w.csv"
+    table.write_text("path;score;R1;R2;R3\nd/p1/11.jpg;9;1,5;2,5;2\nd/p1/12.jpg;9;1;;4\nd/p1/13.jpg;9;;;\n;;;;\n")
+    form = Form(scores=("R1", "R2", "R3"), skip_blank=True)
+    found = read_rated(scored, table, form=form)
+    assert rounded(found.scores) == [0.11, 0.12]
+    assert found.ratings.tolist() == [2, 2.5]
+    assert found.notes[:2] == [f"columns of {table}: path = path, score = R1 + R2 + R3", "4 blanks left out"]
+    assert "2 images are rated more than once" in found.notes[2]
+    with pytest.raises(InputError, match="line 4: the R1 is blank; --skip-blank"):
+        read_ratings(table, Form(scores=("R1", "R2"), skip_blank=False))
+    table.write_text("path;R1;R2\nd/p1/11.jpg;1;x\n")
+    with pytest.raises(InputError, match="line 2: the R2 'x' is not a finite number"):
+        read_ratings(table, Form(scores=("R1", "R2")))
+    with pytest.raises(InputError, match="no column `R3`"):
+        read_ratings(table, Form(scores=("R1", "R3")))
+    assert read_ratings(table, Form(scores=("R1", "R1"))).values.tolist() == [1]
+
+
 def test_training_takes_the_same_tables(tmp_path: Path) -> None:
     for index in range(34):
         (tmp_path / f"{index}.jpg").touch()
@@ -239,6 +270,42 @@ def test_training_takes_the_same_tables(tmp_path: Path) -> None:
         read_labels(table)
 
 
+def test_training_finds_images_by_the_end_of_their_paths_in_the_folder_that_is_given(tmp_path: Path) -> None:
+    for index in range(34):
+        folder = tmp_path / "crops" / f"p{index % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index}.jpg").touch()
+        (folder / f"{index}.txt").touch()
+
+    def labels(*names: str, images: Path | None = tmp_path / "crops") -> list[str]:
+        rows = [f"{name},{index / 40},g{index}" for index, name in enumerate(names)]
+        (tmp_path / "t.csv").write_text("\n".join(["image,mos,person", *rows]))
+        found = read_labels(tmp_path / "t.csv", images, form=Form(group="person"))
+        assert not any("no column `group`" in note for note in found.notes)
+        assert any("found by the end of the path" in note for note in found.notes) == (images is not None)
+        return found.paths
+
+    whole = [str(tmp_path / "crops" / f"p{index % 3}" / f"{index}.jpg") for index in range(34)]
+    assert labels(*(f"{index}.jpg" for index in range(34))) == whole
+    assert labels(*(f"{index}" for index in range(33)), "p0/33") == whole
+    assert labels(*(f"{index}.jpg" for index in range(33)), "q/33.jpg")[-1] == str(tmp_path / "crops" / "q" / "33.jpg")
+    assert labels(*(f"{index}.jpg" for index in range(34)), images=None)[0] == str(tmp_path / "0.jpg")
+    (tmp_path / "crops" / "p1" / "0.jpg").touch()
+    with pytest.raises(InputError, match=r"0\.jpg may be .*p0/0\.jpg or .*p1/0\.jpg; write more of its path"):
+        labels(*(f"{index}.jpg" for index in range(34)))
+
+
+def test_on_a_falling_scale_the_lowest_rating_is_the_best(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["path,score", *(f"{index}.jpg,{1 + index % 6}" for index in range(36))]))
+    labels = read_labels(tmp_path / "t.csv", score_range=(6, 1))
+    assert labels.scores[:6] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0])
+    assert "on the scale from 6 to 1 lower ratings are the better ones" in labels.notes
+    with pytest.raises(InputError, match="runs from 1 to 6, outside 5 to 1"):
+        read_labels(tmp_path / "t.csv", score_range=(5, 1))
+    with pytest.raises(InputError, match="the score range 6 6 has no width"):
+        read_labels(tmp_path / "t.csv", score_range=(6, 6))
+
+
 def test_the_options_of_eval(scored: Path) -> None:
     rows = [(f"d/p1/1{number}.jpg", f"3,{number}", "") for number in range(9)] + [("d/p2/20.jpg", "", "")]
     table = scored.parent / "t.tsv"
@@ -252,6 +319,9 @@ def test_the_options_of_eval(scored: Path) -> None:
     assert result["measures"]["srcc"]["value"] == 1
     for wrong in (
         ["--pairs", "x.csv", "--by", "x"],
+        ["--pairs", "x.csv", "--against", "x.parquet"],
+        ["--pairs", "x.csv", "--resamples", "9"],
+        ["--pairs", "x.csv", "--score-column", "x", "--score-column", "y"],
         ["--pairs", "x.csv", "--path-column", "x"],
         ["--labels", "x.csv", "--path-column", "x", "--path-column", "y"],
         ["--labels", "x.csv", "--distance"],
@@ -291,6 +361,6 @@ def test_no_group_is_on_two_sides_whatever_the_table_says(tmp_path: Path, rows: 
 
 def test_a_column_that_makes_way_cannot_be_asked_for(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path,mos,score\na.jpg,1,x\n")
-    assert read_ratings(tmp_path / "l.csv", Form(score="mos")).columns["input_score"] == ["x"]
+    assert read_ratings(tmp_path / "l.csv", Form(scores=("mos",))).columns["input_score"] == ["x"]
     with pytest.raises(InputError, match="mos and score cannot both be `score`; rename one of them"):
-        read_ratings(tmp_path / "l.csv", Form(score="mos"), ["score"])
+        read_ratings(tmp_path / "l.csv", Form(scores=("mos",)), ["score"])

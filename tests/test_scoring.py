@@ -36,7 +36,8 @@ from fiqa_trt.runs.score import Options, Summary, score_dataset
 from fiqa_trt.runs.state import RunFolder
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.schema import own_columns
-from fiqa_trt.storage.reading import Read, read_plain
+from fiqa_trt.storage.base import Read
+from fiqa_trt.storage.local import LocalStore
 from tests.conftest import MeanEngine, in_process, mean_workers
 
 SMALL = Options(unit_rows=4)
@@ -294,11 +295,13 @@ def test_a_slow_disk_and_a_fast_one(crops: Path, tmp_path: Path, delay: float, m
     (tmp_path / "l.txt").write_text("\n".join(files))
     rng = random.Random(0)
 
-    def slow(path: str) -> Read:
-        time.sleep(delay * rng.random())
-        return read_plain(path)
+    read = LocalStore.read
 
-    monkeypatch.setattr("fiqa_trt.inputs.reader.read_plain", slow)
+    def slow(self: LocalStore, path: str) -> Read:
+        time.sleep(delay * rng.random())
+        return read(self, path)
+
+    monkeypatch.setattr(LocalStore, "read", slow)
     output = tmp_path / "s.parquet"
     score_dataset(Source(list_file=str(tmp_path / "l.txt")), output, lambda: mean_workers(3, 2), Options(unit_rows=64))
     found = rows(output)

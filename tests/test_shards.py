@@ -20,7 +20,7 @@ from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.runs.retry import retry_failed
 from fiqa_trt.runs.score import Options, score_dataset
-from fiqa_trt.storage.reading import MAX_BYTES
+from fiqa_trt.storage.base import MAX_BYTES
 from tests.conftest import mean_workers
 
 

@@ -29,7 +29,7 @@ from fiqa_trt.inputs.reader import ContainerReader, open_container, read_recorde
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.runs.score import Options, score_dataset
-from fiqa_trt.storage.reading import MAX_BYTES
+from fiqa_trt.storage.base import MAX_BYTES
 from tests.conftest import mean_workers
 from tests.test_shards import tar
 

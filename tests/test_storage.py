@@ -15,7 +15,7 @@ from fiqa_trt.runs.retry import retry_failed
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.runs.state import RunFolder
 from fiqa_trt.scores.files import SUFFIXES
-from fiqa_trt.storage.local import atomic, beside, check_output
+from fiqa_trt.storage.writing import atomic, beside, check_output
 from tests.conftest import mean_workers
 from tests.test_scoring import SMALL, Stop, rows, score, spoil, stop_after
 
@@ -106,6 +106,27 @@ def test_links_that_lead_to_no_file(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"it is a link to .*/gone/file, and the folder .*/gone does not exist"):
         check_output(tmp_path / "nowhere", ("",))
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_two_runs_at_once_do_not_share_a_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with atomic(path) as temporary:
+        temporary.write_text("first")
+        with pytest.raises(OutputError, match=f"another run is writing {path} at this moment"):
+            write(path, "second")
+        assert temporary.read_text() == "first"
+    assert path.read_text() == "first"
+    assert names(tmp_path) == {"a"}
+
+
+def test_what_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None:
+    with atomic(tmp_path / "a") as temporary:
+        pass
+    for leave in (lambda: temporary.write_text("half"), lambda: temporary.symlink_to(tmp_path / "a")):
+        leave()
+        write(tmp_path / "a")
+        assert (tmp_path / "a").read_text() == "new"
+        assert names(tmp_path) == {"a"}
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o600, 0o444, 0o755])

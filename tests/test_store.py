@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fiqa_trt.storage.local.os.fsync", full)
+    monkeypatch.setattr("fiqa_trt.storage.writing.os.fsync", full)
     with pytest.raises(RunError, match="no space left"):
         put(tmp_path / "e", manifest())
     assert not list(tmp_path.iterdir())

@@ -124,6 +124,19 @@ def test_a_list_must_make_sense(tmp_path: Path) -> None:
             read_faces(Source((), str(table)))
 
 
+def test_the_column_of_persons_can_be_named_and_its_want_is_told(tmp_path: Path) -> None:
+    table, said = tmp_path / "f.csv", list[str]()
+    table.write_text("file;subject\na.jpg;007\nb.jpg;\n")
+    source = Source((), str(table))
+    assert [face.group for face in read_faces(source, said.append)] == ["a.jpg", "b.jpg"]
+    assert any("no column `group` (--group-column" in line for line in said)
+    said.clear()
+    assert [face.group for face in read_faces(source, said.append, "subject")] == ["007", "b.jpg"]
+    assert not any("group" in line for line in said)
+    with pytest.raises(InputError, match=r"--group-column person: .*, only: path, subject"):
+        read_faces(source, said.append, "person")
+
+
 def test_a_worker_that_is_killed(faces: list[Face], tmp_path: Path) -> None:
     def kill(progress: Progress) -> None:
         for process in multiprocessing.active_children():

@@ -18,7 +18,7 @@ from fiqa_trt.inputs.containers.columns import find_column
 from fiqa_trt.inputs.containers.tables import TableContainer
 from fiqa_trt.inputs.reader import ContainerReader, open_container
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES
+from fiqa_trt.storage.base import MAX_BYTES
 
 BLOBS = [b"first", None, b"third", b"", b"fifth" * 100, b"first"]
 SUFFIXES = ("parquet", "arrow", "stream.arrow")

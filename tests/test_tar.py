@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from fiqa_trt.inputs.containers.tar import TarContainer
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES
+from fiqa_trt.storage.base import MAX_BYTES
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "caf\udce9", "..", ".", "", "x" * 90, "y" * 160])
 _NAMES = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)

@@ -28,7 +28,7 @@ from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.training.dataset import Dataset, decode_images, read_labels
 from fiqa_trt.training.loop import Epoch, Trainer, agreement, augment
 from fiqa_trt.training.recipe import Recipe, read_recipe
-from fiqa_trt.training.run import TrainingFolder, best_of, describe_test, start, train
+from fiqa_trt.training.run import TrainingFolder, best_of, describe_test, start, train, untrained
 
 FACE = np.asarray(portrait())
 SMALL = Recipe(epochs=3, batch=8, rate=3e-4, ema=0.9, seed=5)
@@ -234,9 +234,11 @@ def test_one_member_alone_and_both_again(data: Dataset, tmp_path: Path) -> None:
     )
     assert list(first.best.srcc) == [MEMBERS[0]]
     files = [Path(first.output), Path(second.output)]
-    with pytest.raises(EngineError, match="not a checkpoint of this ensemble"):
+    with pytest.raises(EngineError, match=f"but of one member: .* --member {MEMBERS[1]} --init {files[0]} adds"):
         load_checkpoint(files[0])
+    assert untrained(start([]), dataclasses.replace(SMALL, members=MEMBERS[:1])) == [MEMBERS[1]]
     begun = start(files)
+    assert untrained(begun, dataclasses.replace(SMALL, members=MEMBERS[:1])) == []
     assert begun.given == set(begun.model.state_dict())
     # With the other member given, the output has both, the other one untouched.
     train(data, dataclasses.replace(SMALL, epochs=1, members=MEMBERS[:1]), folder(tmp_path / "c.safetensors"), begun)

@@ -30,7 +30,7 @@ from fiqa_trt.runs.retry import retry_failed
 from fiqa_trt.runs.score import Options, Summary, score_dataset
 from fiqa_trt.runs.update import compare, update_dataset
 from fiqa_trt.scores.files import read_output
-from fiqa_trt.storage.reading import microseconds
+from fiqa_trt.storage.base import microseconds
 from tests.conftest import MeanEngine, jpeg, mean_workers
 from tests.test_shards import tar
 

@@ -101,6 +101,28 @@ def test_killed_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert pq.read_table(output).equals(pq.read_table(expected))
 
 
+@pytest.mark.parametrize("victims", [1, 2])
+def test_workers_killed_while_they_start(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victims: int
+) -> None:
+    said, opened = list[str](), Processes._opened
+
+    def killed(workers: Processes, worker: _Worker) -> object:
+        if workers._workers.index(worker) == 0 and len(workers._workers) > 2 - victims:
+            worker.process.kill()
+        return opened(workers, worker)
+
+    monkeypatch.setattr(Processes, "_opened", killed)
+    if victims == 1:
+        summary = score(many, tmp_path / "s.parquet", lambda: processes(say=said.append))
+        assert summary.statuses == {"ok": 599, "not_an_image": 1}
+        assert "the process for cpu was killed by SIGKILL while it started; its units go to the others" in said
+    else:
+        with pytest.raises(RunError, match=r"the last one, was killed by SIGKILL while it started; run the same"):
+            processes(say=said.append)
+    assert not multiprocessing.active_children()
+
+
 def test_small_units_do_not_wait_for_each_other(crops: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
     workers = Processes(["cpu", "cpu"], SETUP)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fiqa_trt.inputs.containers.zip import ZipContainer
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES
+from fiqa_trt.storage.base import MAX_BYTES
 from tests.test_shards import listed, scored
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "..", ".", "x" * 90, "::2", "人"])

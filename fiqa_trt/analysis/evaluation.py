@@ -5,15 +5,17 @@ from fiqa_trt.analysis.measures import (
     MEASURES,
     MIN_ROWS,
     Agreement,
+    Comparison,
     Estimate,
     agreement,
     comparable,
+    comparison,
     fit_logistic,
     logistic,
 )
 from fiqa_trt.analysis.plots import plot_agreement, plot_edc
 from fiqa_trt.analysis.printing import FORMATS, OVERALL, Table, agreement_table, edc_table
-from fiqa_trt.analysis.ratings import PairForm, Pairs, Rated, read_pairs, read_rated
+from fiqa_trt.analysis.ratings import PairForm, Pairs, Rated, in_common, read_pairs, read_rated
 
 __all__ = [
     "AREAS",
@@ -23,6 +25,7 @@ __all__ = [
     "MIN_ROWS",
     "OVERALL",
     "Agreement",
+    "Comparison",
     "Edc",
     "Estimate",
     "PairForm",
@@ -32,9 +35,11 @@ __all__ = [
     "agreement",
     "agreement_table",
     "comparable",
+    "comparison",
     "edc",
     "edc_table",
     "fit_logistic",
+    "in_common",
     "logistic",
     "plot_agreement",
     "plot_edc",

@@ -44,6 +44,22 @@ class Agreement:
     logistic: tuple[float, float, float, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How two scores of the same images agree with their ratings.
+
+    Attributes:
+        one: of the one.
+        other: of the other.
+        difference: the measures of the one less those of the other. The interval is that of the paired bootstrap, in
+            which each draw is of the same images for both: a difference whose interval is without 0 is hardly chance.
+    """
+
+    one: Agreement
+    other: Agreement
+    difference: dict[str, Estimate]
+
+
 def logistic(scores: Values, high: float, low: float, middle: float, width: float) -> Values:
     """The 4-parameter logistic of VQEG (2000) and Sheikh et al. (2006): monotonic from `low` to `high`."""
     from scipy.special import expit
@@ -141,23 +157,65 @@ def agreement(
     Raises:
         InputError: fewer than MIN_ROWS rows, a value that is not finite, all scores or all ratings alike.
     """
-    if len(scores) < MIN_ROWS:
-        raise InputError(f"{len(scores)} rows with score and rating; at least {MIN_ROWS} are needed")
-    for name, column in (("score", scores), ("rating", ratings)):
+    return _agreements([scores], ratings, resamples, seed, report)[0][0]
+
+
+def comparison(
+    scores: Values,
+    others: Values,
+    ratings: Values,
+    resamples: int = 1000,
+    seed: int = 0,
+    report: Callable[[int], None] = lambda done: None,
+) -> Comparison:
+    """How much better or worse scores [N] agree with ratings [N] than other scores [N] of the same images do.
+
+    Args:
+        scores: float64 [N], any monotonic scale.
+        others: float64 [N], any monotonic scale.
+        ratings: float64 [N], any scale.
+        resamples: bootstrap draws; 0 gives no intervals.
+        seed: of the draws.
+        report: receives the number of draws done.
+
+    Raises:
+        InputError: as `agreement`.
+    """
+    (one, other), draws = _agreements([scores, others], ratings, resamples, seed, report)
+    difference = {
+        name: _estimate(one.measures[name].value - other.measures[name].value, [a[name] - b[name] for a, b in draws])
+        for name in MEASURES
+    }
+    return Comparison(one, other, difference)
+
+
+def _agreements(
+    sides: Sequence[Values], ratings: Values, resamples: int, seed: int, report: Callable[[int], None]
+) -> tuple[list[Agreement], list[list[dict[str, float]]]]:
+    """The agreement of each side with the ratings, and the measures of the sides in each draw."""
+    if len(ratings) < MIN_ROWS:
+        raise InputError(f"{len(ratings)} rows with score and rating; at least {MIN_ROWS} are needed")
+    for name, column in (*(("score", side) for side in sides), ("rating", ratings)):
         if not np.isfinite(column).all():
             raise InputError(f"a {name} is not a finite number")
         if np.ptp(column) == 0:
             raise InputError(f"every {name} is {column[0]:g}; there is nothing to correlate")
-    parameters = fit_logistic(scores, ratings)
-    values = _measure(scores, ratings, parameters)
-    rng, draws = np.random.default_rng(seed), list[dict[str, float]]()
+    fits = [fit_logistic(side, ratings) for side in sides]
+    rng, draws = np.random.default_rng(seed), list[list[dict[str, float]]]()
     while len(draws) < resamples:
-        chosen = rng.integers(0, len(scores), len(scores))
-        if np.ptp(scores[chosen]) > 0 and np.ptp(ratings[chosen]) > 0:
-            draws.append(_measure(scores[chosen], ratings[chosen], parameters))
+        chosen = rng.integers(0, len(ratings), len(ratings))
+        drawn = [side[chosen] for side in sides]
+        if np.ptp(ratings[chosen]) > 0 and all(np.ptp(side) > 0 for side in drawn):
+            draws.append([_measure(side, ratings[chosen], fit) for side, fit in zip(drawn, fits, strict=True)])
             report(len(draws))
-    measures = {}
-    for name, value in values.items():
-        ends = np.percentile([draw[name] for draw in draws], [2.5, 97.5]).tolist() if draws else (None, None)
-        measures[name] = Estimate(value, *ends)
-    return Agreement(len(scores), measures, parameters)
+    agreements = []
+    for at, (side, fit) in enumerate(zip(sides, fits, strict=True)):
+        values = _measure(side, ratings, fit)
+        measures = {name: _estimate(value, [draw[at][name] for draw in draws]) for name, value in values.items()}
+        agreements.append(Agreement(len(ratings), measures, fit))
+    return agreements, draws
+
+
+def _estimate(value: float, draws: Sequence[float]) -> Estimate:
+    """A figure with the middle 95 % of its draws."""
+    return Estimate(value, *np.percentile(draws, [2.5, 97.5]).tolist()) if draws else Estimate(value)

@@ -1,4 +1,4 @@
-"""The scatter of ratings over scores, and the EDC curve, as PNG."""
+"""The scatter of ratings over scores, and the EDC curve, as files of KINDS."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import numpy as np
 from fiqa_trt.analysis.edc import Edc
 from fiqa_trt.analysis.measures import Agreement, logistic
 from fiqa_trt.analysis.ratings import Rated
-from fiqa_trt.errors import OutputError, number_of
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.errors import number_of
+from fiqa_trt.storage.writing import atomic, check_output
+
+KINDS = (".png", ".pdf", ".svg")
 
 
 def _save(figure: Any, path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise OutputError(f"--plot {path}: name it .png")
+    check_output(path, KINDS)
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=120)
 
 
 def plot_agreement(rated: Rated, found: Agreement, path: Path) -> None:
-    """Scatter of ratings over scores, with the logistic. Raises OutputError if the PNG cannot be written."""
+    """Scatter of ratings over scores, with the logistic. Raises OutputError if the file cannot be written."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 5), layout="constrained")
@@ -44,7 +45,7 @@ def plot_edc(curve: Edc, path: Path, at: str = "") -> None:
     """FNMR over the discarded share, with the ideal; `at` is the threshold in words.
 
     Raises:
-        OutputError: the PNG cannot be written.
+        OutputError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fiqa_trt.analysis.edc import AREAS, DISCARDS, Edc
-from fiqa_trt.analysis.measures import Agreement, Estimate
+from fiqa_trt.analysis.measures import Estimate
 from fiqa_trt.errors import printable
 
 # RMSE of raw scores is not among them: scores and ratings are hardly ever of one scale.
@@ -38,11 +38,11 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-def agreement_table(parts: Sequence[tuple[str, Agreement]]) -> Table:
-    """A row for each agreement, with its name."""
+def agreement_table(parts: Sequence[tuple[str, int, Mapping[str, Estimate]]]) -> Table:
+    """A row for each agreement, or difference of two: its name, its number of images and its measures."""
     rows = [
-        (printable(name), f"{part.rows:,}", *(_with_interval(part.measures[measure]) for measure in HEADINGS))
-        for name, part in parts
+        (printable(name), f"{images:,}", *(_with_interval(measures[measure]) for measure in HEADINGS))
+        for name, images, measures in parts
     ]
     return Table(("", "images", *HEADINGS.values()), rows)
 

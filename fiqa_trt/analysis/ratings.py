@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ class Rated:
         scores: float64 [N].
         ratings: float64 [N].
         groups: N values of the column that divides them, empty where it is; all empty without one.
+        images: N paths, as the ratings have them.
         failed: rated images that have no score.
         unmatched: rated images that are not among the scores.
         notes: lines for the user: columns, what was left out or averaged, and how paths were matched.
@@ -33,6 +36,7 @@ class Rated:
     scores: Values
     ratings: Values
     groups: list[str]
+    images: list[str]
     failed: int
     unmatched: int
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -93,10 +97,31 @@ def read_rated(
         np.array([values[row] for row in kept], np.float64),
         rated.values[kept],
         [groups[row] for row in kept],
+        [rated.paths[row] for row in kept],
         len(values) - len(kept),
         unmatched,
         [*doubts, *rated.notes(), *filter(None, [found.note()])],
     )
+
+
+def in_common(one: Rated, other: Rated) -> tuple[Rated, Rated]:
+    """Two scores of what one table rates, only of the images that have both.
+
+    Raises:
+        InputError: there are none.
+    """
+    shared = set(one.images) & set(other.images)
+    if not shared:
+        raise InputError("no rated image has both scores, so they cannot be compared")
+
+    def only(rated: Rated) -> Rated:
+        kept = [row for row, image in enumerate(rated.images) if image in shared]
+        groups, images = ([cells[row] for row in kept] for cells in (rated.groups, rated.images))
+        return dataclasses.replace(
+            rated, scores=rated.scores[kept], ratings=rated.ratings[kept], groups=groups, images=images
+        )
+
+    return only(one), only(other)
 
 
 def _scores(scores: Path, column: str, table: Path, option: str) -> tuple[Scores, list[str]]:
@@ -150,17 +175,25 @@ class PairForm:
         ]
 
 
-_ROLES = ("reference", "probe")
-_SAME_NAMES = ("is_same", "issame", "same_person", "same_identity", "label", "match", "mated", "genuine")
-_SIMILARITY_NAMES = ("score", "sim", "cosine", "cosine_similarity", "similarity_score", "comparison_score")
+_ROLES = (("reference", "gallery", "enroll", "enrol", "p1"), ("probe", "verif", "verify", "p2"))
+_SAME_NAMES = (
+    "is_same", "issame", "same_person", "same_identity", "label", "match", "is_match", "mated", "is_mated", "genuine",
+    "is_genuine",
+)  # fmt: skip
+_SIMILARITY_NAMES = (
+    "score", "sim", "cosine", "cosine_similarity", "cosine_sim", "cos_sim", "similarity_score", "comparison_score",
+)  # fmt: skip
 _DISTANCE_NAMES = ("distance", "dist", "cosine_distance", "euclidean_distance")
-_TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
+_TRUE = ("1", "true", "yes", "same", "genuine", "mated", "match", "positive")
+_FALSE = (
+    "0", "-1", "false", "no", "different", "impostor", "imposter", "nonmated", "nonmatch", "mismatch", "negative",
+)  # fmt: skip
 
 
-def _names(side: str, number: str, role: str) -> list[str]:
+def _names(side: str, number: str, roles: Sequence[str]) -> list[str]:
     """What people call the column of paths of one side of a pair."""
     stems = ("path", *PATH_NAMES)
-    return [role, *(f"{stem}{gap}{mark}" for stem in stems for gap in ("", "_") for mark in (side, number))]
+    return [*roles, *(f"{stem}{gap}{mark}" for stem in stems for gap in ("", "_") for mark in (side, number))]
 
 
 def read_pairs(
@@ -207,11 +240,20 @@ def read_pairs(
 
 def _verdicts(table: Table) -> npt.NDArray[np.bool_]:
     cells = table.columns["same"]
-    texts = [str(cell).strip().lower().removesuffix(".0") for cell in cells]
+    texts = [_word(str(cell)) for cell in cells]
     for row, text in enumerate(texts):
         if text not in (*_TRUE, *_FALSE):
-            raise InputError(f"{table.where(row)}: `same` is {cells[row]!r}, not 1 or 0")
+            what = f"`{table.told('same')}` is {cells[row]!r}"
+            raise InputError(f"{table.where(row)}: {what}, not 1 or 0 (nor true or false, genuine or impostor, …)")
+    if {"0", "-1"} <= set(texts):
+        raise InputError(f"{table.name}: `{table.told('same')}` is both 0 and -1: write 1 or 0")
     return np.array([text in _TRUE for text in texts], bool)
+
+
+def _word(verdict: str) -> str:
+    """In one spelling: `Non-mated`, `non_mated` and `non mated` are one word, 1.0 is 1."""
+    text = verdict.strip().lower().removesuffix(".0")
+    return text if text == "-1" else re.sub("[-_ ]", "", text)
 
 
 def _check_direction(similarity: Values, same: npt.NDArray[np.bool_], pairs: Path, *, distance: bool) -> None:

@@ -29,7 +29,7 @@ from fiqa_trt.scores.grouping import PARENT, grouping
 from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, steps_of
 from fiqa_trt.scores.tally import Tally
 from fiqa_trt.shell import path_word, printed
-from fiqa_trt.storage.local import write_text
+from fiqa_trt.storage.writing import write_text
 from fiqa_trt.version import __version__
 
 if TYPE_CHECKING:

@@ -30,6 +30,7 @@ from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, this_processor
 from fiqa_trt.errors import EngineError
+from fiqa_trt.libraries import import_library
 from fiqa_trt.progress import Say
 
 BATCHES = (4, 8, 16, 32)  # not 1: what an engine gains by it, if anything, the other stages of a run lose
@@ -41,12 +42,11 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
     from fiqa_trt.engines.openvino import (
         OpenVinoEngine,
         half_arithmetic,
-        import_openvino,
         pack_network,
         read_network,
     )
 
-    openvino = import_openvino()
+    openvino = import_library("openvino")
     source = _exported(request.checkpoint, scratch)
     exported, core = Manifest.read(source), openvino.Core()
     onnx = exported.read_payload(source)
@@ -140,7 +140,7 @@ def _from_ranges(core: Any, payload: bytes, ranges: Ranges, model: str, versions
 def _calibrated(network: Any, crops: Pixels, versions: dict[str, str]) -> Any:
     """The network quantised by NNCF's post-training quantisation on some crops."""
     try:
-        import nncf
+        nncf = import_library("nncf")
     except ImportError as exc:
         raise EngineError(
             "calibrating on a CPU needs nncf: pip install 'fiqa-trt[build]' (or leave --calibration out)"

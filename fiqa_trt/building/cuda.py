@@ -17,7 +17,7 @@ from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
 from fiqa_trt.errors import EngineError, one_line
 from fiqa_trt.models.verification import verification_batch
 from fiqa_trt.progress import Say
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.writing import atomic
 
 BATCHES = (8, 32, 64, 128, 256, 512)
 

@@ -13,6 +13,7 @@ from fiqa_trt.building.quantize import Ranges, with_qdq
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, new_engine
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError
+from fiqa_trt.libraries import import_library
 from fiqa_trt.models.spec import ModelSpec
 from fiqa_trt.models.verification import check, compare, verification_batch
 
@@ -42,8 +43,9 @@ def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Mani
     """
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
         import torch  # noqa: F401
+
+        import_library("onnxruntime")
     except ImportError as exc:
         raise EngineError(f"export needs {exc.name}: pip install 'fiqa-trt[build]'") from exc
 
@@ -53,7 +55,6 @@ def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Mani
 
 def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) -> Manifest:
     import onnx
-    import onnxruntime
     import torch
 
     network = load_checkpoint(checkpoint)
@@ -80,7 +81,7 @@ def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) 
         ranges.check_model(model)
         exported = with_qdq(exported, ranges)
     payload = exported.SerializeToString()
-    session = onnxruntime.InferenceSession(payload, providers=["CPUExecutionProvider"])
+    session = import_library("onnxruntime").InferenceSession(payload, providers=["CPUExecutionProvider"])
     scores = np.asarray(session.run(None, {"images": images})[0])
     agreement = compare(scores, expected)
     if ranges is not None:

@@ -129,16 +129,16 @@ def measure_engine(
                 stack.pop_all().close()
         if beside is not None:
             rates, others = _in_turn(engines, beside, _ROUNDS)
+        medians = {batch: statistics.median(rates[batch]) for batch in sorted(rates)}
+        say(f"{what}, images/s by batch: " + ", ".join(f"{batch}: {rate:,.0f}" for batch, rate in medians.items()))
         best = choose(rates)
         if beside is not None:
             if len(engines) > 1:  # one right after the other, twice as often: engines of other days compare by it
                 duel, others = _in_turn({best: engines[best]}, beside, 2 * _ROUNDS)
                 rates[best] = duel[best]
             gain = statistics.median(ours / theirs for ours, theirs in zip(rates[best], others, strict=True))
-    medians = {batch: statistics.median(rates[batch]) for batch in sorted(rates)}
-    say(f"{what}, images/s by batch: " + ", ".join(f"{batch}: {rate:,.0f}" for batch, rate in medians.items()))
     info, agreement, scores = found[best]
-    return Measured(info, medians[best], agreement.rounded(), scores, gain)
+    return Measured(info, statistics.median(rates[best]), agreement.rounded(), scores, gain)
 
 
 def _in_turn(engines: dict[int, Engine], beside: Engine, rounds: int) -> tuple[dict[int, list[float]], list[float]]:

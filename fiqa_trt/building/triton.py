@@ -16,7 +16,7 @@ from pathlib import Path
 from fiqa_trt.engines import RELEASED, Manifest
 from fiqa_trt.errors import EngineError, UsageError, one_line, storage_error
 from fiqa_trt.shell import command_line
-from fiqa_trt.storage.local import check_folder
+from fiqa_trt.storage.writing import check_folder
 
 MAX_BATCH = 64
 """Of a network that takes any number: what a request waits for should not be much more than what it needs."""

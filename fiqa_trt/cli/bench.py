@@ -82,7 +82,7 @@ def command(
     from fiqa_trt.executors.base import Setup
     from fiqa_trt.inputs.source import Source
     from fiqa_trt.machine.benchmark import generate, run_benchmark
-    from fiqa_trt.storage.local import check_output, write_text
+    from fiqa_trt.storage.writing import check_output, write_text
 
     if latency and compare is not None:
         raise UsageError("--compare is of rates, and --latency measures none: leave one out")

@@ -68,7 +68,7 @@ def command(
     what = f"{manifest.backend} {manifest.precision} (run as {manifest.executed})"
     say(f"{what} for {manifest.target.name}, {size:.1f} MB")
     gain = f", {manifest.gain:.2f} times the speed without it" if manifest.gain else ""
-    say(f"best batch {manifest.batch[1]}: {manifest.throughput:,.0f} images/s{gain}")
+    say(f"batch {manifest.batch[1]}, as none is quicker for sure: {manifest.throughput:,.0f} images/s{gain}")
     say("against FP32: " + ", ".join(f"{name} {value:.5g}" for name, value in manifest.agreement.items()))
     say(f"written to {built.folder} in {manifest.seconds:.0f} s")
     if is_slower(manifest):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from fiqa_trt.analysis.evaluation import Agreement, PairForm, Table
+    from fiqa_trt.analysis.evaluation import Agreement, Comparison, PairForm, Table
     from fiqa_trt.inputs.ratings import Form
 
 _PATH = click.Path(path_type=Path)
@@ -39,16 +41,23 @@ _FEW = 10  # errors at a threshold; fewer are mostly chance
     multiple=True,
     help="Of the table; twice with --pairs.  [default: path, image, filename, ...; a, b, image1, image2, ...]",
 )
-@click.option("--score-column", metavar="NAME", help="Of ratings or similarities.  [default: score, mos, rating, ...]")
+@click.option(
+    "--score-column",
+    "score_columns",
+    metavar="NAME",
+    multiple=True,
+    help="Of ratings (of several raters, given for each) or similarities.  [default: score, mos, rating, ...]",
+)
 @click.option("--same-column", metavar="NAME", help="Of --pairs.  [default: same, label, match, ...]")
 @click.option("--skip-blank", is_flag=True, help="Leave out, and count, rows with a blank where that should be.")
+@click.option("--against", metavar="FILE", type=_PATH, help="Other scores: how much SCORES differ in agreement.")
 @click.option("--by", metavar="COLUMN", help="Also for each value of this column of --labels.")
 @click.option("--column", default="score", show_default=True, help="Which column of SCORES.")
 @click.option("--fnmr", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="FNMR to start from.  [0.05]")
 @click.option("--fmr", type=click.FloatRange(0, 1, max_open=True), help="Or the threshold at this false match rate.")
 @click.option("--distance", is_flag=True, help="Lower means more alike in --pairs (column distance or similarity).")
-@click.option("--resamples", type=click.IntRange(min=0), default=1000, show_default=True, help="Of the bootstrap.")
-@click.option("--plot", metavar="FILE", type=_PATH, help="Scatter or EDC curve as PNG.")
+@click.option("--resamples", type=click.IntRange(min=0), help="Of the bootstrap, with --labels.  [default: 1000]")
+@click.option("--plot", metavar="FILE", type=_PATH, help="Scatter or EDC curve: .png, .pdf or .svg.")
 @click.option(
     "--format",
     "form",
@@ -64,15 +73,16 @@ def command(
     pairs: Path | None,
     images: Path | None,
     path_columns: tuple[str, ...],
-    score_column: str | None,
+    score_columns: tuple[str, ...],
     same_column: str | None,
     skip_blank: bool,
+    against: Path | None,
     by: str | None,
     column: str,
     fnmr: float | None,
     fmr: float | None,
     distance: bool,
-    resamples: int,
+    resamples: int | None,
     plot: Path | None,
     quiet: bool,
     form: str,
@@ -96,12 +106,15 @@ def command(
         raise click.UsageError("give either --labels FILE or --pairs FILE")
     if labels is not None and (fnmr is not None or fmr is not None):
         raise click.UsageError("--fnmr and --fmr belong to --pairs")
-    if pairs is not None and by:
-        raise click.UsageError("--by belongs to --labels")
+    if pairs is not None and (by or against or resamples is not None):
+        raise click.UsageError("--against, --by and --resamples belong to --labels")
     if labels is not None and (distance or same_column):
         raise click.UsageError("--distance and --same-column belong to --pairs")
     if len(path_columns) not in ((0, 1) if pairs is None else (0, 2)):
         raise click.UsageError("--path-column: --labels has one column of paths, --pairs has two")
+    if pairs is not None and len(score_columns) > 1:
+        raise click.UsageError("--score-column: --pairs has one column of similarities")
+    resamples = 1000 if resamples is None else resamples
     if as_json and form != "text":
         raise click.UsageError("give either --json or --format")
     if fnmr is not None and fmr is not None:
@@ -114,21 +127,22 @@ def command(
     except ImportError as exc:
         raise EngineError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
     if plot is not None:
-        from fiqa_trt.storage.local import check_output
+        from fiqa_trt.analysis.plots import KINDS
+        from fiqa_trt.storage.writing import check_output
 
-        check_output(plot, (".png",))
+        check_output(plot, KINDS)
     if labels is not None:
         from fiqa_trt.inputs.ratings import Form
 
-        wanted = Form(path_columns[0] if path_columns else None, score_column, skip_blank)
+        wanted = Form(path_columns[0] if path_columns else None, score_columns, skip_blank)
         bar = ProgressLine("draws", quiet=quiet)
-        result = _labels(scores, labels, images, wanted, by, column, resamples, plot, bar)
+        result = _labels(scores, against, labels, images, wanted, by, column, resamples, plot, bar)
     else:
         from fiqa_trt.analysis.evaluation import PairForm
 
         assert pairs is not None
         sides = (path_columns[0], path_columns[1]) if path_columns else ()
-        meant = PairForm(sides, same_column, score_column, distance, skip_blank)
+        meant = PairForm(sides, same_column, next(iter(score_columns), None), distance, skip_blank)
         result = _pairs(scores, pairs, images, meant, column, fnmr, fmr, plot)
     say = speaker(quiet)
     for note in [*result.notes, *([] if plot is None else [f"written to {plot}"])]:
@@ -155,6 +169,7 @@ class _Result:
 
 def _labels(
     scores: Path,
+    against: Path | None,
     labels: Path,
     images: Path | None,
     form: Form,
@@ -169,24 +184,33 @@ def _labels(
     from fiqa_trt.analysis import evaluation
 
     rated = evaluation.read_rated(scores, labels, images, column, by, form)
+    other = None
+    if against is not None:
+        rated, other = evaluation.in_common(rated, evaluation.read_rated(against, labels, images, column, by, form))
     names, left_out = np.array(rated.groups, object), Counter[str]()
     sets: dict[str | None, npt.NDArray[np.bool_]] = {None: np.ones(len(names), bool)}  # by group; None: all
-    for name in sorted(set(rated.groups)) if by is not None else ():
+    for name in sorted(set(rated.groups), key=_by_value) if by is not None else ():
         own = names == name
-        if evaluation.comparable(rated.scores[own], rated.ratings[own]):
+        if all(evaluation.comparable(each.scores[own], each.ratings[own]) for each in (rated, other) if each):
             sets[name] = own
         else:
             few = own.sum() < evaluation.MIN_ROWS
             left_out[f"fewer than {evaluation.MIN_ROWS} images" if few else "scores or ratings all alike"] += 1
 
-    def agreement(rows: npt.NDArray[np.bool_], before: int) -> Agreement:
+    comparisons: dict[str | None, Comparison] = {}
+
+    def agreement(name: str | None, rows: npt.NDArray[np.bool_], before: int) -> Agreement:
         def report(done: int) -> None:
             bar(Progress(before + done, resamples * len(sets)))
 
-        return evaluation.agreement(rated.scores[rows], rated.ratings[rows], resamples, report=report)
+        scored, ratings = rated.scores[rows], rated.ratings[rows]
+        if other is None:
+            return evaluation.agreement(scored, ratings, resamples, report=report)
+        comparisons[name] = evaluation.comparison(scored, other.scores[rows], ratings, resamples, report=report)
+        return comparisons[name].one
 
     with interruptible(bar, "the same command starts again"):
-        parts = {name: agreement(rows, at * resamples) for at, (name, rows) in enumerate(sets.items())}
+        parts = {name: agreement(name, rows, at * resamples) for at, (name, rows) in enumerate(sets.items())}
     found = parts.pop(None)
     if plot is not None:
         evaluation.plot_agreement(rated, found, plot)
@@ -196,16 +220,45 @@ def _labels(
         f"ratings from {rated.ratings.min():g} to {rated.ratings.max():g}: RMSE is on their scale, after the logistic",
         *(f"left out: {number_of(count, 'group')} with {reason}" for reason, count in left_out.items()),
     ]
+    if other is not None:
+        notes += [
+            f"{against}: {other.failed:,} without a score, {other.unmatched:,} not among the scores",
+            f"only images with both scores; difference: {scores} less {against}, hardly chance if its interval is "
+            "without 0",
+        ]
+
+    def told(name: str | None, part: Agreement) -> dict[str, Any]:
+        """For machines, with what it was compared with."""
+        if name not in comparisons:
+            return dataclasses.asdict(part)
+        compared = dataclasses.asdict(comparisons[name])
+        return {**compared["one"], "against": compared["other"], "difference": compared["difference"]}
+
     figures = {
-        **dataclasses.asdict(found),
+        **told(None, found),
         "failed": rated.failed,
         "unmatched": rated.unmatched,
         "notes": rated.notes,
-        "groups": {str(name): dataclasses.asdict(part) for name, part in parts.items()},
+        "groups": {str(name): told(name, part) for name, part in parts.items()},
         "groups_left_out": left_out.total(),
     }
-    rows = [(evaluation.OVERALL, found), *((name or "(blank)", part) for name, part in parts.items())]
+    rows = []
+    for group, part in {None: found, **parts}.items():
+        title = evaluation.OVERALL if group is None else group or "(blank)"
+        rows.append((title, part.rows, part.measures))
+        if group in comparisons:
+            compared = comparisons[group]
+            rows.append((f"{title}, {against}", part.rows, compared.other.measures))
+            rows.append((f"{title}, difference", part.rows, compared.difference))
     return _Result(figures, notes, evaluation.agreement_table(rows))
+
+
+def _by_value(name: str) -> tuple[float, str]:
+    """Numbers by what they are, then texts by their letters: a key to sort by."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(name.replace(",", "."))):
+            return number, name
+    return math.inf, name
 
 
 def _pairs(

@@ -47,7 +47,7 @@ def command(
     """
     from fiqa_trt.analysis.report import survey, write_report
     from fiqa_trt.scores.groups import STEPS
-    from fiqa_trt.storage.local import check_output
+    from fiqa_trt.storage.writing import check_output
 
     check_output(output, (".html", ".htm"))
     if output.exists() and not restart:

@@ -192,8 +192,9 @@ def command(
 
 def describe(summary: Summary) -> str:
     """The end summary, a few lines for a person."""
+    now = f", {summary.scored_now:,} of them scored now" if 0 < summary.scored_now < summary.images else ""
     rate = f", {summary.scored_now / summary.seconds:,.0f} images/s" if summary.scored_now and summary.seconds else ""
-    lines = [f"{number_of(summary.images, 'image')}{rate}, {summary.failed:,} failed"]
+    lines = [f"{number_of(summary.images, 'image')}{now}{rate}, {summary.failed:,} failed"]
     lines += [f"  {count:,} {status}" for status, count in summary.statuses.items() if status != "ok"]
     if summary.unforeseen:
         lines.append(

@@ -59,7 +59,7 @@ def command(
     from fiqa_trt.analysis.explain import explain as picture
     from fiqa_trt.analysis.explain import read_distribution
     from fiqa_trt.scorer import Scorer
-    from fiqa_trt.storage.local import atomic
+    from fiqa_trt.storage.writing import atomic
 
     among, say = None if scores is None else read_distribution(scores), speaker(quiet)
     if explain:

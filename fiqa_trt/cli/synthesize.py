@@ -31,6 +31,7 @@ _NONE = "none"
     help=".csv or .parquet: a column of paths; optional group, split, quality and face_x, face_y, face_w, face_h.",
 )
 @click.option("--path-column", metavar="NAME", help="The list's column of paths.  [default: path, image, ...]")
+@click.option("--group-column", metavar="NAME", help="The list's column of persons.  [default: group]")
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option("--per-face", type=click.IntRange(1, 1000), default=5, show_default=True, help="Crops of each image.")
 @click.option("--size", type=click.IntRange(64, 1024), default=224, show_default=True, help="Of the crops, in px.")
@@ -48,6 +49,7 @@ def command(
     output: Path,
     list_file: str | None,
     path_column: str | None,
+    group_column: str | None,
     image_column: str | None,
     per_face: int,
     size: int,
@@ -71,6 +73,8 @@ def command(
     """
     if bool(inputs) == bool(list_file):
         raise click.UsageError("give either IMAGES... or --list FILE")
+    if group_column and not list_file:
+        raise click.UsageError("--group-column is of --list FILE")
     from fiqa_trt.engines import CHECKPOINT
 
     try:
@@ -81,7 +85,7 @@ def command(
     say, bar = speaker(quiet), ProgressLine("images", quiet=quiet)
     with interruptible(bar, "run the same command again to resume"):
         source = Source(inputs, list_file, image_column=image_column, path_column=path_column)
-        faces = read_faces(source, say)
+        faces = read_faces(source, say, group_column)
         count = workers or len(os.sched_getaffinity(0))
         made = synthesize(faces, output, per_face, seed, checkpoint, count, size, restart, bar)
     for line in made.failed[:10]:

@@ -28,7 +28,14 @@ _NONE = "none"
     "--score-range", metavar="WORST BEST", nargs=2, type=float, default=(0, 1), show_default=True, help="Scale's ends."
 )
 @click.option("--path-column", metavar="NAME", help="LABELS' column of paths.  [default: path, image, filename, ...]")
-@click.option("--score-column", metavar="NAME", help="LABELS' column of ratings.  [default: score, mos, rating, ...]")
+@click.option(
+    "--score-column",
+    "score_columns",
+    metavar="NAME",
+    multiple=True,
+    help="LABELS' column of ratings; of several raters, given for each.  [default: score, mos, rating, ...]",
+)
+@click.option("--group-column", metavar="NAME", help="LABELS' column of persons.  [default: group]")
 @click.option("--skip-blank", is_flag=True, help="Leave out, and count, rows of LABELS without a rating.")
 @click.option(
     "--init",
@@ -57,7 +64,8 @@ def command(
     images: Path | None,
     score_range: tuple[float, float],
     path_column: str | None,
-    score_column: str | None,
+    score_columns: tuple[str, ...],
+    group_column: str | None,
     skip_blank: bool,
     init: tuple[str, ...],
     config: Path | None,
@@ -94,7 +102,7 @@ def command(
     say = speaker(quiet)
     changes["members"] = changes["members"] or None
     chosen = recipe.read_recipe(config, changes)
-    form = Form(path_column, score_column, skip_blank)
+    form = Form(path_column, score_columns, skip_blank, group_column)
     rows = dataset.read_labels(labels, images, score_range, chosen.val_share, chosen.seed, form)
     place = choose_device(device, say)
     threads = workers or len(os.sched_getaffinity(0))
@@ -127,5 +135,7 @@ def command(
     if counts[dataset.TEST]:
         say(run.describe_test(done.best, counts[dataset.TEST]))
     say(f"written to {done.output}")
+    if lacking := run.untrained(begun, chosen):
+        say(f"it has no {lacking[0]}, which an engine needs: --member {lacking[0]} --init {done.output} adds that")
     if as_json:
         give(json.dumps(dataclasses.asdict(done)))

@@ -11,6 +11,7 @@ from fiqa_trt.engines.base import PRECISIONS, Engine, EngineInfo
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.store import best_engine, list_engines, store
 from fiqa_trt.errors import EngineError, OutOfMemory
+from fiqa_trt.libraries import import_library
 from fiqa_trt.progress import Say, silent
 
 RELEASED = Path(__file__).parent.parent / "weights"
@@ -227,9 +228,9 @@ def precisions_worth_building(device: str) -> tuple[str, ...]:
     """What may be quicker than FP32: on a GPU FP16, as INT8 seldom is; on a CPU 16 bits, if it has them, and INT8."""
     if device != "cpu":
         return ("fp16",)
-    from fiqa_trt.engines.openvino import half_arithmetic, import_openvino
+    from fiqa_trt.engines.openvino import half_arithmetic
 
-    return ("fp16" if half_arithmetic(import_openvino().Core()) else "fp32", "int8")
+    return ("fp16" if half_arithmetic(import_library("openvino").Core()) else "fp32", "int8")
 
 
 def _usable_gpu(say: Say) -> bool:

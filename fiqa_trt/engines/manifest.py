@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fiqa_trt.errors import EngineError, one_line, storage_error
 from fiqa_trt.models.spec import ModelSpec, PreprocessSpec
-from fiqa_trt.storage.local import sync_file
+from fiqa_trt.storage.writing import sync_file
 
 MANIFEST = "engine.json"
 _AGAIN = "build it again (fiqa-trt build)"

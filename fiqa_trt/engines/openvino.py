@@ -7,7 +7,6 @@ import ctypes
 import importlib
 import io
 import os
-import sys
 import tempfile
 import weakref
 import zipfile
@@ -24,22 +23,12 @@ from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.manifest import Manifest, processor_description
 from fiqa_trt.errors import EngineError, RunError, one_line
+from fiqa_trt.libraries import import_library
 from fiqa_trt.progress import Say, silent
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _XML, _BIN = "network.xml", "network.bin"
-
-
-def import_openvino() -> Any:
-    """OpenVINO without its telemetry, which would report every start over the network to its maker."""
-    telemetry = "openvino_telemetry"
-    if "openvino" not in sys.modules and telemetry not in sys.modules:
-        sys.modules[telemetry] = None  # type: ignore[assignment]  # OpenVINO has a stub for where it is not installed
-        try:
-            importlib.import_module("openvino")
-        finally:
-            del sys.modules[telemetry]
-    return importlib.import_module("openvino")
+_FINE = "fine.xml"
 
 
 class OpenVinoEngine:
@@ -66,7 +55,7 @@ class OpenVinoEngine:
         Raises:
             EngineError: a directory that is not one, a precision that is not to be had here.
         """
-        openvino = import_openvino()
+        openvino = import_library("openvino")
         manifest = Manifest.read(folder)
         if manifest.backend not in ("onnx", "openvino"):
             raise EngineError(f"{folder} is for {manifest.backend}, not for a CPU; use --device cuda")
@@ -166,7 +155,7 @@ def _slot(core: Any, manifest: Manifest, batch: int, settings: dict[str, Any]) -
     if folder is None:
         return None
     facts = {
-        "openvino": import_openvino().__version__,
+        "openvino": import_library("openvino").__version__,
         "processor": _processor(core),
         "arithmetic": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
         "payload": manifest.payload_sha256,
@@ -236,7 +225,7 @@ def _arithmetic(core: Any, manifest: Manifest, precision: str, folder: Path) -> 
 
 def read_network(core: Any, payload: bytes, backend: str) -> Any:
     """An `openvino.Model` from a payload. Raises what OpenVINO and zipfile raise for one that is damaged."""
-    openvino = import_openvino()
+    openvino = import_library("openvino")
     if backend == "onnx":
         return core.read_model(io.BytesIO(payload))
     with zipfile.ZipFile(io.BytesIO(payload)) as archive:
@@ -245,24 +234,44 @@ def read_network(core: Any, payload: bytes, backend: str) -> Any:
 
 
 def pack_network(network: Any, *, half: bool) -> bytes:
-    """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16.
+    """OpenVINO's two files of an `openvino.Model` as one; `half` stores FP32 weights in FP16, but for the heads'.
 
     Raises:
         RunError: there is no place for temporary files, or no space in it.
     """
-    openvino = import_openvino()
+    openvino = import_library("openvino")
     packed = io.BytesIO()
     with _scratch() as scratch, zipfile.ZipFile(packed, "w") as archive:
         try:
             openvino.save_model(network, Path(scratch) / _XML, compress_to_fp16=half)
+            if half:
+                halved = openvino.Core().read_model(Path(scratch) / _XML)
+                _restore_heads(halved)
+                openvino.save_model(halved, Path(scratch) / _FINE, compress_to_fp16=False)
         except RuntimeError as exc:  # it does not say what the system said
             raise RunError(
                 f"OpenVINO cannot write below {scratch} ({one_line(exc)}); is it full? Free some, or set TMPDIR"
             ) from exc
+        saved = (Path(scratch) / (_FINE if half else _XML)).with_suffix
         for name in (_XML, _BIN):
             # A fixed date, so that the same network gives the same bytes.
-            archive.writestr(zipfile.ZipInfo(name), (Path(scratch) / name).read_bytes())
+            archive.writestr(zipfile.ZipInfo(name), saved(Path(name).suffix).read_bytes())
     return packed.getvalue()
+
+
+def _restore_heads(network: Any) -> None:
+    """Give the last layers of a network with FP16 weights FP32 ones, of the same values.
+
+    With FP16 weights OpenVINO puts out scores in BF16, which has two hundred values where faces have theirs.
+    """
+    constant = importlib.import_module("openvino.opset13").constant
+    for operation in network.get_ops():
+        if operation.get_type_name() == "MatMul":
+            halved = operation.input_value(1).get_node()
+            if halved.get_type_name() == "Convert":
+                values = halved.input_value(0).get_node().data.astype(np.float32)
+                restored = constant(values, name=halved.get_friendly_name())
+                operation.input(1).replace_source_output(restored.output(0))
 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:

@@ -17,7 +17,7 @@ from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.engines.tensorrt import difference_from_here
 from fiqa_trt.errors import EngineError, RunError, one_line
-from fiqa_trt.models.spec import ModelSpec
+from fiqa_trt.models.spec import MEMBERS, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def load_checkpoint(path: Path) -> Ensemble:
     """The ensemble with the weights of a safetensors file, in evaluation mode.
 
     Raises:
-        EngineError: torch is not there, or the file is not a checkpoint of this ensemble.
+        EngineError: torch is not there, or the file is not a checkpoint of this ensemble, but of one member at most.
     """
     try:
         from safetensors import SafetensorError
@@ -47,6 +47,11 @@ def load_checkpoint(path: Path) -> Ensemble:
     foreign = f"{path} is not a checkpoint of this ensemble"
     try:
         weights = load_file(path)
+        lacking = [name for name in MEMBERS if not any(key.startswith(f"members.{name}.") for key in weights)]
+        if 0 < len(lacking) < len(MEMBERS):
+            raise EngineError(
+                f"{foreign} but of one member: fiqa-trt train --member {lacking[0]} --init {path} adds the other one"
+            )
         if differing := sorted(weights.keys() ^ network.state_dict().keys()):
             which = "has" if differing[0] in weights else "lacks"
             raise EngineError(

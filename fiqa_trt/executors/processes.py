@@ -149,7 +149,7 @@ class Processes:
     """One process for each device."""
 
     def __init__(self, devices: list[str], setup: Setup, say: Say = silent) -> None:
-        """Start them and wait until each is ready.
+        """Start them and wait until each is ready; one that dies meanwhile is done without.
 
         Args:
             devices: of `parse_devices`.
@@ -158,6 +158,7 @@ class Processes:
 
         Raises:
             EngineError: one of them cannot be used, or they would not score alike.
+            RunError: all of them died.
         """
         self._say, self._said = say, set[str]()
         context = multiprocessing.get_context("spawn")
@@ -173,8 +174,13 @@ class Processes:
             process.start()
             theirs.close()  # so that its death closes the last other end
             self._workers.append(_Worker(device, process, mine))
+        opened = list[_Opened]()
         try:
-            opened = [self._opened(worker) for worker in self._workers]
+            for worker in list(self._workers):
+                try:
+                    opened.append(self._opened(worker))
+                except (EOFError, ConnectionError) as exc:
+                    self._lose(worker, f"{_end(worker)} while it started", exc)
         except FiqaError:
             self.close()
             raise
@@ -186,16 +192,13 @@ class Processes:
                 if here != there:
                     self.close()
                     raise EngineError(
-                        f"--devices: {name} is {here} on {devices[0]} and {there} on {worker.device}, so their scores "
-                        "would differ; give --engine, --precision and --batch-size, or use like devices"
+                        f"--devices: {name} is {here} on {self._workers[0].device} and {there} on {worker.device}, so "
+                        "their scores would differ; give --engine, --precision and --batch-size, or use like devices"
                     )
 
     def _opened(self, worker: _Worker) -> _Opened:
         while True:
-            try:
-                message = worker.connection.recv()
-            except (EOFError, ConnectionError) as exc:
-                raise EngineError(f"the process for {worker.device} {_end(worker)} while it started") from exc
+            message = worker.connection.recv()
             if isinstance(message, _Opened):
                 return message
             if isinstance(message, FiqaError):
@@ -228,16 +231,19 @@ class Processes:
         try:
             action()
         except (EOFError, ConnectionError, RunError) as exc:
-            self._workers.remove(worker)
-            reason = str(exc) if isinstance(exc, RunError) else _end(worker)
-            worker.connection.close()
-            if not self._workers:
-                raise RunError(
-                    f"the process for {worker.device}, the last one, {reason}; run the same command again to resume"
-                ) from exc
-            self._say(f"the process for {worker.device} {reason}; its units go to the others")
+            self._lose(worker, str(exc) if isinstance(exc, RunError) else _end(worker), exc)
             waiting.extendleft(sorted(worker.units, reverse=True))
             report(-worker.rows, -worker.failed)
+
+    def _lose(self, worker: _Worker, reason: str, error: Exception) -> None:
+        """Go on without a worker, if that leaves any."""
+        self._workers.remove(worker)
+        worker.connection.close()
+        if not self._workers:
+            raise RunError(
+                f"the process for {worker.device}, the last one, {reason}; run the same command again to resume"
+            ) from error
+        self._say(f"the process for {worker.device} {reason}; its units go to the others")
 
     def _hear(self, worker: _Worker, report: Count) -> None:
         message = worker.connection.recv()

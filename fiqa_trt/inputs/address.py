@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from fiqa_trt.inputs.containers.registry import TABLES, is_container, is_table
+from fiqa_trt.storage.registry import store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,9 +79,9 @@ def _is_there(path: str, known: dict[str, bool] | None) -> bool:
     if not is_container(path):
         return False
     if known is None:
-        return os.path.isfile(path)
+        return store_of(path).is_file(path)
     if path not in known:
-        known[path] = os.path.isfile(path)
+        known[path] = store_of(path).is_file(path)
     return known[path]
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.containers.registry import is_table
 from fiqa_trt.inputs.reader import ContainerReader, read_addresses
-from fiqa_trt.storage.reading import Read
+from fiqa_trt.storage.base import Read
 
 READERS = 8
 """Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""

@@ -12,6 +12,8 @@ from fiqa_trt.errors import number_of, printable
 from fiqa_trt.inputs.foreign import INSIDE, container_with, is_system_folder, noted_as, noted_inside
 from fiqa_trt.inputs.formats import SUFFIXES, find_format
 from fiqa_trt.inputs.marks import NOTE, OURS, holds_copies
+from fiqa_trt.storage.base import Entry
+from fiqa_trt.storage.registry import store_of
 
 _FORK = b"\x00\x05\x16\x07"  # AppleDouble: what a Mac keeps of a.jpg in ._a.jpg where a disk has no place for it
 _HEAD = 32
@@ -75,10 +77,10 @@ class LeftOut:
             self._forks.add(name)
         return fork
 
-    def file(self, entry: os.DirEntry[str]) -> None:
+    def file(self, entry: Entry) -> None:
         """Count a file, if it may be or hold images, or is a link that leads nowhere, as to a disk that is away."""
         noted = noted_as(entry.name)
-        if noted is None and entry.is_symlink() and not os.path.exists(entry.path):
+        if noted is None and entry.is_symlink() and store_of(entry.path).stamp(entry.path) is None:
             self._broken.add(entry.name)
         else:
             self._see(entry.name, noted, functools.partial(_head, entry))
@@ -138,12 +140,11 @@ class LeftOut:
         return ""
 
 
-def _head(entry: os.DirEntry[str]) -> bytes:
+def _head(entry: Entry) -> bytes:
     """The first bytes of a regular file; none of anything else, and of one that cannot be read."""
     with contextlib.suppress(OSError):
         if entry.is_file():
-            with open(entry.path, "rb", buffering=0) as file:
-                return file.read(_HEAD)
+            return store_of(entry.path).head(entry.path, _HEAD)
     return b""
 
 
@@ -165,29 +166,28 @@ def walk(
         suffixes: of the files that are taken, in lower case.
         left_out: counts what is not taken.
     """
-    left_out = LeftOut() if left_out is None else left_out
+    left_out, store = LeftOut() if left_out is None else left_out, store_of(folder)
     excluded, taken = {os.path.abspath(path) for path in exclude}, frozenset(suffixes)
-    # Each entry: a path, and the folders above it as (device, inode), or None for what is known to be a file.
-    pending: list[tuple[str, tuple[tuple[int, int], ...] | None]] = [(folder, ())]
+    # Each entry: a path, and the folders above it by their stamps, or None for what is known to be a file.
+    pending: list[tuple[str, tuple[object, ...] | None]] = [(folder, ())]
     while pending:
         path, above = pending.pop()
         if above is None:
             yield path
             continue
         try:
-            info = os.stat(path)
-            here = (info.st_dev, info.st_ino)
+            found = store.stamp(path)
+            here = found and found[:2]
             if here in above:
                 continue
-            with os.scandir(path) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted(store.entries(path), key=lambda entry: entry.name)
         except OSError:
             yield path
             continue
         if path != folder and any(entry.name == NOTE for entry in entries) and holds_copies(path, folder):
             left_out.copies(path)
             continue
-        inside: list[tuple[str, tuple[tuple[int, int], ...] | None]] = []
+        inside: list[tuple[str, tuple[object, ...] | None]] = []
         for entry in entries:
             if entry.name in OURS or (excluded and os.path.abspath(entry.path) in excluded):
                 continue
@@ -204,7 +204,7 @@ def walk(
         pending.extend(reversed(inside))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool | None:
+def _is_folder(entry: Entry) -> bool | None:
     """None where that cannot be known, as of a link to itself, or into a folder that is closed: it gets a row."""
     try:
         return entry.is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy.typing as npt
 
 from fiqa_trt.errors import InputError, number_of
 from fiqa_trt.inputs.user_tables import PATH_NAMES, Column
-from fiqa_trt.inputs.whole_tables import Table, read_table
+from fiqa_trt.inputs.whole_tables import Table, read_table, stacked
+
+_DIGITS = 12  # of a mean: what is behind them is rounding, which would tell apart means that are equal
 
 SCORE_NAMES = ("mos", "rating", "mean_opinion_score", "quality_mos", "mos_score", "mean_score", "mean_rating")
 
@@ -23,13 +26,15 @@ class Form:
 
     Attributes:
         path: its column of paths; None to recognise it.
-        score: its column of ratings; None to recognise it.
-        skip_blank: leave out the rows without a rating.
+        scores: its columns of ratings, each of another rater; empty to recognise a single one.
+        skip_blank: leave out the rows without a rating; of several columns, only the rating that is missing.
+        group: its column of groups (persons), where a group is of use; None: one that is called `group`.
     """
 
     path: str | None = None
-    score: str | None = None
+    scores: tuple[str, ...] = ()
     skip_blank: bool = False
+    group: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Ratings:
                         f"{one!r} and {other!r}"
                     )
         counts = np.bincount(own, minlength=len(own))
-        means = np.bincount(own, self.values, len(own)) / np.maximum(counts, 1)
+        means = _rounded(np.bincount(own, self.values, len(own)) / np.maximum(counts, 1))
         kept = [int(row) for row in np.flatnonzero(counts)]
         return Ratings(self.table.select(kept), means[kept], int((counts > 1).sum()))
 
@@ -95,8 +100,14 @@ class Ratings:
         return dataclasses.replace(self, table=self.table.select(rows), values=self.values[list(rows)])
 
 
-def read_ratings(table: Path, form: Form | None = None, needed: Sequence[str] = ()) -> Ratings:
-    """Ratings of a .csv, .tsv, .txt or .parquet.
+def _rounded(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """To the digits that count: sums of the same ratings in another order differ in the last ones."""
+    largest = float(np.abs(means).max())
+    return np.round(means, _DIGITS - math.ceil(math.log10(largest))) if largest else means
+
+
+def read_ratings(table: Path, form: Form | None = None, needed: Sequence[str | Column] = ()) -> Ratings:
+    """Ratings of a .csv, .tsv, .txt or .parquet; of several columns of ratings, a row for each.
 
     Args:
         table: the file. Its columns of paths and of ratings may have any of PATH_NAMES and SCORE_NAMES.
@@ -108,6 +119,11 @@ def read_ratings(table: Path, form: Form | None = None, needed: Sequence[str] = 
     """
     form = form or Form()
     path = Column("path", PATH_NAMES, "--path-column", form.path)
-    score = Column("score", SCORE_NAMES, "--score-column", form.score)
-    found = read_table(table, [path], [score], needed, skip_blank=form.skip_blank)
-    return Ratings(found, found.numbers("score"))
+    parts = [
+        read_table(
+            table, [path], [Column("score", SCORE_NAMES, "--score-column", name)], needed, skip_blank=form.skip_blank
+        )
+        for name in dict.fromkeys(form.scores or (None,))
+    ]
+    # Numbers are read column by column, so that a mistake is told of the column that has it.
+    return Ratings(stacked(parts), np.concatenate([part.numbers("score") for part in parts]))

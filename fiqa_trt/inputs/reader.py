@@ -6,7 +6,6 @@ A damaged container is read as far as it goes; that something is wrong with it i
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +16,8 @@ from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address
 from fiqa_trt.inputs.containers.base import Container
 from fiqa_trt.inputs.containers.registry import kind_of
 from fiqa_trt.outcomes import ImageError, Origin, Status, unforeseen
-from fiqa_trt.storage.reading import (
-    Blob,
-    FileChanged,
-    Read,
-    microseconds,
-    read_plain,
-    stamp_at,
-)
+from fiqa_trt.storage.base import Blob, FileChanged, Read, microseconds
+from fiqa_trt.storage.registry import store_of
 
 _TRIES = 3
 _KEPT_BYTES = max(256 << 20, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 64)
@@ -66,7 +59,7 @@ class _Kept:
                 container = self._containers.get(key)
                 if container is not None:
                     self._containers.move_to_end(key)
-            if container is None or container.stamp != stamp_at(path):
+            if container is None or container.stamp != store_of(path).stamp(path):
                 container = kind.open(path, column)
                 self._keep(key, container)
             return container
@@ -190,7 +183,7 @@ def read_addresses(
 
 def _read_plain(path: str) -> Read:
     try:
-        return read_plain(path)
+        return store_of(path).read(path)
     except Exception as exc:  # the last net: what is wrong with one file ends no run
         return Read(unforeseen(exc))
 
@@ -207,15 +200,7 @@ def origin_of(address: Address, known: dict[str, Origin]) -> Origin:
     """
     file, key, _ = address
     if key is None:
-        return _stat(file)
+        return store_of(file).origin(file)
     if file not in known:
-        known[file] = Origin(None, _stat(file).modified)
+        known[file] = Origin(None, store_of(file).origin(file).modified)
     return known[file]
-
-
-def _stat(path: str) -> Origin:
-    try:
-        info = os.stat(path)
-    except (OSError, ValueError):
-        return Origin()
-    return Origin(info.st_size, microseconds(info.st_mtime_ns)) if stat.S_ISREG(info.st_mode) else Origin()

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from fiqa_trt.errors import InputError, OutputError, printable
+from fiqa_trt.errors import InputError, OutputError, number_of, printable
 from fiqa_trt.fingerprint import FREE
 from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address, open_path, record_path, with_column
 from fiqa_trt.inputs.containers.base import Container
@@ -26,7 +24,8 @@ from fiqa_trt.inputs.reader import open_container
 from fiqa_trt.inputs.user_tables import KINDS, Column, translated
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.storage.reading import REMOTE, is_remote
+from fiqa_trt.storage.base import REMOTE, is_remote
+from fiqa_trt.storage.registry import store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,7 +119,7 @@ def check_source(source: Source, output: Path) -> None:
 
 def _is_folder(given: str) -> bool:
     try:
-        return stat.S_ISDIR(os.stat(given).st_mode)
+        return store_of(given).is_folder(given)
     except (OSError, ValueError) as exc:
         why = getattr(exc, "strerror", None) or str(exc)
         if open_path(given) != given:
@@ -189,6 +188,11 @@ def _with_column(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.
 
 def _walk_inputs(source: Source, say: Say, unsaid: list[str]) -> Iterator[str]:
     """Recorded paths of all inputs. What the only one of them leaves out, if it has nothing else, goes to `unsaid`."""
+    if odd := [given for given in source.inputs if suffix_of(given) in _LISTS and not _is_folder(given)]:
+        say(
+            f"scored as {number_of(len(odd), 'image')}, whatever the name: {printable(odd[0])}"
+            f"{' and others' if odd[1:] else ''}; a list of images is given with --list"
+        )
     for given in source.inputs:
         if given == _STDIN:
             with translated("standard input"):

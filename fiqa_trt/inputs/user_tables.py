@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.inputs.formats import SUFFIXES
-from fiqa_trt.storage.reading import REMOTE, is_remote
+from fiqa_trt.storage.base import REMOTE, is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -45,14 +45,15 @@ class Table:
         return f"{self.name}, {self.place(row)}"
 
     def told(self, column: str) -> str:
-        """What the file calls one of our columns, and which others could be meant."""
-        wanted = next((each for each in self.needed if isinstance(each, Column) and each.name == column), None)
-        if wanted is None:
+        """What the file calls one of our columns (several, if they are stacked), and which others could be meant."""
+        wanted = [each for each in self.needed if isinstance(each, Column) and each.name == column]
+        if not wanted:
             return column
         names = header(self.name, self.needed)
-        found = str(wanted.find(names, self.name))
-        others = [name for name in names if wanted.is_meant(name) and name != found and wanted.given is None]
-        return f"{found} (not {', '.join(others)}: {wanted.option} takes another)" if others else found
+        found = " + ".join(str(each.find(names, self.name)) for each in wanted)
+        first = wanted[0]
+        others = [name for name in names if first.is_meant(name) and name != found and first.given is None]
+        return f"{found} (not {', '.join(others)}: {first.option} takes another)" if others else found
 
     def select(self, rows: Sequence[int]) -> Table:
         """Some of the rows."""
@@ -85,11 +86,24 @@ class Table:
 
     def notes(self) -> list[str]:
         """What to tell the user: which columns were taken where others could be meant, and what was left out."""
-        taken = [f"{each.name} = {self.told(each.name)}" for each in self.needed if isinstance(each, Column)]
+        columns = [each.name for each in self.needed if isinstance(each, Column)]
+        taken = [f"{name} = {self.told(name)}" for name in dict.fromkeys(columns)]
         lines = [f"columns of {self.name}: {', '.join(taken)}"]
         if self.blank:
-            lines.append(f"{number_of(self.blank, 'row')} with a blank left out")
+            stacked = len(taken) < len(columns)  # then a blank costs no row of the file
+            what = ("blank", "blanks") if stacked else ("row with a blank", "rows with a blank")
+            lines.append(f"{number_of(self.blank, *what)} left out")
         return lines
+
+
+def stacked(parts: Sequence[Table]) -> Table:
+    """One file, read for one column after the other, as one table: the rows of each part below those before it."""
+    first = parts[0]
+    columns = {name: [cell for part in parts for cell in part.columns[name]] for name in first.columns
+               if all(name in part.columns for part in parts)}  # fmt: skip
+    needed = tuple(dict.fromkeys(each for part in parts for each in part.needed))
+    rows = [row for part in parts for row in part.rows]
+    return Table(first.name, columns, rows, needed, sum(part.blank for part in parts))
 
 
 def is_empty(cell: object) -> bool:
@@ -106,7 +120,7 @@ def read_table(
     file: Path,
     paths: Sequence[Column],
     values: Sequence[Column],
-    others: Sequence[str] = (),
+    others: Sequence[str | Column] = (),
     *,
     skip_blank: bool = False,
 ) -> Table:

@@ -35,7 +35,7 @@ from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.runs import score as scoring
-from fiqa_trt.storage.reading import Blob
+from fiqa_trt.storage.base import Blob
 from fiqa_trt.version import __version__
 
 STAGES = ("list", "read", "decode", "engine")

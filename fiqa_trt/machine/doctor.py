@@ -14,6 +14,7 @@ from typing import Any
 from fiqa_trt.engines.cache import cache_folder
 from fiqa_trt.engines.manifest import this_processor
 from fiqa_trt.errors import FiqaError, one_line
+from fiqa_trt.libraries import import_library
 from fiqa_trt.shell import command_line
 from fiqa_trt.version import __version__
 
@@ -115,9 +116,7 @@ def _version(package: str) -> str | None:
 
 def _arithmetic() -> list[str]:
     try:
-        from fiqa_trt.engines.openvino import import_openvino
-
-        openvino = import_openvino()
+        openvino = import_library("openvino")
         return [str(name) for name in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
     except Exception:  # the check of OpenVINO says why
         return []
@@ -286,6 +285,6 @@ def _importable(name: str, module: str, remedy: str) -> Check:
         return Check(name, False, "not installed", remedy)
 
     def try_it() -> str:
-        return f"{module} {getattr(importlib.import_module(module), '__version__', '')}".strip()
+        return f"{module} {getattr(import_library(module), '__version__', '')}".strip()
 
     return _seen(name, try_it, remedy)

@@ -34,7 +34,7 @@ from fiqa_trt.scores.files import (
 )
 from fiqa_trt.scores.schema import needed_columns, output_schema, own_columns
 from fiqa_trt.scores.tally import Tally
-from fiqa_trt.storage.local import check_output, target_of
+from fiqa_trt.storage.writing import check_output, target_of
 from fiqa_trt.version import __version__
 
 UNIT_ROWS = 8192

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import os
 import shutil
@@ -23,8 +22,8 @@ import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error, unwritable
 from fiqa_trt.fingerprint import Fingerprint
-from fiqa_trt.storage.local import atomic, beside, sync_file, target_of
 from fiqa_trt.storage.record import Record
+from fiqa_trt.storage.writing import atomic, beside, lock, sync_file, target_of
 
 _STATE = {
     "inputs.parquet",
@@ -143,12 +142,10 @@ class RunFolder:
         except OSError as exc:
             raise unwritable(self.path, exc) from exc
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
+            lock(self._lock.fileno(), self.output)
+        except OutputError:
             self._lock.close()
-            raise OutputError(f"another run is writing {self.output} at this moment") from exc
-        except OSError:  # a file system without locks: go on without
-            pass
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:

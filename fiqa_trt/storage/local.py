@@ -1,178 +1,141 @@
-"""Files that appear complete or not at all, under their own name or that of the file that a link leads to.
-
-What is replaced keeps its permissions and, where that is allowed, its owner and group. It is a new file all the same:
-other hard links to the old one keep the old content, as backups that are made of hard links need.
-"""
+"""Files on this machine, and on disks that are mounted here."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
+import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, BinaryIO
 
-from fiqa_trt.errors import OutputError, storage_error, unwritable
+from fiqa_trt.outcomes import ImageError, Origin, Status
+from fiqa_trt.storage.base import MAX_BYTES, REMOTE, Entry, Read, Stamp, is_remote, microseconds
 
-# What file systems answer that cannot sync a folder (CIFS, VirtualBox's, some of FUSE) or do not let it be opened.
-# SQLite, PostgreSQL and borg go on as well. Anything else, EIO and ENOSPC above all, is a disk that fails.
-_NO_SYNC = (
-    errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EISDIR,
-)  # fmt: skip
-_LONGEST = 255  # bytes of a file's name
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
-def target_of(path: Path) -> Path:
-    """The file that `path` stands for: itself, or what it leads to if it is a link, be that there or not.
+class NotAFile(OSError):
+    """A folder, a device or a pipe where a file should be."""
 
-    Raises:
-        OutputError: a link that leads to itself.
-    """
-    if not path.is_symlink():
-        return path
-    target = Path(os.path.realpath(path))
-    if target.is_symlink():
-        raise OutputError(f"cannot write {path}: it is a link that leads back to itself")
-    return target
+    def __init__(self) -> None:
+        super().__init__(errno.EINVAL, "not a regular file")
+
+    def __str__(self) -> str:
+        return self.strerror or ""
 
 
-def beside(path: Path, suffix: str) -> Path:
-    """A name for what belongs to a file, in its folder: with a suffix, shortened where it would be too long a name."""
-    name = path.name + suffix
-    if len(os.fsencode(name)) > _LONGEST:
-        name = _digest(path.name) + suffix
-    return path.with_name(name)
+class LocalFile:
+    """See `base.File`."""
 
-
-def _digest(name: str) -> str:
-    return hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
-
-
-def check_output(output: Path, suffixes: Sequence[str]) -> None:
-    """Refuse an output that could not be written at the end.
-
-    Raises:
-        OutputError: unknown suffix, missing or unwritable folder, something in its place that is not a file.
-    """
-    try:
-        target = target_of(output)
-        _existing(output)
-        what = f"cannot write {output}: " + (f"it is a link to {target}, and " if target != output else "")
-        if output.suffix.lower() not in suffixes:
-            raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
-        if not target.parent.is_dir():
-            raise OutputError(f"{what}the folder {target.parent} does not exist")
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"{what}no permission to write in {target.parent}")
-    except OSError as exc:
-        raise unwritable(output, exc) from exc
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that could not be made, or not be written into.
-
-    Raises:
-        OutputError: something in its place or on the way to it is no folder, or may not be written.
-    """
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise OutputError(f"cannot write into {folder}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write into {folder}: no permission to write in {there}")
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file in the same folder that becomes `path` when the block ends well, and vanishes when it does not.
-
-    Where `path` is a link, what it leads to is replaced, in the folder where that lies.
-
-    Raises:
-        OutputError: a link that leads to itself, or something that is not a file.
-        RunError: the disk is full or fails.
-    """
-    temporary: Path | None = None
-    try:
-        target = target_of(path)
-        temporary = beside(target.with_name(f".{target.name}"), ".tmp")
-        old = _existing(path)
-        temporary.unlink(missing_ok=True)
-        with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
-            if old is not None:  # from the beginning, as it may hold what others are not to see
-                _keep(descriptor, old, stat.S_IRUSR | stat.S_IWUSR)
-        yield temporary
-        with _opened(temporary, os.O_RDWR) as descriptor:
-            _sync(descriptor)
-            if old is not None:
-                _keep(descriptor, old)
-        temporary.replace(target)
-        sync_folder(target.parent)
-    except OSError as exc:
-        raise storage_error(path, exc) from exc
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file of text, in UTF-8, as `atomic` has it. Raises what that raises."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _existing(path: Path) -> os.stat_result | None:
-    """What stands at a path, or at what it leads to, if there is anything. Raises OutputError if that is no file."""
-    try:
-        old = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if not stat.S_ISREG(old.st_mode):
-        kind = "a folder" if stat.S_ISDIR(old.st_mode) else "a device or a pipe, not a file"
-        raise OutputError(f"cannot write {path}: {'it leads to' if path.is_symlink() else 'it is'} {kind}")
-    return old
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)  # less the umask
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _keep(descriptor: int, old: os.stat_result, more: int = 0) -> None:
-    """Give a file the owner, group and permissions of another one, as far as that is allowed here."""
-    for owner in (old.st_uid, -1):
-        with contextlib.suppress(OSError):
-            os.fchown(descriptor, owner, old.st_gid)
-            break
-    with contextlib.suppress(OSError):
-        os.fchmod(descriptor, stat.S_IMODE(old.st_mode) | more)
-
-
-def sync_file(path: Path) -> None:
-    """Bring a file's content to the disk. Raises OSError if that fails."""
-    with _opened(path, os.O_RDWR) as descriptor:
-        _sync(descriptor)
-
-
-def sync_folder(path: Path) -> None:
-    """Bring a folder's names to the disk, where its file system can. Raises OSError if the disk fails."""
-    try:
-        with _opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-            os.fsync(descriptor)
-    except OSError as exc:
-        if exc.errno not in _NO_SYNC:
+    def __init__(self, path: str) -> None:
+        """Open it. Raises OSError or, for a NUL in the name, ValueError."""
+        self.raw: BinaryIO = io.BufferedReader(io.FileIO(path, opener=_at_once))
+        try:
+            info = os.fstat(self.raw.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise NotAFile
+        except OSError:
+            self.raw.close()
             raise
+        self.size = info.st_size
+
+    def stamp(self) -> Stamp:
+        """See `File.stamp`."""
+        return _stamp_of(os.fstat(self.raw.fileno()))
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """See `File.read_at`."""
+        return os.pread(self.raw.fileno(), count, offset)
+
+    def __enter__(self) -> LocalFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.raw.close()
 
 
-def _sync(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):  # cannot, not: did not
-            raise
+class LocalStore:
+    """See `base.Store`."""
+
+    def read(self, path: str, max_bytes: int = MAX_BYTES) -> Read:
+        """See `Store.read`."""
+        origin = Origin()
+
+        def failed(status: Status, error: str) -> Read:
+            return Read(ImageError(status, error), origin)
+
+        try:
+            with open(path, "rb", buffering=0, opener=_at_once) as file:
+                info = os.fstat(file.fileno())
+                if not stat.S_ISREG(info.st_mode):
+                    return failed(Status.UNREADABLE, "not a regular file")
+                origin = Origin(info.st_size, microseconds(info.st_mtime_ns))
+                if info.st_size > max_bytes:
+                    return failed(Status.TOO_LARGE, f"{info.st_size} bytes, more than {max_bytes}")
+                data = file.read()
+        except IsADirectoryError:
+            return failed(Status.UNREADABLE, "a folder, not a file (or a folder that could not be listed)")
+        except OSError as exc:
+            if exc.errno in (*_ABSENT, errno.ENAMETOOLONG) and is_remote(path):
+                return failed(Status.UNSUPPORTED, REMOTE)
+            return failed(Status.MISSING if exc.errno in _ABSENT else Status.UNREADABLE, exc.strerror or str(exc))
+        except ValueError as exc:  # a NUL in the name
+            return failed(Status.MISSING, f"not a path: {exc}")
+        return Read(data, origin) if data else failed(Status.EMPTY, "0 bytes")
+
+    def head(self, path: str, count: int) -> bytes:
+        """See `Store.head`."""
+        with open(path, "rb", buffering=0, opener=_at_once) as file:
+            return file.read(count)
+
+    def open(self, path: str) -> LocalFile:
+        """See `Store.open`."""
+        return LocalFile(path)
+
+    def for_arrow(self, path: str, *, mapped: bool = False) -> Any:
+        """See `Store.for_arrow`."""
+        import pyarrow as pa
+
+        return pa.memory_map(path) if mapped else path
+
+    def stamp(self, path: str) -> Stamp | None:
+        """See `Store.stamp`."""
+        try:
+            return _stamp_of(os.stat(path))
+        except (OSError, ValueError):
+            return None
+
+    def origin(self, path: str) -> Origin:
+        """See `Store.origin`."""
+        try:
+            info = os.stat(path)
+        except (OSError, ValueError):
+            return Origin()
+        return Origin(info.st_size, microseconds(info.st_mtime_ns)) if stat.S_ISREG(info.st_mode) else Origin()
+
+    def is_file(self, path: str) -> bool:
+        """See `Store.is_file`."""
+        return os.path.isfile(path)
+
+    def is_folder(self, path: str) -> bool:
+        """See `Store.is_folder`."""
+        return stat.S_ISDIR(os.stat(path).st_mode)
+
+    def entries(self, folder: str) -> Iterable[Entry]:
+        """See `Store.entries`."""
+        with os.scandir(folder) as found:
+            return list(found)
+
+
+def _stamp_of(info: os.stat_result) -> Stamp:
+    return Stamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """An opener for `open` that waits for nobody."""
+    # Without O_NONBLOCK, opening a named pipe waits for a writer that may never come.
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from fiqa_trt.fingerprint import Fingerprint, refuse_difference
-from fiqa_trt.storage.local import write_text
+from fiqa_trt.storage.writing import write_text
 
 
 class Record:

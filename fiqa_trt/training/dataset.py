@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,14 +18,17 @@ import numpy.typing as npt
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.errors import InputError, number_of, storage_error
 from fiqa_trt.inputs.address import Address, open_path
+from fiqa_trt.inputs.formats import SUFFIXES
 from fiqa_trt.inputs.ratings import Form, read_ratings
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded
+from fiqa_trt.inputs.user_tables import Column
 from fiqa_trt.inputs.whole_tables import Table, is_empty
 from fiqa_trt.models.spec import PreprocessSpec, digest
 from fiqa_trt.outcomes import Outcome, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.local import atomic, write_text
-from fiqa_trt.storage.reading import is_remote
+from fiqa_trt.storage.base import is_remote
+from fiqa_trt.storage.registry import store_of
+from fiqa_trt.storage.writing import atomic, write_text
 
 TRAIN, VAL, TEST = "train", "val", "test"
 MIN_ROWS = 32
@@ -88,8 +92,9 @@ def read_labels(
     Args:
         table: as `read_ratings` reads it.
         images: folder that relative paths start from; default: the table's own. A name that is no file but that of one
-            without its extension is that file.
-        score_range: worst and best possible score, mapped to 0 and 1.
+            without its extension is that file; where the folder is given, so is the only file of it and of the folders
+            in it whose path ends so.
+        score_range: worst and best possible score, mapped to 0 and 1; the worst may be the larger one.
         val_share: of the groups (of the images, without that column) that validate, where the column `split` says
             nothing, or names `test` but no `val`; chosen by a hash of their names and `seed`, so that adding rows moves
             no group.
@@ -104,20 +109,21 @@ def read_labels(
     name, (low, high) = str(table), score_range
     if images is not None and not images.is_dir():
         raise InputError(f"--images {images}: no such folder")
-    ratings = read_ratings(table, form)
+    person = form.group if form else None
+    ratings = read_ratings(table, form, [Column("group", (), "--group-column", person)] if person else [])
     if len(ratings.paths) < MIN_ROWS:
         raise InputError(f"{name} has {len(ratings.paths)} rows; training needs at least {MIN_ROWS}")
-    if not low < high:
-        raise InputError(f"the score range {low:g} {high:g} must rise: worst first, then best")
+    if low == high:
+        raise InputError(f"the score range {low:g} {high:g} has no width: give the worst rating, then the best one")
     raw, said = ratings.values, ratings.table.told("score")
-    if raw.min() < low or raw.max() > high:
+    if raw.min() < min(low, high) or raw.max() > max(low, high):
         raise InputError(
             f"{name}: {said} runs from {raw.min():g} to {raw.max():g}, outside {low:g} to {high:g}; give the scale's "
             "ends as --score-range WORST BEST"
         )
     if np.ptp(raw) == 0:
         raise InputError(f"{name}: every {said} is {raw[0]:g}; there is nothing to learn")
-    files = _files(ratings.paths, os.fspath(images or table.parent), name)
+    files, elsewhere = _files(ratings.paths, os.fspath(images or table.parent), name, below=images is not None)
     ratings = ratings.merged(files, [column for column in ("weight", "group", "split") if column in ratings.columns])
     files, columns = list(dict.fromkeys(files)), ratings.columns
     if len(files) < MIN_ROWS:
@@ -132,13 +138,14 @@ def read_labels(
     groups = [str(own) if is_empty(group) else str(group) for group, own in named]
     split, drawn = _split(ratings.table, groups, val_share, seed)
     scores = (ratings.values - low) / (high - low)
-    notes = (*ratings.notes(), *_narrow(raw, low, high), *drawn)
+    falling = [f"on the scale from {low:g} to {high:g} lower ratings are the better ones"] if low > high else []
+    notes = (*ratings.notes(), *falling, *_narrow(raw, low, high), *elsewhere, *drawn)
     return Labels(files, scores.astype(np.float32), weights.astype(np.float32), split, notes)
 
 
 def _narrow(raw: npt.NDArray[np.float64], low: float, high: float) -> list[str]:
     """A warning if ratings look as if they were of another scale than that from `low` to `high`."""
-    share = float(np.ptp(raw)) / (high - low)
+    share = float(np.ptp(raw)) / abs(high - low)
     if share >= _COVERED:
         return []
     return [
@@ -147,11 +154,21 @@ def _narrow(raw: npt.NDArray[np.float64], low: float, high: float) -> list[str]:
     ]
 
 
-def _files(paths: list[str], folder: str, name: str) -> list[str]:
-    """The files that the paths of a table mean, in one spelling each; those without extension are looked for."""
+def _files(paths: list[str], folder: str, name: str, *, below: bool) -> tuple[list[str], list[str]]:
+    """The files that the paths of a table mean, in one spelling each, and what to say about it.
+
+    Args:
+        paths: as the table has them.
+        folder: where relative ones start.
+        name: of the table.
+        below: look in the folders of `folder` as well for what is not where it should be.
+    """
     stems: dict[str, dict[str, list[str]]] = {}
+    found: list[tuple[str, str]] = []
+    tree: _Tree | None = None
 
     def file(written: str) -> str:
+        nonlocal tree
         path = os.path.join(folder, open_path(written))
         if is_remote(path):
             return path
@@ -163,14 +180,50 @@ def _files(paths: list[str], folder: str, name: str) -> list[str]:
             return file(written.replace("\\", "/"))
         if parent not in stems:
             stems[parent] = {}
-            for there in sorted(os.listdir(parent) if os.path.isdir(parent) else ()):
+            for there in _images(os.listdir(parent) if os.path.isdir(parent) else ()):
                 stems[parent].setdefault(os.path.splitext(there)[0], []).append(there)
         meant = stems[parent].get(own, [])
         if len(meant) > 1:
             raise InputError(f"{name}: {written} may be {' or '.join(meant)}; write the extension")
-        return os.path.join(parent, meant[0]) if meant else path
+        if meant or not below:
+            return os.path.join(parent, meant[0]) if meant else path
+        tree = tree or _Tree(folder)
+        ends = tree.ending(os.path.relpath(path, folder))
+        if len(ends) > 1:
+            raise InputError(f"{name}: {written} may be {ends[0]} or {ends[1]}; write more of its path")
+        if ends:
+            found.append((written, ends[0]))
+        return ends[0] if ends else path
 
-    return [file(path) for path in paths]
+    files = [file(path) for path in paths]
+    if not found:
+        return files, []
+    distinct = len({there for _, there in found})
+    return files, [f"{number_of(distinct, 'image')} found by the end of the path, such as {' = '.join(found[0])}"]
+
+
+def _images(names: Iterable[str]) -> list[str]:
+    """Those that are names of images, in order; a caption beside an image has its stem as well."""
+    return sorted(name for name in names if name.lower().endswith(SUFFIXES))
+
+
+class _Tree:
+    """The images below a folder, by their names and by these without extension."""
+
+    def __init__(self, folder: str) -> None:
+        self.files: dict[str, list[str]] = {}
+        for parent, folders, names in os.walk(folder, followlinks=True):
+            folders.sort()
+            for name in _images(names):
+                for key in {name, os.path.splitext(name)[0]}:
+                    self.files.setdefault(key, []).append(os.path.join(parent, name))
+
+    def ending(self, path: str) -> list[str]:
+        """Those whose path ends in whole names like `path`, with its extension or, if none is, without."""
+        parent, own = os.path.split(path)
+        end = f"/{parent}".rstrip("/")
+        ends = [each for each in self.files.get(own, []) if f"/{os.path.dirname(each)}".endswith(end)]
+        return [each for each in ends if os.path.basename(each) == own] or ends
 
 
 def _split(table: Table, groups: list[str], share: float, seed: int) -> tuple[npt.NDArray[np.str_], list[str]]:
@@ -197,7 +250,10 @@ def _split(table: Table, groups: list[str], share: float, seed: int) -> tuple[np
         notes.append(f"no rows to validate besides those of `{TEST}`: {share:.0%} of the `{TRAIN}` groups do")
         free |= held
     if free and not {"group", "chain"} & table.columns.keys():
-        notes.append("no column `group`: images of one person may be on both sides of the split that is drawn")
+        notes.append(
+            "no column `group` (--group-column names another): images of one person may be on both sides of the split "
+            "that is drawn"
+        )
     if free:
         sides |= _draw(free, share, seed, needed=VAL not in sides.values())
     split = np.array([sides[group] for group in groups])
@@ -297,11 +353,9 @@ def decode_images(
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    try:
-        info = os.stat(Address.parse(path).file)
-    except (OSError, ValueError):
-        return (-1, -1)
-    return (info.st_size, info.st_mtime_ns)
+    file = Address.parse(path).file
+    stamp = store_of(file).stamp(file)
+    return (-1, -1) if stamp is None else (stamp.size, stamp.modified_ns)
 
 
 def _fill(paths: list[str], array: Path, workers: int, size: int, report: Report) -> dict[int, str]:

@@ -28,7 +28,7 @@ from fiqa_trt.fingerprint import Fingerprint, counted, refuse_difference
 from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.progress import Progress, Report, Say, silent
-from fiqa_trt.storage.local import atomic, beside, check_output, target_of
+from fiqa_trt.storage.writing import atomic, beside, check_output, target_of
 from fiqa_trt.training.dataset import TRAIN, VAL, Dataset
 from fiqa_trt.training.loop import Epoch, Measures, Trainer, rankable
 from fiqa_trt.training.recipe import Recipe
@@ -162,6 +162,12 @@ def start(init: Sequence[Path], seed: int = 0) -> Start:
             raise EngineError(f"--init {path}: {str(exc).splitlines()[-1].strip()}") from exc
         given |= set(named)
     return Start(model, frozenset(given), hashlib.sha256(b"".join(path.read_bytes() for path in init)).hexdigest())
+
+
+def untrained(begun: Start, recipe: Recipe) -> list[str]:
+    """Members that a checkpoint will not have: neither trained nor wholly given."""
+    lacking = {name.split(".")[1] for name in begun.model.state_dict().keys() - begun.given}
+    return [name for name in MEMBERS if name in lacking and name not in recipe.members]
 
 
 def _set_heads(begun: Start, mean_score: float) -> None:
@@ -338,5 +344,6 @@ def _draw(path: Path, history: Sequence[Epoch]) -> None:
     merit.legend()
     for axes in (loss, merit):
         axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

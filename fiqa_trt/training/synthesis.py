@@ -37,8 +37,8 @@ from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import ModelSpec, digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, Say, silent
-from fiqa_trt.storage.local import atomic
 from fiqa_trt.storage.record import Record
+from fiqa_trt.storage.writing import atomic
 from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
 from fiqa_trt.version import __version__
@@ -72,19 +72,33 @@ class Face:
     box: tuple[float, float, float, float] | None = None
 
 
-_FACE_COLUMNS = ("path", "group", "split", "quality", "face_x", "face_y", "face_w", "face_h")
+_GROUP = "group"
+_FACE_COLUMNS = ("path", "split", "quality", "face_x", "face_y", "face_w", "face_h")
 
 
-def read_faces(source: Source, say: Say = silent) -> list[Face]:
+def read_faces(source: Source, say: Say = silent, group_column: str | None = None) -> list[Face]:
     """Faces of a folder, or of a list with the optional columns `group`, `split`, `quality` and `face_x`, `face_y`,
-    `face_w`, `face_h`. `say` is that of `list_inputs`.
+    `face_w`, `face_h`.
+
+    Args:
+        source: what to list.
+        say: receives lines for the user.
+        group_column: what the list calls the column `group`.
 
     Raises:
-        InputError: as `list_inputs`; a `quality` or a box that is not what it should be.
+        InputError: as `list_inputs`; a list without the column that was named; a `quality` or a box that is not what it
+            should be.
     """
-    faces = []
-    for batch in list_inputs(source, say):
-        for row in batch.select([name for name in batch.schema.names if name in _FACE_COLUMNS]).to_pylist():
+    faces, named = list[Face](), group_column or _GROUP
+    for number, batch in enumerate(list_inputs(source, say)):
+        names = batch.schema.names
+        if not number and named not in names:
+            if group_column:
+                only = ", ".join(names)
+                raise InputError(f"--group-column {group_column}: {source.list_file} has no such column, only: {only}")
+            if source.list_file and len(names) > 1:
+                say("no column `group` (--group-column names another): each image counts as a person of its own")
+        for row in batch.select([name for name in names if name in {*_FACE_COLUMNS, named}]).to_pylist():
             try:
                 box = tuple(float(row[f"face_{side}"]) for side in "xywh") if row.get("face_w") else None
                 quality = float(row.get("quality") or 1)
@@ -92,7 +106,7 @@ def read_faces(source: Source, say: Say = silent) -> list[Face]:
                 raise InputError(f"{row['path']}: its face box or quality is not a number ({exc})") from exc
             if not 0 < quality <= 1 or (box and min(box[2:]) <= 0):
                 raise InputError(f"{row['path']}: quality must be in (0, 1] and a face box have a size")
-            group, split = ("" if row.get(name) is None else str(row[name]) for name in ("group", "split"))
+            group, split = ("" if row.get(name) is None else str(row[name]) for name in (named, "split"))
             faces.append(Face(row["path"], group or row["path"], split, quality, box))  # type: ignore[arg-type]
     return faces
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from fiqa_trt.curation.delivery.plan import Image, Unplaced
 from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.local import sync_file
+from fiqa_trt.storage.writing import sync_file
 
 _BLOCK = 1 << 20
 

@@ -38,7 +38,7 @@ from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.local import write_text
+from fiqa_trt.storage.writing import locked_folder, write_text
 
 WAYS = ("copy", "hardlink", "symlink", MOVE)
 
@@ -123,12 +123,27 @@ def fill_folder(
 
     Raises:
         InputError: there is no folder `root`.
-        OutputError: the folder is not empty, cannot be written, or lies where the images come from.
+        OutputError: the folder is not empty, cannot be written, lies where the images come from, or another run is
+            writing it.
         RunError: the disk is full or fails; the same call goes on.
     """
     fill = check_folder(kept, output, way, root, companions, update=update)
-    made, done = not output.exists(), 0
-    with contextlib.closing(ContainerReader()) as reader, contextlib.closing(Journal(output)) as journal:
+    made = not output.exists()
+    with contextlib.ExitStack() as held:
+        try:
+            output.mkdir(exist_ok=True)
+            held.enter_context(locked_folder(output))
+            if read_mark(output) != fill.before:
+                raise OutputError(f"another run has just written {output}; run the same command again")
+        except OSError as exc:
+            raise unwritable(output, exc) from exc
+        return _fill(fill, report, made=made)
+
+
+def _fill(fill: Fill, report: Report, *, made: bool) -> Delivered:
+    """See `fill_folder`; `made`: the folder was not there before."""
+    done, total = 0, len(fill.kept)
+    with contextlib.closing(ContainerReader()) as reader, contextlib.closing(Journal(fill.output)) as journal:
         filling = _Filling(fill, reader, journal)
         filling.begin()
         for image in filling.plan:
@@ -136,7 +151,7 @@ def fill_folder(
                 filling.put(image)
             finally:
                 done += not image.companion
-                report(Progress(done, len(kept), sum(filling.plan.skips.reasons.values())))
+                report(Progress(done, total, sum(filling.plan.skips.reasons.values())))
     return filling.end(made=made)
 
 
@@ -153,10 +168,9 @@ class _Filling:
         self._device = 0
 
     def begin(self) -> None:
-        """Make the folder, take out what leaves it, and note by which call it is filled. Raises OutputError."""
+        """Take out what leaves the folder, and note by which call it is filled. Raises OutputError."""
         output = self._fill.output
         try:
-            output.mkdir(exist_ok=True)
             self._old.remove(output, self._fill.base, self._fill.companions, self._reader)
             write_text(output / NOTE, self._fill.mark.text())
             self._device = output.stat().st_dev

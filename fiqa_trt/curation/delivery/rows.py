@@ -9,7 +9,7 @@ from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import OutputError, already_there
 from fiqa_trt.inputs.lists import as_line
 from fiqa_trt.scores.files import SUFFIXES, check_columns, write_output
-from fiqa_trt.storage.local import atomic, check_output
+from fiqa_trt.storage.writing import atomic, check_output
 
 
 def check_rows(output: Path, *, restart: bool) -> None:

@@ -23,7 +23,7 @@ from fiqa_trt.inputs.reader import ContainerReader, read_addresses, read_recorde
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.scores.files import check_columns, hold, to_json
-from fiqa_trt.storage.local import atomic, check_output
+from fiqa_trt.storage.writing import atomic, check_output
 
 SHARD_SIZE = 10_000
 _ROWS = ".jsonl"  # the form of the rows beside the images

@@ -17,6 +17,7 @@ from fiqa_trt.curation.delivery.file import Unlinkable, content, move, remove_em
 from fiqa_trt.errors import InputError, storage_error
 from fiqa_trt.inputs.marks import JOURNAL, MOVE, NOTE, TABLE, read_mark
 from fiqa_trt.progress import Progress, Report, silent
+from fiqa_trt.storage.writing import locked_folder
 
 _MISSING = "neither in the folder nor in its old place"
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -103,25 +104,29 @@ def undo_move(folder: Path, report: Report = silent) -> Undone:
 
     Raises:
         InputError: it is no such folder.
+        OutputError: another run is writing it.
         RunError: the disk is full or fails; the same call goes on.
     """
-    moves, skips, counts = _moves(folder), Skips(), {True: 0, False: 0}
-    for done, each in enumerate(moves, 1):
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # what is wrong with it is said below
+            held.enter_context(locked_folder(folder))
+        moves, skips, counts = _moves(folder), Skips(), {True: 0, False: 0}
+        for done, each in enumerate(moves, 1):
+            try:
+                counts[_take_back(each, folder / each.file)] += 1
+            except Unlinkable as exc:
+                skips.add(f"{folder / each.file} (from {each.source})", str(exc))
+            except OSError as exc:
+                if exc.errno in _OF_THE_DISK:
+                    raise storage_error(each.source, exc) from exc
+                skips.add(f"{folder / each.file} (from {each.source})", (exc.strerror or str(exc)).lower())
+            report(Progress(done, len(moves), sum(skips.reasons.values())))
+        # What is on neither side cannot be waited for: it is said once.
+        finished = not set(skips.reasons) - {_MISSING}
         try:
-            counts[_take_back(each, folder / each.file)] += 1
-        except Unlinkable as exc:
-            skips.add(f"{folder / each.file} (from {each.source})", str(exc))
+            removed = _clear(folder, moves, finished=finished)
         except OSError as exc:
-            if exc.errno in _OF_THE_DISK:
-                raise storage_error(each.source, exc) from exc
-            skips.add(f"{folder / each.file} (from {each.source})", (exc.strerror or str(exc)).lower())
-        report(Progress(done, len(moves), sum(skips.reasons.values())))
-    # What is on neither side cannot be waited for: it is said once.
-    finished = not set(skips.reasons) - {_MISSING}
-    try:
-        removed = _clear(folder, moves, finished=finished)
-    except OSError as exc:
-        raise storage_error(folder, exc) from exc
+            raise storage_error(folder, exc) from exc
     return Undone(str(folder), counts[True], counts[False], dict(skips.reasons), skips.examples, removed, finished)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from fiqa_trt.outcomes import ImageError
-from fiqa_trt.storage.reading import (
+from fiqa_trt.storage.base import (
     MAX_BYTES,
     Blob,
     Stamp,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from fiqa_trt.errors import one_line
 from fiqa_trt.inputs.containers.columns import ImageColumn
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import FileChanged, Stamp, stamp_at
+from fiqa_trt.storage.base import FileChanged, Stamp
+from fiqa_trt.storage.registry import store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +46,7 @@ def status_of(error: Exception) -> Status:
 
 def check_unchanged(path: str, stamp: Stamp) -> None:
     """Raise FileChanged unless a file is still the one with that stamp."""
-    if stamp_at(path) != stamp:
+    if store_of(path).stamp(path) != stamp:
         raise FileChanged
 
 
@@ -112,7 +113,7 @@ class ParquetRows:
 
             # With a buffer, pages are read one by one.
             self._file = pq.ParquetFile(
-                self._path,
+                store_of(self._path).for_arrow(self._path),
                 metadata=self._metadata,
                 buffer_size=_BUFFER_BYTES,
                 pre_buffer=False,
@@ -139,7 +140,7 @@ class ParquetRows:
         """See `Rows.close`."""
         self._walk, self._group = iter(()), -1
         if self._file is not None:
-            self._file.close()
+            self._file.close(force=True)
             self._file = None
 
 
@@ -169,7 +170,7 @@ class ArrowRows:
     def _open(self) -> None:
         import pyarrow as pa
 
-        source = pa.memory_map(self._path)
+        source = store_of(self._path).for_arrow(self._path, mapped=True)
         check_unchanged(self._path, self._stamp)
         try:
             self._reader = reader = pa.ipc.open_file(source)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import threading
 from bisect import bisect_right, insort
 from collections import OrderedDict
@@ -20,7 +19,8 @@ from fiqa_trt.inputs.address import DEFAULT_COLUMN, open_path
 from fiqa_trt.inputs.containers.columns import find_column, images_in
 from fiqa_trt.inputs.containers.rows import ArrowRows, Damage, ParquetRows, Rows, check_unchanged, status_of
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, read_file, stamp_of
+from fiqa_trt.storage.base import MAX_BYTES, Blob, FileChanged, Stamp
+from fiqa_trt.storage.registry import store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,12 +51,10 @@ class TableContainer:
         self._damages = list[Damage]()
         self._rows: Rows | None = None
         try:
-            info = os.stat(path)
-            if not stat.S_ISREG(info.st_mode):
-                raise ImageError(Status.UNREADABLE, "not a regular file")
-            if not info.st_size:
+            with store_of(path).open(path) as file:
+                stamp = file.stamp()
+            if not stamp.size:
                 raise ImageError(Status.EMPTY, "0 bytes")
-            stamp = stamp_of(info)
             self._rows = (ParquetRows if path.lower().endswith(".parquet") else ArrowRows)(path, stamp)
             if column is not None:
                 self._column = find_column(self._rows.schema, column, path)
@@ -149,7 +147,11 @@ class TableContainer:
         if scheme is not None:
             hint = f"the table names {path}, which is not read from {scheme[1]}://; fetch or unpack it to a file"
             raise ImageError(Status.UNSUPPORTED, hint)
-        return read_file(os.path.join(os.path.dirname(self._path), open_path(path)), max_bytes)
+        beside = os.path.join(os.path.dirname(self._path), open_path(path))
+        blob = store_of(beside).read(beside, max_bytes).blob
+        if isinstance(blob, ImageError):
+            raise blob
+        return blob
 
     def _block(self, row: int) -> tuple[int, pa.Array]:
         """The block that holds a row, and its first row. Raises ImageError."""

@@ -6,8 +6,6 @@ on, as `tar -i` does, and so is what follows a damaged header; bytes that belong
 
 from __future__ import annotations
 
-import os
-import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
@@ -17,7 +15,8 @@ import numpy as np
 from fiqa_trt.errors import one_line
 from fiqa_trt.inputs.containers.members import FAULTY, SPARSE, Entries, Index
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, open_at_once, stamp_of
+from fiqa_trt.storage.base import MAX_BYTES, Blob, File, FileChanged, Stamp
+from fiqa_trt.storage.registry import store_of
 
 _PIECE = 1 << 20
 _SEARCHED = 64 << 20
@@ -55,12 +54,9 @@ class TarContainer:
         self.stamp: Stamp | None = None
         self._path, entries = path, Entries()
         try:
-            with open(path, "rb", opener=open_at_once) as file:
-                info = os.fstat(file.fileno())
-                if not stat.S_ISREG(info.st_mode):
-                    raise OSError("not a regular file")
-                self.stamp = stamp_of(info)
-                self.error = _Scan(file, info.st_size, entries).run()
+            with store_of(path).open(path) as file:
+                self.stamp = file.stamp()
+                self.error = _Scan(file, entries).run()
         except (OSError, ValueError) as exc:
             missing = isinstance(exc, FileNotFoundError)
             status = Status.MISSING if missing else Status.UNREADABLE
@@ -90,17 +86,17 @@ class TarContainer:
         if self.stamp is None and self.error is not None:
             return [self.error] * len(keys)
         try:
-            with open(self._path, "rb", opener=open_at_once) as file:
-                if stamp_of(os.fstat(file.fileno())) != self.stamp:
+            with store_of(self._path).open(self._path) as file:
+                if file.stamp() != self.stamp:
                     raise FileChanged
                 blobs = [self._read(file, key, max_bytes) for key in keys]
-                if stamp_of(os.fstat(file.fileno())) != self.stamp:
+                if file.stamp() != self.stamp:
                     raise FileChanged
         except OSError as exc:
             return [ImageError(Status.UNREADABLE, f"the shard cannot be opened: {exc.strerror or exc}")] * len(keys)
         return blobs
 
-    def _read(self, file: BinaryIO, key: str, max_bytes: int) -> Blob:
+    def _read(self, file: File, key: str, max_bytes: int) -> Blob:
         member = self._index.find(key)
         if member is None:
             known = "" if self.error is None else f" as far as it can be read ({self.error})"
@@ -114,7 +110,7 @@ class TarContainer:
         if size > max_bytes:
             return ImageError(Status.TOO_LARGE, f"{size} bytes, more than {max_bytes}")
         try:
-            data = _read_sparse(file, offset) if kind == SPARSE else os.pread(file.fileno(), size, offset)
+            data = _read_sparse(file.raw, offset) if kind == SPARSE else file.read_at(offset, size)
         except OSError as exc:
             return ImageError(Status.UNREADABLE, one_line(exc))
         except Exception as exc:  # whatever tarfile makes of a damaged map of a sparse member
@@ -154,8 +150,8 @@ def _follows(error: Exception) -> bool:
 class _Scan:
     """One walk through a tar, from header to header."""
 
-    def __init__(self, file: BinaryIO, size: int, entries: Entries) -> None:
-        self._file, self._size, self._entries = file, size, entries
+    def __init__(self, file: File, entries: Entries) -> None:
+        self._random, self._file, self._size, self._entries = file, file.raw, file.size, entries
         self._gaps = list[tuple[int, int]]()  # from and to before which byte nothing could be read
 
     def run(self) -> ImageError | None:
@@ -210,7 +206,7 @@ class _Scan:
         return self._size - at < tarfile.BLOCKSIZE or (_follows(error) and self._file.tell() >= self._size)
 
     def _block(self, at: int) -> bytes:
-        return os.pread(self._file.fileno(), tarfile.BLOCKSIZE, at)
+        return self._random.read_at(at, tarfile.BLOCKSIZE)
 
     def _foreign(self) -> ImageError | None:
         """What the file is instead, as far as its first bytes tell."""

@@ -7,19 +7,19 @@ that was cut, the header before each member tells as much, as far as they go.
 from __future__ import annotations
 
 import errno
-import os
 import stat
 import struct
 import zipfile
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from fiqa_trt.errors import one_line
 from fiqa_trt.inputs.containers.members import FAULTY, FILE, FOLDER, Entries, Fault, Index
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.reading import MAX_BYTES, Blob, FileChanged, Stamp, open_at_once, stamp_of
+from fiqa_trt.storage.base import MAX_BYTES, Blob, File, FileChanged, Stamp
+from fiqa_trt.storage.registry import store_of
 
 _PIECE = 1 << 20
 _LOCAL = struct.Struct("<4s5H3L2H")  # before a member: APPNOTE.TXT 4.3.7
@@ -59,32 +59,29 @@ class ZipContainer:
         self._path, self._entries = path, Entries()
         self._packed, self._crcs, self._methods = array("q"), array("L"), bytearray()
         try:
-            with open(path, "rb", opener=open_at_once) as file:
-                info = os.fstat(file.fileno())
-                if not stat.S_ISREG(info.st_mode):
-                    raise OSError("not a regular file")
-                self.stamp = stamp_of(info)
-                self._scan(file, info.st_size)
+            with store_of(path).open(path) as file:
+                self.stamp = file.stamp()
+                self._scan(file)
         except (OSError, ValueError) as exc:
             status = Status.MISSING if isinstance(exc, FileNotFoundError) else Status.UNREADABLE
             self.error = ImageError(status, f"this zip archive cannot be read: {getattr(exc, 'strerror', None) or exc}")
         self._index = Index(self._entries)
         self.weight = self._entries.weight + self._index.weight + 17 * len(self._entries)
 
-    def _scan(self, file: BinaryIO, size: int) -> None:
+    def _scan(self, file: File) -> None:
         """Index the members, and find out what is wrong."""
-        if not size:
+        if not file.size:
             self.error = ImageError(Status.EMPTY, "0 bytes")
             return
         try:
-            members: Iterable[_Member] = list(_directory(file, size))
+            members: Iterable[_Member] = list(_directory(file))
         except Exception as exc:  # BadZipFile, or what damaged fields make zipfile raise
             if isinstance(exc, OSError) and exc.errno != errno.EINVAL:  # which is of a place that there cannot be
                 raise
             if not _begins(file, 0):
                 self.error = ImageError(Status.CORRUPT, f"this is no zip archive: {one_line(exc)}")
                 return
-            members = _headers(file, size)
+            members = _headers(file)
             self.error = ImageError(
                 Status.TRUNCATED,
                 f"this zip archive has lost its directory ({one_line(exc)}): members may be missing",
@@ -131,17 +128,17 @@ class ZipContainer:
         if self.stamp is None and self.error is not None:
             return [self.error] * len(keys)
         try:
-            with open(self._path, "rb", opener=open_at_once) as file:
-                if stamp_of(os.fstat(file.fileno())) != self.stamp:
+            with store_of(self._path).open(self._path) as file:
+                if file.stamp() != self.stamp:
                     raise FileChanged
                 blobs = [self._read(file, key, max_bytes) for key in keys]
-                if stamp_of(os.fstat(file.fileno())) != self.stamp:
+                if file.stamp() != self.stamp:
                     raise FileChanged
         except OSError as exc:
             return [ImageError(Status.UNREADABLE, f"the shard cannot be opened: {exc.strerror or exc}")] * len(keys)
         return blobs
 
-    def _read(self, file: BinaryIO, key: str, max_bytes: int) -> Blob:
+    def _read(self, file: File, key: str, max_bytes: int) -> Blob:
         member = self._index.find(key)
         if member is None:
             known = "" if self.error is None else f" as far as it can be read ({self.error})"
@@ -161,13 +158,13 @@ class ZipContainer:
         except zlib.error as exc:
             return ImageError(Status.CORRUPT, f"a damaged member: {one_line(exc)}")
 
-    def _unpacked(self, file: BinaryIO, member: int, size: int) -> Blob:
+    def _unpacked(self, file: File, member: int, size: int) -> Blob:
         offset, packed = self._entries.offsets[member], self._packed[member]
-        header = os.pread(file.fileno(), _LOCAL.size, offset) if offset >= 0 else b""
+        header = file.read_at(offset, _LOCAL.size) if offset >= 0 else b""
         if len(header) < _LOCAL.size or not header.startswith(_LOCAL_MAGIC):
             return ImageError(Status.CORRUPT, "there is no member where the directory has it")
         *_, name, extra = _LOCAL.unpack(header)
-        data = os.pread(file.fileno(), packed, offset + _LOCAL.size + name + extra)
+        data = file.read_at(offset + _LOCAL.size + name + extra, packed)
         if len(data) < packed:
             return ImageError(Status.TRUNCATED, f"the shard ends within it: {len(data)} of {packed} bytes")
         if self._methods[member] == zipfile.ZIP_DEFLATED:
@@ -182,12 +179,12 @@ class ZipContainer:
         """Nothing to release."""
 
 
-def _directory(file: BinaryIO, size: int) -> Iterator[_Member]:
+def _directory(file: File) -> Iterator[_Member]:
     """The entries of the directory at the end. Raises what zipfile does, and BadZipFile where they cannot be right."""
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(file.raw) as archive:
         found = archive.infolist()
-        end = size - _END.size - len(archive.comment)
-        (count,) = _END.unpack(os.pread(file.fileno(), _END.size, end))
+        end = file.size - _END.size - len(archive.comment)
+        (count,) = _END.unpack(file.read_at(end, _END.size))
         if count != len(found) & _MANY and count != _MANY:
             raise zipfile.BadZipFile(f"its directory names {len(found)} members, and should name {count}")
         # Where the end says wrongly where the directory is, all of them are moved by as much.
@@ -207,9 +204,9 @@ def _directory(file: BinaryIO, size: int) -> Iterator[_Member]:
             )
 
 
-def _begins(file: BinaryIO, offset: int) -> bool:
+def _begins(file: File, offset: int) -> bool:
     """Whether the header of a member is there."""
-    return offset >= 0 and os.pread(file.fileno(), len(_LOCAL_MAGIC), offset) == _LOCAL_MAGIC
+    return offset >= 0 and file.read_at(offset, len(_LOCAL_MAGIC)) == _LOCAL_MAGIC
 
 
 def _name(raw: bytes, flags: int) -> bytes:
@@ -221,35 +218,33 @@ def _name(raw: bytes, flags: int) -> bytes:
     return raw
 
 
-def _headers(file: BinaryIO, size: int) -> Iterator[_Member]:
+def _headers(file: File) -> Iterator[_Member]:
     """What the headers before the members say, up to the first that is none, or does not say where the next one is."""
     at = 0
-    while at + _LOCAL.size <= size:
-        magic, _, flags, method, _, _, crc, packed, whole, name, extra = _LOCAL.unpack(
-            os.pread(file.fileno(), _LOCAL.size, at)
-        )
+    while at + _LOCAL.size <= file.size:
+        magic, _, flags, method, _, _, crc, packed, whole, name, extra = _LOCAL.unpack(file.read_at(at, _LOCAL.size))
         start = at + _LOCAL.size + name + extra
-        if magic != _LOCAL_MAGIC or start > size:
+        if magic != _LOCAL_MAGIC or start > file.size:
             return
-        called, more = (os.pread(file.fileno(), *where) for where in ((name, at + _LOCAL.size), (extra, start - extra)))
+        called, more = (file.read_at(*where) for where in ((at + _LOCAL.size, name), (start - extra, extra)))
         if packed == _ZIP64 and more[:2] == b"\1\0":
             whole, packed = struct.unpack_from("<2Q", more, 4)
         if flags & _SIZES_FOLLOW and not packed:
             if method != zipfile.ZIP_DEFLATED:
                 return
-            packed, whole, crc = _measure(file, start, size)
+            packed, whole, crc = _measure(file, start)
         yield _Member(_name(called, flags), at, packed, whole, method, flags, crc)
         at = start + packed
         if flags & _SIZES_FOLLOW:
-            following = os.pread(file.fileno(), 28, at)  # a descriptor, and the next magic
+            following = file.read_at(at, 28)  # a descriptor, and the next magic
             at += max(following.find(_LOCAL_MAGIC), following.find(_DIRECTORY_MAGIC), 0)
 
 
-def _measure(file: BinaryIO, start: int, stop: int) -> tuple[int, int, int]:
+def _measure(file: File, start: int) -> tuple[int, int, int]:
     """Bytes of a deflated member, packed and not, and its checksum: the stream says itself where it ends."""
-    unpack, at, size, crc = zlib.decompressobj(-zlib.MAX_WBITS), start, 0, 0
+    unpack, at, stop, size, crc = zlib.decompressobj(-zlib.MAX_WBITS), start, file.size, 0, 0
     while not unpack.eof and at < stop and size <= MAX_BYTES:
-        piece = os.pread(file.fileno(), min(_PIECE, stop - at), at)
+        piece = file.read_at(at, min(_PIECE, stop - at))
         try:
             data = unpack.decompress(piece)
         except zlib.error:

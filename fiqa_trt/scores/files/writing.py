@@ -13,7 +13,7 @@ import pyarrow as pa
 from fiqa_trt.errors import OutputError, RunError, one_line
 from fiqa_trt.scores.files.columns import Unholdable
 from fiqa_trt.scores.files.formats import writer
-from fiqa_trt.storage.local import atomic
+from fiqa_trt.storage.writing import atomic
 
 
 def write_output(output: Path, schema: pa.Schema, tables: Iterable[pa.Table], expected: int) -> None:
