@@ -19,7 +19,7 @@ import numpy.typing as npt
 from benchmarks.common import machine, median, record
 from fiqa_trt.building import Request, build
 from fiqa_trt.building.measuring import throughput
-from fiqa_trt.engines import CHECKPOINT, RELEASED, open_engine
+from fiqa_trt.engines.opening import CHECKPOINT, RELEASED, open_engine
 from fiqa_trt.errors import FiqaError
 from fiqa_trt.models.verification import verification_batch
 

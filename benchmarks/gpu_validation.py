@@ -25,8 +25,8 @@ from benchmarks.common import RESULTS, machine
 from fiqa_trt import building
 from fiqa_trt.building.measuring import infer, throughput
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines import CHECKPOINT, Engine
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.base import Engine, Scores
+from fiqa_trt.engines.opening import CHECKPOINT
 from fiqa_trt.errors import FiqaError, one_line
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.inputs.source import Source

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from fiqa_trt.engines import CHECKPOINT
+from fiqa_trt.engines.opening import CHECKPOINT
 from fiqa_trt.engines.torch import load_checkpoint
 
 

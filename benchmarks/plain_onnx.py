@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from fiqa_trt.engines import RELEASED
+from fiqa_trt.engines.opening import RELEASED
 
 BATCH = 16
 

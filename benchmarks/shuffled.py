@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.common import machine, make_crops, median, record
 from fiqa_trt import Scorer
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines import open_engine
+from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.machine.benchmark import read_rate

@@ -35,7 +35,7 @@ def prepare(folder: Path) -> None:
 
     from fiqa_trt.building.calibration import int8_ranges
     from fiqa_trt.building.quantize import with_qdq
-    from fiqa_trt.engines import CHECKPOINT, RELEASED
+    from fiqa_trt.engines.opening import CHECKPOINT, RELEASED
     from fiqa_trt.engines.torch import load_checkpoint
     from fiqa_trt.models.verification import check, compare, verification_batch
 

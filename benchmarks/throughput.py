@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.common import COMMAND, link_many, machine, make_crops, median, record, timed
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines import open_engine
+from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.machine.benchmark import bound_of, decode_rate, engine_rate, read_rate

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.decoding.items import PIXELS, Item, check_item, each_item, path_of
 from fiqa_trt.decoding.registry import open_decoder
-from fiqa_trt.engines import EngineInfo, open_sizes
+from fiqa_trt.engines.base import EngineInfo
+from fiqa_trt.engines.opening import open_sizes
 from fiqa_trt.errors import EngineError, UsageError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.inputs.address import Address

@@ -16,9 +16,9 @@ from PIL import Image
 
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines import RELEASED, Engine
-from fiqa_trt.engines.base import EngineInfo, Scores, finished
+from fiqa_trt.engines.base import Engine, EngineInfo, Scores, finished
 from fiqa_trt.engines.cache import Slot
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.executors.in_process import InProcess
@@ -34,19 +34,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class MeanEngine:
-    """Scores are the crop's mean red and mean green level: quick, exact, and different for different pixels."""
+    """Scores are the crop's mean red and green levels, and blue of a third member: quick, exact, of pixels alone."""
 
     slots = 1
     place = "cpu"
     kept: Slot | None = None
 
-    def __init__(self, batch: int = 4) -> None:
-        self.info = EngineInfo("mean 1", "none", "fp32", "fp32", batch, "0" * 64, MEMBERS)
+    def __init__(self, batch: int = 4, members: tuple[str, ...] = MEMBERS) -> None:
+        self.info = EngineInfo("mean 1", "none", "fp32", "fp32", batch, "0" * 64, members)
 
     def submit(self, images: Images) -> Future[Scores]:
         assert images.shape == (self.info.batch, 224, 224, 3)
         means = np.asarray(images).mean(axis=(1, 2))
-        return finished((means[:, :2] / 255).astype(np.float32))
+        return finished((means[:, : len(self.info.members)] / 255).astype(np.float32))
 
     def close(self) -> None:
         pass
@@ -57,9 +57,9 @@ def in_process(engine: Engine, threads: int = 2) -> Executor:
     return InProcess(engine, CpuDecoder(threads=threads))
 
 
-def mean_workers(batch: int = 4, threads: int = 2) -> Executor:
+def mean_workers(batch: int = 4, threads: int = 2, members: tuple[str, ...] = MEMBERS) -> Executor:
     """This process with the engine above."""
-    return in_process(MeanEngine(batch), threads)
+    return in_process(MeanEngine(batch, members), threads)
 
 
 @pytest.fixture

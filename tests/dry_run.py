@@ -122,7 +122,7 @@ def main(case: str) -> None:
     """Print the result of a case."""
     from fiqa_trt.building.calibration import read_ranges
     from fiqa_trt.building.compile import export_program, prepare
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.opening import CHECKPOINT
     from fiqa_trt.engines.torch import load_checkpoint
     from fiqa_trt.models.networks import Ensemble
 

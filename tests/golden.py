@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from fiqa_trt.decoding.cpu import decode_image, fit
-from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Engine
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.machine import samples
 from fiqa_trt.models.verification import verification_batch

@@ -24,8 +24,8 @@ from fiqa_trt.analysis.explain import Distribution, read_distribution
 from fiqa_trt.cli import group
 from fiqa_trt.curation.select import Selection
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines import Engine, open_sizes
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.base import Engine, Scores
+from fiqa_trt.engines.opening import open_sizes
 from fiqa_trt.errors import InputError, OutputError, UsageError
 from fiqa_trt.inputs.containers.tar import TarContainer
 from fiqa_trt.scores.files import output_metadata

@@ -28,9 +28,9 @@ from fiqa_trt.building import Request, cpu, measuring
 from fiqa_trt.building.calibration import Pixels, Trial, prefers_shipped, read_ranges
 from fiqa_trt.building.measuring import Measured, batch_sizes, choose, infer, quickest
 from fiqa_trt.cli import group
-from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, EngineInfo, Manifest, open_engine
-from fiqa_trt.engines.base import Scores
-from fiqa_trt.engines.manifest import MANIFEST, this_processor
+from fiqa_trt.engines.base import Engine, EngineInfo, Scores
+from fiqa_trt.engines.manifest import MANIFEST, Manifest, this_processor
+from fiqa_trt.engines.opening import CHECKPOINT, RELEASED, open_engine
 from fiqa_trt.engines.openvino import half_arithmetic, pack_network, read_network
 from fiqa_trt.errors import EngineError, FiqaError, InputError
 from fiqa_trt.libraries import import_library

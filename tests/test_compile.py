@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fiqa_trt.building.compile import KEYWORDS, VERSIONS, export_program
-from fiqa_trt.engines import CHECKPOINT
+from fiqa_trt.engines.opening import CHECKPOINT
 from fiqa_trt.engines.tensorrt import check_layer_types, types_of_layers
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError
@@ -93,7 +93,7 @@ def test_every_supported_version_takes_what_we_pass(version: str) -> None:
     wheels = sorted(WHEELS.glob(f"torch_tensorrt-{version}.*.whl"))
     if not wheels:
         pytest.skip(f"no wheel of torch-tensorrt {version} in {WHEELS}, where `make test` puts it")
-    source = (ROOT / "fiqa_trt" / "engines" / "compile.py").read_text()
+    source = (ROOT / "fiqa_trt" / "building" / "compile.py").read_text()
     passed = {
         getattr(call.func, "attr", getattr(call.func, "id", "")): {word.arg for word in call.keywords if word.arg}
         for call in ast.walk(ast.parse(source))

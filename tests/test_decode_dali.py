@@ -21,7 +21,7 @@ from fiqa_trt.decoding.cpu import CpuDecoder, decode_image, fit
 from fiqa_trt.decoding.dali import PATIENCE, DaliDecoder, share_beyond
 from fiqa_trt.decoding.registry import open_decoder
 from fiqa_trt.decoding.structure import dimensions
-from fiqa_trt.engines import Engine
+from fiqa_trt.engines.base import Engine
 from fiqa_trt.errors import EngineError
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.source import Source

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from fiqa_trt.building.measuring import infer
-from fiqa_trt.engines import CHECKPOINT, RELEASED, Engine, Manifest, open_engine
+from fiqa_trt.engines.base import Engine
+from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.opening import CHECKPOINT, RELEASED, open_engine
 from fiqa_trt.engines.openvino import OpenVinoEngine, half_arithmetic
 from fiqa_trt.errors import EngineError, OutOfMemory
 from fiqa_trt.machine import samples
@@ -191,7 +193,7 @@ def test_a_batch_that_a_gpu_has_no_memory_for_is_halved(released: Engine, monkey
             raise OutOfMemory(f"the GPU has no memory for batches of {size}", size)
         return released, Manifest.read(RELEASED)
 
-    monkeypatch.setattr("fiqa_trt.engines._open", limited)
+    monkeypatch.setattr("fiqa_trt.engines.opening._open", limited)
     said = list[str]()
     assert open_engine("cuda", say=said.append) is released
     assert asked == [None, 128, 64]
@@ -200,7 +202,7 @@ def test_a_batch_that_a_gpu_has_no_memory_for_is_halved(released: Engine, monkey
     def never(*arguments: object) -> tuple[Engine, Manifest]:
         raise OutOfMemory("no memory at all", 1)
 
-    monkeypatch.setattr("fiqa_trt.engines._open", never)
+    monkeypatch.setattr("fiqa_trt.engines.opening._open", never)
     with pytest.raises(EngineError, match="no memory at all"):
         open_engine("cuda")
 

@@ -20,7 +20,7 @@ from fiqa_trt.curation.delivery import fill_folder
 from fiqa_trt.curation.delivery.folder import check_folder
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines import EngineInfo
+from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import DifferentRun, OutputError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.in_process import InProcess

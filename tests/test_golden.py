@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fiqa_trt.engines import RELEASED, Engine
+from fiqa_trt.engines.base import Engine
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from tests.golden import GOLDEN, of_files, of_tensors
 

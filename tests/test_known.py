@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from fiqa_trt.building.measuring import infer
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines import RELEASED, Engine, Manifest, check_known, open_engine
-from fiqa_trt.engines.base import Scores, finished
+from fiqa_trt.engines.base import Engine, Scores, finished
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.known import difference
+from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.opening import RELEASED, check_known, open_engine
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.errors import EngineError, RunError
 from fiqa_trt.models.verification import KNOWN, known_crops, verification_batch
@@ -91,7 +92,7 @@ def test_no_backend_escapes(engine: str, tmp_path: Path, monkeypatch: pytest.Mon
     values = json.loads((RELEASED / "engine.json").read_text())
     values["reference"] = [[value / 2 for value in row] for row in values["reference"]]
     (tmp_path / "released" / "engine.json").write_text(json.dumps(values))
-    monkeypatch.setattr("fiqa_trt.engines.RELEASED", tmp_path / "released")
+    monkeypatch.setattr("fiqa_trt.engines.opening.RELEASED", tmp_path / "released")
     with pytest.raises(EngineError, match="does not score as it should"):
         open_engine("cpu", engine=engine)
     if engine == "openvino":

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fiqa_trt.cli import group
 from fiqa_trt.decoding.base import Decoded
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines import Engine
+from fiqa_trt.engines.base import Engine
 from fiqa_trt.errors import FiqaError, RunError
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.source import Source

@@ -28,7 +28,7 @@ from fiqa_trt.building.quantize import (
     simulated,
     with_qdq,
 )
-from fiqa_trt.engines import CHECKPOINT, RELEASED
+from fiqa_trt.engines.opening import CHECKPOINT, RELEASED
 from fiqa_trt.engines.openvino import read_network
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError, InputError

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fiqa_trt.engines import RELEASED, EngineInfo
+from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.engines.manifest import MANIFEST, Manifest, Target, new_engine, this_processor
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.engines.store import best_engine, how_to_speed_up, list_engines
 from fiqa_trt.errors import EngineError, RunError
 from fiqa_trt.models.spec import ModelSpec

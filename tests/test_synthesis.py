@@ -88,7 +88,7 @@ def test_what_was_killed_goes_on(faces: list[Face], crops: Path, tmp_path: Path)
 
 
 def test_the_reference_lowers_the_label_of_what_it_rates_low(faces: list[Face], crops: Path, tmp_path: Path) -> None:
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.opening import CHECKPOINT
 
     synthesize(faces[:1], tmp_path, per_face=5, seed=1, reference=CHECKPOINT)
     for row in csv.DictReader((tmp_path / "labels.csv").read_text().splitlines()):
@@ -97,7 +97,7 @@ def test_the_reference_lowers_the_label_of_what_it_rates_low(faces: list[Face], 
 
 
 def test_a_crop_and_its_mirror_image_are_rated_alike() -> None:
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.opening import CHECKPOINT
     from fiqa_trt.training.synthesis import _opinions
 
     crop = np.ascontiguousarray(FACE[:224, :224])

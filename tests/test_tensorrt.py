@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from fiqa_trt import engines
-from fiqa_trt.engines import RELEASED, open_engine
+from fiqa_trt.engines import opening
 from fiqa_trt.engines import tensorrt as ours
 from fiqa_trt.engines.manifest import Manifest, Target
+from fiqa_trt.engines.opening import RELEASED, open_engine
 from fiqa_trt.errors import EngineError, OutOfMemory
 from tests.test_store import manifest, put
 
@@ -154,7 +154,7 @@ def test_what_is_opened_for_a_device(
     gpu: None, device: str, store: Path, library: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(store / "mine", dataclasses.replace(PLAN, model=Manifest.read(RELEASED).model, batch=(2, 8, 32)))
-    monkeypatch.setattr(engines, "_usable_gpu", lambda say: True)
+    monkeypatch.setattr(opening, "_usable_gpu", lambda say: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     library.loads = object()

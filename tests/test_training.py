@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fiqa_trt.cli import group
-from fiqa_trt.engines import CHECKPOINT
+from fiqa_trt.engines.opening import CHECKPOINT
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import DifferentRun, EngineError, FiqaError, InputError, RunError
 from fiqa_trt.machine.samples import portrait

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from fiqa_trt.building.triton import Model, Network, Tensor, describe, read_onnx, read_plan
 from fiqa_trt.cli import group
-from fiqa_trt.engines import RELEASED, Manifest
-from fiqa_trt.engines.manifest import MANIFEST
+from fiqa_trt.engines.manifest import MANIFEST, Manifest
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import EngineError, UsageError
 from fiqa_trt.models.verification import verification_batch
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.release.model_card import Pixels, Scorer
-from fiqa_trt.engines import open_engine
+from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.machine.samples import portrait
 from fiqa_trt.models.verification import SIZE
 from fiqa_trt.training.degradations import FAMILIES

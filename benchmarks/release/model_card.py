@@ -25,7 +25,8 @@ from PIL import Image
 from benchmarks.common import machine, record
 from fiqa_trt.analysis.evaluation import agreement
 from fiqa_trt.decoding.cpu import decode_image, fit
-from fiqa_trt.engines import Engine, open_engine
+from fiqa_trt.engines.base import Engine
+from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.training.degradations import FAMILIES
 

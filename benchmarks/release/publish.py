@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from fiqa_trt.building.export import export
-from fiqa_trt.engines import CHECKPOINT, RELEASED
+from fiqa_trt.engines.opening import CHECKPOINT, RELEASED
 from tests import golden
 
 

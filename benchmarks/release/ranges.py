@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.release.model_card import read_image
 from fiqa_trt.building.calibration import MAX_CROPS, measure
-from fiqa_trt.engines import CHECKPOINT
+from fiqa_trt.engines.opening import CHECKPOINT
 
 OUTPUT = Path(__file__).parents[2] / "calibration" / "int8_ranges.json"
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from fiqa_trt.engines import EngineInfo
+from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import InputError
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.score import Score

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import open_path
-from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.scores.files import SUFFIXES, read_output, read_schema
+from fiqa_trt.scores.members import members_of
 from fiqa_trt.scores.schema import own_columns
 
 WRITTEN, REAL, TAIL = "as written", "by real path", "by the end of the path"
@@ -57,7 +57,8 @@ class Scores:
             raise InputError(f"cannot tell the format of {path}: name it {', '.join(SUFFIXES)}")
         self.path = path
         by_name: dict[str, float | None] = {}
-        own, known = own_columns(MEMBERS), read_schema(path, ["path"]).names
+        schema = read_schema(path, ["path"])
+        own, known = own_columns(members_of(schema)), schema.names
         wrong = column in own and not column.startswith("score")
         if wrong or column not in known:
             # Those of ours that are scores, and what a list brought along, which may be another tool's.

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.analysis.differences import Differences
 from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.errors import InputError, printable
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded
-from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
-from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, steps_of
+from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, quantile, steps_of
 from fiqa_trt.scores.tally import Tally
 from fiqa_trt.shell import path_word, printed
 from fiqa_trt.storage.writing import write_text
@@ -41,8 +41,6 @@ THUMBNAIL = 112
 MOST_FAILURES = 100
 MOST_PLAIN = 500  # groups of the table that is there without JavaScript
 DEFAULT_SHARE = 0.2  # the threshold at first: what `filter --keep 80%` would drop
-
-Counts = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +83,9 @@ class Survey:
         bars: BARS integers, images by score.
         quantiles: scores by share.
         threshold: score that the slider begins with.
-        agreement: of the members: mean and 95 % quantile of the absolute difference, and their correlation; empty for a
-            file without their columns.
+        members: how many have a column.
+        agreement: of the members: mean and 95 % quantile of the difference between the highest and the lowest, and the
+            lowest correlation of two; empty for a file without their columns.
         groups: all of them, the worst first.
         runs: what each threshold leaves of them.
         group_by: what they are.
@@ -102,6 +101,7 @@ class Survey:
     bars: list[int]
     quantiles: dict[str, float]
     threshold: float
+    members: int
     agreement: dict[str, float]
     groups: list[Group]
     runs: Runs
@@ -182,16 +182,12 @@ def survey(
     import pyarrow.compute as pc
 
     tally, below = Tally(), np.zeros(STEPS + 1, np.int64)
-    differences, moments = np.zeros(STEPS + 1, np.int64), np.zeros(6)
     by_side = np.zeros((len(SIDES) - 1, STEPS + 1), np.int64)
-    ledger, failures = Ledger(), list[Failure]()
+    ledger, failures, members = Ledger(), list[Failure](), Differences()
     worst, best = _Extremes(sheet), _Extremes(sheet)
     group_of = grouping(group_by, scores)
-    names = [f"score_{name}" for name in MEMBERS]
-    members = True
     rows = functools.partial(read_output, scores, ["path", "score", "status"], image_column)
     for table in tally.count(rows()):
-        members = members and all(name in table.column_names for name in names)
         good = table.filter(pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["score"])))
         values = good["score"].to_numpy().astype(np.float32)
         steps = steps_of(values)
@@ -199,13 +195,7 @@ def survey(
         paths = good["path"].combine_chunks()
         worst.add(values.astype(np.float64), paths, values)
         best.add(-values.astype(np.float64), paths, values)
-        if members:
-            a, b = (good[name].to_numpy().astype(np.float64) for name in names)  # NaN where another program lost one
-            both = ~np.isnan(a + b)
-            a, b = a[both], b[both]
-            apart = np.rint(np.abs(a - b) * STEPS).astype(np.int64)
-            differences += np.bincount(apart, minlength=STEPS + 1)
-            moments += [len(a), a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()]
+        members.add(good)
         if {"width", "height"} <= set(table.column_names):
             edge = pc.min_element_wise(good["width"], good["height"]).fill_null(0).to_numpy().clip(0)
             place = np.searchsorted(SIDES, edge, "right") - 1
@@ -223,7 +213,7 @@ def survey(
         raise InputError(f"{scores} has no rows")
     quantiles = tally.quantiles()
     if threshold is None:
-        threshold = _quantile(below, DEFAULT_SHARE) if quantiles else 0.5
+        threshold = quantile(below, DEFAULT_SHARE) if quantiles else 0.5
     bars = np.add.reduceat(below, np.arange(0, STEPS, STEPS // BARS))
     groups, runs = ledger.groups()
     around = _around(rows() if sheet else (), threshold, sheet)
@@ -235,7 +225,8 @@ def survey(
         bars=[int(count) for count in bars],
         quantiles=quantiles,
         threshold=round(threshold, 3),
-        agreement=_agreement(differences, moments) if members and moments[0] else {},
+        members=members.count,
+        agreement=members.agreement(),
         groups=groups,
         runs=runs,
         group_by=group_by,
@@ -250,27 +241,12 @@ def _failure(row: dict[str, Any]) -> Failure:
     return Failure(str(row["path"]), str(row["status"]), str(row.get("error") or ""))
 
 
-def _quantile(counts: Counts, share: float) -> float:
-    """Of scores that are counted by steps."""
-    return float(np.searchsorted(np.cumsum(counts), share * counts.sum())) / STEPS
-
-
-def _agreement(differences: Counts, moments: npt.NDArray[np.float64]) -> dict[str, float]:
-    count, a, b, aa, bb, ab = moments
-    spread = np.sqrt(max(count * aa - a * a, 0) * max(count * bb - b * b, 0))
-    return {
-        "mean": float((differences * np.arange(STEPS + 1)).sum() / STEPS / count),
-        "95 %": _quantile(differences, 0.95),
-        "correlation": float((count * ab - a * b) / spread) if spread > 0 else 0.0,
-    }
-
-
 def _resolutions(by_side: npt.NDArray[np.int64]) -> list[Resolution]:
     found = []
     for low, high, counts in zip(SIDES, SIDES[1:], by_side, strict=False):
         if counts.any():
             label = f"{low} px and more" if high > 1 << 20 else f"{low} to {high - 1} px"
-            quantiles = [_quantile(counts, share) for share in (0.05, 0.5, 0.95)]
+            quantiles = [quantile(counts, share) for share in (0.05, 0.5, 0.95)]
             found.append(Resolution(label, int(counts.sum()), *quantiles))
     return found
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 import time
 from pathlib import Path
 
-from fiqa_trt.building.cpu import build_openvino
-from fiqa_trt.building.cuda import build_tensorrt, build_torch
+from fiqa_trt.building.registry import BUILDERS
 from fiqa_trt.building.request import Request
-from fiqa_trt.engines import choose_device
 from fiqa_trt.engines.manifest import Manifest, new_engine
+from fiqa_trt.engines.opening import choose_device
+from fiqa_trt.engines.registry import BACKENDS
 from fiqa_trt.engines.store import store
 from fiqa_trt.errors import EngineError
 from fiqa_trt.progress import Say, silent
@@ -37,15 +38,15 @@ def build(request: Request, say: Say = silent) -> Built:
     """
     if request.calibration is not None and request.precision != "int8":
         raise EngineError("--calibration is for --precision int8; leave it out")
-    wanted = "cpu" if request.backend == "openvino" and request.device == "auto" else request.device
+    kind_of = {name: BACKENDS[name].kind for name in BUILDERS}
+    wanted = "cpu" if kind_of.get(request.backend) == "cpu" and request.device == "auto" else request.device
     device = choose_device(wanted, say)
-    backend = request.backend
-    if backend == "auto":
-        backend = _backend(device, say)
-    if (device == "cpu") != (backend == "openvino"):
+    kind = device.partition(":")[0]
+    backend = _choose(kind, say) if request.backend == "auto" else request.backend
+    if kind_of.get(backend) != kind:
         raise EngineError(f"--backend {backend} does not run on --device {device}")
     output = request.output or store() / f"{backend}-{request.precision}"
-    builder = {"openvino": build_openvino, "tensorrt": build_tensorrt, "torch": build_torch}[backend]
+    builder = BUILDERS[backend].load()
     began = time.monotonic()
     with new_engine(output) as draft, tempfile.TemporaryDirectory() as scratch:
         manifest, payload = builder(request, device, draft, Path(scratch), say)
@@ -54,12 +55,14 @@ def build(request: Request, say: Say = silent) -> Built:
     return Built(output, manifest)
 
 
-def _backend(device: str, say: Say) -> str:
-    if device == "cpu":
-        return "openvino"
-    from fiqa_trt.engines.tensorrt import INSTALL, tensorrt_version
-
-    if tensorrt_version() is None:
-        say(f"TensorRT is not here, so this builds a PyTorch engine; for TensorRT: {INSTALL}")
-        return "torch"
-    return "tensorrt"
+def _choose(kind: str, say: Say) -> str:
+    """The first backend whose engines for `cpu` or `cuda` can be built here."""
+    able = [name for name in BUILDERS if BACKENDS[name].kind == kind]
+    for name, other in itertools.pairwise(able):
+        backend = BACKENDS[name]
+        install = backend.load().missing()
+        if install is None:
+            return name
+        title = backend.title
+        say(f"{title} is not here, so this builds a {BACKENDS[other].title} engine; for {title}: {install}")
+    return able[-1]

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from fiqa_trt.building.quantize import Ranges, calibrate, simulated
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import digest_of
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import EngineError, InputError
 from fiqa_trt.inputs.containers.registry import CONTAINERS
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded

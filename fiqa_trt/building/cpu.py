@@ -26,9 +26,9 @@ from fiqa_trt.building.calibration import (
 from fiqa_trt.building.measuring import Measured, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.quantize import Ranges, is_sensitive, with_qdq
 from fiqa_trt.building.request import Request
-from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, this_processor
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import EngineError
 from fiqa_trt.libraries import import_library
 from fiqa_trt.progress import Say

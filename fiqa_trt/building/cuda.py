@@ -11,10 +11,11 @@ from pathlib import Path
 from fiqa_trt.building.calibration import int8_ranges
 from fiqa_trt.building.measuring import Measured, batch_sizes, infer, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
-from fiqa_trt.engines import RELEASED
 from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.cuda import gpu_target
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
 from fiqa_trt.errors import EngineError, one_line
+from fiqa_trt.models.spec import ModelSpec
 from fiqa_trt.models.verification import verification_batch
 from fiqa_trt.progress import Say
 from fiqa_trt.storage.writing import atomic
@@ -45,15 +46,15 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
         raise EngineError(f"--device {device} cannot take the network: {one_line(exc)}") from exc
     program = compiler.export_program(network, largest, device)
     say("compiling with TensorRT, which tries many kernels and takes minutes")
-    target = Target("cuda", *tensorrt.gpu_target(where))
+    target = Target("cuda", *gpu_target(where))
     with _timing_cache(draft.folder.parent, target, versions["tensorrt"], scratch) as timing:
         payload = compiler.compile_plan(program, batches[-1], largest, where, timing)
     with torch.cuda.device(where):
         types = tensorrt.layer_types(tensorrt.load_plan(payload, "the new engine"))
     tensorrt.check_layer_types(types, request.precision)
     say(f"layers in {', '.join(sorted(types))}" if types else "TensorRT does not tell in what types its layers compute")
-    batch = (compiler.SMALLEST, batches[-1], largest)
-    manifest = _manifest(request, model, target, payload, "tensorrt", "ensemble.plan", batch, versions)
+    batch, members = (compiler.SMALLEST, batches[-1], largest), tuple(network.members)
+    manifest = _manifest(request, model, target, payload, "tensorrt", "ensemble.plan", batch, versions, members)
     draft.write(manifest, payload)
     found = measure_engine(
         lambda batch: tensorrt.open_tensorrt(draft.folder, device, batch),
@@ -93,7 +94,6 @@ def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say:
     """PyTorch in FP16 or BF16, as it is or through torch.compile, with CUDA graphs: whichever is quickest here."""
     import torch
 
-    from fiqa_trt.engines.tensorrt import gpu_target
     from fiqa_trt.engines.torch import open_torch
 
     if request.precision == "int8":
@@ -116,7 +116,9 @@ def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say:
     target = Target("cuda", *gpu_target(torch.device(device)))
     versions = {"torch": torch.__version__, "driver": driver_version()}
     batch = (1, best.info.batch, largest)
-    manifest = _manifest(request, model, target, payload, "torch", "ensemble.safetensors", batch, versions)
+    manifest = _manifest(
+        request, model, target, payload, "torch", "ensemble.safetensors", batch, versions, best.info.members
+    )
     return with_figures(manifest, best), payload
 
 
@@ -140,6 +142,7 @@ def _manifest(
     name: str,
     batch: tuple[int, int, int],
     versions: dict[str, str],
+    members: tuple[str, ...],
 ) -> Manifest:
     return Manifest(
         model=model,
@@ -154,5 +157,5 @@ def _manifest(
         throughput=0.0,
         seconds=0.0,
         versions=versions,
-        spec=Manifest.read(RELEASED).spec,
+        spec=ModelSpec(members=members),
     )

@@ -30,7 +30,7 @@ def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Mani
     """Write `ensemble.onnx` and `engine.json` for a checkpoint; returns the manifest.
 
     The network takes `images` (uint8 RGB [batch, 224, 224, 3], any batch) and gives `member_scores` (float32
-    [batch, 2]). It is compared in ONNX Runtime with PyTorch on the verification batch before anything is written.
+    [batch, members]). It is compared in ONNX Runtime with PyTorch on the verification batch before anything is written.
 
     Args:
         checkpoint: safetensors.
@@ -101,7 +101,7 @@ def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) 
         throughput=0.0,
         seconds=0.0,
         versions={"torch": torch.__version__, "onnx": onnx.__version__, "opset": str(OPSET)},
-        spec=ModelSpec(),
+        spec=ModelSpec(members=tuple(network.members)),
         reference=tuple(tuple(float(f"{value:.7g}") for value in row) for row in expected),
     )
     draft.write(manifest, payload)

@@ -14,8 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.engines import Engine
-from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.base import Engine, EngineInfo, Scores
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.store import NOISE
 from fiqa_trt.errors import EngineError

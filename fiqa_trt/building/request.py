@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fiqa_trt.engines import CHECKPOINT
+from fiqa_trt.engines.opening import CHECKPOINT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from fiqa_trt.engines import RELEASED, Manifest
+from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import EngineError, UsageError, one_line, storage_error
 from fiqa_trt.shell import command_line
 from fiqa_trt.storage.writing import check_folder

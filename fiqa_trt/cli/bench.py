@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import quiet_and_json, speaker
+from fiqa_trt.cli.common import engines, quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import InputError, UsageError, number_of
 from fiqa_trt.progress import Say
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="Score so many.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="As of score.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
-@click.option("--engine", default="auto", show_default=True, metavar="auto|openvino|tensorrt|torch|DIR")
+@click.option("--engine", default="auto", show_default=True, metavar=engines())
 @click.option("--decoder", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "dali"]))
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per engine call.  [default: the engine's]")
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode.  [default: one a core]")

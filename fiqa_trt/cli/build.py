@@ -11,6 +11,7 @@ import click
 from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
+from fiqa_trt.engines.registry import names
 
 _PATH = click.Path(path_type=Path)
 
@@ -19,9 +20,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--checkpoint", metavar="FILE", type=_PATH, help="A .safetensors file.  [default: the released one]")
 @click.option("--precision", default="fp16", show_default=True, type=click.Choice(["fp32", "fp16", "int8"]))
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
-@click.option(
-    "--backend", default="auto", show_default=True, type=click.Choice(["auto", "openvino", "tensorrt", "torch"])
-)
+@click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", *names()]))
 @click.option("--max-batch", type=click.IntRange(2, 4096), help="Largest batch.  [default: 32 on a CPU, 512 on a GPU]")
 @click.option(
     "--calibration",
@@ -56,7 +55,7 @@ def command(
       fiqa-trt build --checkpoint mine.safetensors -o engines/mine
     """
     from fiqa_trt.building import Request, build
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.opening import CHECKPOINT
     from fiqa_trt.engines.store import is_slower
 
     say = speaker(quiet)

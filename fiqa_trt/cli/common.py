@@ -25,6 +25,13 @@ def quiet_and_json(function: F) -> F:
     return click.option("-q", "--quiet", is_flag=True, help="No progress and no messages; errors only.")(function)
 
 
+def engines() -> str:
+    """What `--engine` takes, for its help."""
+    from fiqa_trt.engines.registry import names  # only for commands that have it: `fiqa-trt --help` is to be quick
+
+    return "|".join(("auto", *names(), "DIR"))
+
+
 def speaker(quiet: bool) -> Say:
     """Prints lines on stderr, or nothing."""
     return lambda message: None if quiet else tell("\n".join(map(printable, message.split("\n"))))

@@ -27,8 +27,8 @@ def command(folder: Path | None, quiet: bool, as_json: bool) -> None:
     Example:
       fiqa-trt engines
     """
-    from fiqa_trt.engines import RELEASED, Manifest
-    from fiqa_trt.engines.manifest import MANIFEST
+    from fiqa_trt.engines.manifest import MANIFEST, Manifest
+    from fiqa_trt.engines.opening import RELEASED
     from fiqa_trt.engines.store import best_engine, is_slower, list_engines, store
 
     place = folder or store()

@@ -63,7 +63,8 @@ def command(
     from fiqa_trt.building.calibration import int8_ranges
     from fiqa_trt.building.export import export
     from fiqa_trt.building.triton import DEFAULT_NAME, Model, check_engine
-    from fiqa_trt.engines import CHECKPOINT, Manifest
+    from fiqa_trt.engines.manifest import Manifest
+    from fiqa_trt.engines.opening import CHECKPOINT
     from fiqa_trt.errors import EngineError, UsageError
 
     if output is None and triton is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.common import engines, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import complain, give
@@ -70,7 +70,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     "--engine",
     default="auto",
     show_default=True,
-    metavar="auto|openvino|tensorrt|torch|DIR",
+    metavar=engines(),
     help="DIR: of build.",
 )
 @click.option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import quiet_and_json, speaker
+from fiqa_trt.cli.common import engines, quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import OutputError, printable
 
@@ -27,7 +27,7 @@ NOTHING_SCORED = 3
 @click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where --explain writes instead.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="As of score.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
-@click.option("--engine", default="auto", show_default=True, metavar="auto|openvino|tensorrt|torch|DIR")
+@click.option("--engine", default="auto", show_default=True, metavar=engines())
 @quiet_and_json
 def command(
     images: tuple[str, ...],

@@ -75,7 +75,7 @@ def command(
         raise click.UsageError("give either IMAGES... or --list FILE")
     if group_column and not list_file:
         raise click.UsageError("--group-column is of --list FILE")
-    from fiqa_trt.engines import CHECKPOINT
+    from fiqa_trt.engines.opening import CHECKPOINT
 
     try:
         from fiqa_trt.training.synthesis import read_faces, synthesize

@@ -96,7 +96,7 @@ def command(
         from fiqa_trt.training import dataset, recipe, run
     except ImportError as exc:
         raise EngineError(f"this command needs {exc.name}: pip install 'fiqa-trt[train]'") from exc
-    from fiqa_trt.engines import CHECKPOINT, choose_device
+    from fiqa_trt.engines.opening import CHECKPOINT, choose_device
     from fiqa_trt.inputs.ratings import Form
 
     say = speaker(quiet)

@@ -23,10 +23,10 @@ import numpy.typing as npt
 
 from fiqa_trt.curation.kept import Mask
 from fiqa_trt.errors import InputError, UsageError, number_of
-from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files import read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
+from fiqa_trt.scores.members import disagreement
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +65,7 @@ class Rules:
 
     Attributes:
         min_score: lowest score, 0 to 1.
-        max_disagreement: largest difference between the members' scores, 0 to 1.
+        max_disagreement: largest difference between two members' scores, 0 to 1.
         per_group: of each group.
         keep: of all that is left.
         keep_at_least: of each group, whatever its scores.
@@ -238,17 +238,15 @@ def _read(scores: Path, rules: Rules) -> _Columns:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    own = ["path", "score", "status", *(f"score_{name}" for name in MEMBERS if rules.max_disagreement is not None)]
     paths, values, differences, groups = list[pa.Array](), list[pa.Array](), list[pa.Array](), list[pa.Array]()
     group_of = grouping(rules.group_by, scores) if rules.grouped else None
-    for part in read_output(scores, own):
+    for part in read_output(scores, ["path", "score", "status"], members=rules.max_disagreement is not None):
         table = part.combine_chunks()
         paths.append(_flat(table["path"].cast(pa.large_string())))  # those of ten million rows take gigabytes
         failed = pc.not_equal(table["status"], Status.OK.value)
         values.append(_flat(pc.if_else(failed, None, table["score"])))
         if rules.max_disagreement is not None:
-            members = [table[f"score_{name}"] for name in MEMBERS]
-            differences.append(_flat(pc.abs(pc.subtract(*members))))
+            differences.append(_flat(disagreement(table)))
         if group_of is not None:
             groups.append(_flat(group_of(table)).dictionary_encode())
     if not paths or not sum(map(len, paths)):

@@ -12,9 +12,27 @@ import numpy.typing as npt
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.fingerprint import FREE
+from fiqa_trt.progress import Say, silent
 
 Scores = npt.NDArray[np.float32]
 PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """How an engine is to be opened; each backend takes what it leaves a choice of.
+
+    Attributes:
+        device: cpu, cuda or cuda:i.
+        precision: auto, fp32, fp16 or int8.
+        batch: images per call; None for the engine's own choice.
+        say: receives one line for each decision that the user should know of.
+    """
+
+    device: str
+    precision: str = "auto"
+    batch: int | None = None
+    say: Say = silent
 
 
 @dataclasses.dataclass(frozen=True)

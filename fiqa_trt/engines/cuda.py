@@ -12,6 +12,7 @@ import numpy as np
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot
+from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, OutOfMemory, RunError, one_line
 
 if TYPE_CHECKING:
@@ -47,6 +48,29 @@ def count_gpus() -> int:
     except ImportError:
         return 0
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpu_target(device: torch.device) -> tuple[str, tuple[str, ...]]:
+    """Name and features (`sm_90`) of a GPU."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(device)
+    return torch.cuda.get_device_name(device), (f"sm_{major}{minor}",)
+
+
+def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None:
+    """What keeps a CUDA engine from being used on this machine, in a line; None if nothing does."""
+    try:
+        import torch
+    except ImportError:
+        return "needs torch: pip install 'fiqa-trt[gpu]'"
+    if not torch.cuda.is_available():
+        return f"needs a CUDA GPU ({manifest.target.name}); torch {torch.__version__} sees none"
+    name, features = gpu_target(torch.device(device))
+    if (name, features) != (manifest.target.name, manifest.target.features):
+        built_on = f"{manifest.target.name} {' '.join(manifest.target.features)}"
+        return f"built on {built_on}, this is {name} {' '.join(features)}; build it again here"
+    return None
 
 
 class _Slot:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fiqa_trt.engines.registry import BACKENDS
 from fiqa_trt.errors import EngineError, one_line, storage_error
 from fiqa_trt.models.spec import ModelSpec, PreprocessSpec
 from fiqa_trt.storage.writing import sync_file
@@ -20,7 +21,6 @@ from fiqa_trt.storage.writing import sync_file
 MANIFEST = "engine.json"
 _AGAIN = "build it again (fiqa-trt build)"
 FORMAT = 2
-BACKENDS = ("onnx", "openvino", "tensorrt", "torch")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.base import EngineInfo, Scores, Wanted
 from fiqa_trt.engines.cache import Slot, cache_folder
-from fiqa_trt.engines.manifest import Manifest, processor_description
+from fiqa_trt.engines.manifest import Manifest, processor_description, this_processor
 from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.libraries import import_library
 from fiqa_trt.progress import Say, silent
@@ -29,6 +29,25 @@ from fiqa_trt.progress import Say, silent
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _XML, _BIN = "network.xml", "network.bin"
 _FINE = "fine.xml"
+
+
+def open_directory(folder: Path, wanted: Wanted) -> OpenVinoEngine:
+    """See `registry.Opener`."""
+    return OpenVinoEngine(folder, wanted.precision, wanted.batch, wanted.say)
+
+
+open_unbuilt = open_directory  # from the network's ONNX form
+
+
+def difference_from_here(manifest: Manifest, device: str = "cpu") -> str | None:
+    """See `registry.Opener`."""
+    here = this_processor()
+    # It would run, but neither its speed nor its agreement were measured here.
+    return None if manifest.target.name == here else f"built on {manifest.target.name}, this is {here}"
+
+
+def missing() -> None:
+    """See `registry.Opener`: it is installed with fiqa-trt."""
 
 
 class OpenVinoEngine:
@@ -48,7 +67,7 @@ class OpenVinoEngine:
         Args:
             folder: with a manifest whose payload OpenVINO reads.
             precision: fp32, fp16, int8 or auto. An ONNX payload runs in fp32 or in fp16 (auto: in fp16 where that can
-                be expected to be quicker); another engine in the precision that it was built for and no other.
+                be expected to be quicker); another engine in the precision that it was built for.
             batch: images per call.
             say: hears of a cache that was damaged.
 
@@ -207,8 +226,6 @@ def _arithmetic(core: Any, manifest: Manifest, precision: str, folder: Path) -> 
         # Its activations are signed; see `fiqa_trt.building.quantize.with_qdq`.
         raise EngineError(f"{folder} is for TensorRT and ONNX Runtime; here use fiqa-trt build --precision int8")
     if manifest.backend == "openvino":
-        if precision not in ("auto", manifest.precision):
-            raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {precision}")
         # Of an INT8 engine, what the layers that are not quantised are computed in.
         wanted = manifest.executed.split()[-1]
         if wanted not in ("fp32", *halves):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fiqa_trt.engines.base import PRECISIONS, EngineInfo
-from fiqa_trt.engines.manifest import MANIFEST, Manifest, this_processor
+from fiqa_trt.engines.manifest import MANIFEST, Manifest
+from fiqa_trt.engines.registry import BACKENDS
 from fiqa_trt.errors import EngineError
 from fiqa_trt.shell import command_line
 
@@ -62,15 +63,10 @@ def _difference(manifest: Manifest, model: str, device: str) -> str | None:
     """What keeps an engine from being used here, or None."""
     if manifest.model != model:
         return f"of another checkpoint ({manifest.model[:12]}, not {model[:12]})"
-    if manifest.backend == "onnx":
+    backend = BACKENDS[manifest.backend]
+    if not backend.built:
         return "an export, not built for a machine (name it with --engine DIR)"
-    if manifest.target.kind == "cpu":
-        here = this_processor()
-        # It would run, but neither its speed nor its agreement were measured here.
-        return None if manifest.target.name == here else f"built on {manifest.target.name}, this is {here}"
-    from fiqa_trt.engines.tensorrt import difference_from_here
-
-    return difference_from_here(manifest, device)
+    return backend.load().difference_from_here(manifest, device)
 
 
 def best_engine(found: Sequence[Found], kind: str, precision: str = "auto") -> Found | None:

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fiqa_trt.engines.base import EngineInfo
+from fiqa_trt.engines import cuda
+from fiqa_trt.engines.base import EngineInfo, Wanted
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, one_line
@@ -31,29 +32,23 @@ def tensorrt_version() -> str | None:
     return str(tensorrt.__version__)
 
 
-def gpu_target(device: torch.device) -> tuple[str, tuple[str, ...]]:
-    """Name and features (`sm_90`) of a GPU."""
-    import torch
-
-    major, minor = torch.cuda.get_device_capability(device)
-    return torch.cuda.get_device_name(device), (f"sm_{major}{minor}",)
-
-
 def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None:
-    """What keeps a CUDA engine from being used on this machine, in a line; None if nothing does."""
-    try:
-        import torch
-    except ImportError:
-        return "needs torch: pip install 'fiqa-trt[gpu]'"
-    if not torch.cuda.is_available():
-        return f"needs a CUDA GPU ({manifest.target.name}); torch {torch.__version__} sees none"
-    name, features = gpu_target(torch.device(device))
-    if (name, features) != (manifest.target.name, manifest.target.features):
-        built_on = f"{manifest.target.name} {' '.join(manifest.target.features)}"
-        return f"built on {built_on}, this is {name} {' '.join(features)}; build it again here"
-    if manifest.backend == "tensorrt" and (here := tensorrt_version()) != manifest.versions.get("tensorrt"):
+    """What keeps a plan from being used on this machine, in a line; None if nothing does."""
+    if problem := cuda.difference_from_here(manifest, device):
+        return problem
+    if (here := tensorrt_version()) != manifest.versions.get("tensorrt"):
         return f"built with TensorRT {manifest.versions.get('tensorrt')}, here is {here or 'none'}; build it again here"
     return None
+
+
+def missing() -> str | None:
+    """See `registry.Opener`."""
+    return INSTALL if tensorrt_version() is None else None
+
+
+def open_directory(folder: Path, wanted: Wanted) -> CudaEngine:
+    """See `registry.Opener`."""
+    return open_tensorrt(folder, wanted.device, wanted.batch)
 
 
 def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None) -> CudaEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import Engine, EngineInfo, Scores
+from fiqa_trt.engines.base import Engine, EngineInfo, Scores, Wanted
 from fiqa_trt.engines.cache import Slot
-from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
+from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_from_here
 from fiqa_trt.engines.manifest import Manifest, digest_of
-from fiqa_trt.engines.tensorrt import difference_from_here
 from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
 
@@ -33,6 +33,8 @@ DEFAULT_BATCH = {"cpu": 8, "cuda": 256}
 def load_checkpoint(path: Path) -> Ensemble:
     """The ensemble with the weights of a safetensors file, in evaluation mode.
 
+    Its members are the released ones, and whatever other networks the file has weights of.
+
     Raises:
         EngineError: torch is not there, or the file is not a checkpoint of this ensemble, but of one member at most.
     """
@@ -40,13 +42,14 @@ def load_checkpoint(path: Path) -> Ensemble:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from fiqa_trt.models.networks import Ensemble
+        from fiqa_trt.models.networks import NETWORKS, Ensemble
     except ImportError as exc:
         raise EngineError(f"a checkpoint needs {exc.name}: pip install 'fiqa-trt[gpu]'") from exc
-    network = Ensemble()
     foreign = f"{path} is not a checkpoint of this ensemble"
     try:
         weights = load_file(path)
+        found = {name.split(".")[1] for name in weights if name.startswith("members.")}
+        network = Ensemble(ModelSpec(members=tuple(name for name in NETWORKS if name in MEMBERS or name in found)))
         lacking = [name for name in MEMBERS if not any(key.startswith(f"members.{name}.") for key in weights)]
         if 0 < len(lacking) < len(MEMBERS):
             raise EngineError(
@@ -61,6 +64,21 @@ def load_checkpoint(path: Path) -> Ensemble:
     except (OSError, RuntimeError, SafetensorError) as exc:
         raise EngineError(f"{foreign}: {one_line(exc)}") from exc
     return network.eval()
+
+
+def missing() -> str | None:
+    """See `registry.Opener`."""
+    return None if importlib.util.find_spec("torch") else "pip install 'fiqa-trt[gpu]'"
+
+
+def open_unbuilt(released: Path, wanted: Wanted) -> Engine:
+    """See `registry.Opener`."""
+    return open_torch(released / "ensemble.safetensors", wanted.device, wanted.precision, wanted.batch)
+
+
+def open_directory(folder: Path, wanted: Wanted) -> Engine:
+    """See `registry.Opener`."""
+    return open_torch_directory(folder, wanted.device, wanted.batch)
 
 
 def open_torch(

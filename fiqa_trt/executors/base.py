@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
-from fiqa_trt.engines import EngineInfo
+from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import UsageError
 from fiqa_trt.fingerprint import FREE
 from fiqa_trt.progress import Count
@@ -21,7 +21,7 @@ class Setup:
     """How to score.
 
     Attributes:
-        device: see `engines.open_engine`, like the next three.
+        device: see `engines.opening.open_engine`, like the next three.
         precision: auto, fp32, fp16 or int8.
         engine: auto, a backend or an engine directory.
         batch: images per engine call; None for the engine's own choice.

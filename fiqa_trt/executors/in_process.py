@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from fiqa_trt.decoding.base import Decoder
 from fiqa_trt.decoding.registry import open_decoder
-from fiqa_trt.engines import Engine, open_engine
+from fiqa_trt.engines.base import Engine
+from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.errors import EngineError
 from fiqa_trt.executors.base import Setup, Units
 from fiqa_trt.pipeline import Unit, score_units

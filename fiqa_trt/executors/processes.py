@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from fiqa_trt.engines import EngineInfo
+from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import EngineError, FiqaError, RunError
 from fiqa_trt.executors.base import Setup, Units
 from fiqa_trt.executors.in_process import InProcess

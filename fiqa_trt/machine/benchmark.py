@@ -22,7 +22,8 @@ from PIL import Image
 
 from fiqa_trt.decoding.base import Decoded, Decoder
 from fiqa_trt.decoding.registry import open_decoder
-from fiqa_trt.engines import Engine, open_engine, precisions_worth_building
+from fiqa_trt.engines.base import Engine
+from fiqa_trt.engines.opening import open_engine, precisions_worth_building
 from fiqa_trt.engines.store import how_to_speed_up
 from fiqa_trt.errors import InputError
 from fiqa_trt.executors.base import Setup

@@ -167,7 +167,8 @@ def _reason(error: Exception) -> str:
 
 def _openvino() -> Check:
     def try_it() -> str:
-        from fiqa_trt.engines import RELEASED, Manifest, check_known
+        from fiqa_trt.engines.manifest import Manifest
+        from fiqa_trt.engines.opening import RELEASED, check_known
         from fiqa_trt.engines.openvino import OpenVinoEngine
 
         engine = check_known(lambda: (OpenVinoEngine(RELEASED, batch=1), Manifest.read(RELEASED)))
@@ -192,7 +193,7 @@ def _torch(has_gpu: bool) -> Check:
     def try_it() -> str:
         import torch
 
-        from fiqa_trt.engines import CHECKPOINT
+        from fiqa_trt.engines.opening import CHECKPOINT
         from fiqa_trt.engines.torch import load_checkpoint
 
         load_checkpoint(CHECKPOINT)

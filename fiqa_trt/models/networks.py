@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small, shufflenet_v2_x1_0
 
 from fiqa_trt.models.folding import fold_shuffles
-from fiqa_trt.models.spec import MEMBERS, ModelSpec
+from fiqa_trt.models.spec import ModelSpec
 
 
 class MobileNetV3Small(nn.Module):
@@ -66,8 +66,15 @@ class ShuffleNetV2(nn.Module):
         self.features.load_state_dict({**self.features.state_dict(), **weights})
 
 
+NETWORKS: dict[str, type[MobileNetV3Small | ShuffleNetV2]] = {
+    "mobilenet_v3_small": MobileNetV3Small,
+    "shufflenet_v2_x1_0": ShuffleNetV2,
+}
+"""What a member can be, by name."""
+
+
 class Ensemble(nn.Module):
-    """Both members behind one preprocessing: uint8 pixels in, one score per member out.
+    """All members behind one preprocessing: uint8 pixels in, one score per member out.
 
     Everything numeric is inside (cast, layout, normalisation, sigmoid), so that an engine made from it is fed with
     the decoder's pixels as they are.
@@ -79,7 +86,7 @@ class Ensemble(nn.Module):
     def __init__(self, spec: ModelSpec | None = None) -> None:
         super().__init__()
         spec = spec or ModelSpec()
-        self.members = nn.ModuleDict({MEMBERS[0]: MobileNetV3Small(), MEMBERS[1]: ShuffleNetV2()})
+        self.members = nn.ModuleDict({name: NETWORKS[name]() for name in spec.members})
         self.register_buffer("mean", torch.tensor(spec.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std) * 255, persistent=False)
         self.dtype = torch.float32

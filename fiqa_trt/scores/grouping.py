@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.inputs.address import SEPARATOR
 from fiqa_trt.inputs.containers.registry import TABLES
-from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
-from fiqa_trt.scores.files import read_output
+from fiqa_trt.scores.files import read_schema
+from fiqa_trt.scores.members import members_of
 from fiqa_trt.scores.schema import own_columns
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArra
 
     if group_by == PARENT:
         return parent
-    columns = next(iter(read_output(scores, ["path"]))).column_names
-    if group_by in columns:
+    schema = read_schema(scores, ["path"])
+    if group_by in schema.names:
         return column
     try:
         compiled = re.compile(group_by)
@@ -70,7 +70,8 @@ def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArra
             f"--group-by {group_by}: no column of that name, and not a regular expression ({exc})"
         ) from exc
     if compiled.groups != 1:
-        carried = ", ".join(name for name in columns if name not in own_columns(MEMBERS)) or "none"
+        own = own_columns(members_of(schema))
+        carried = ", ".join(name for name in schema.names if name not in own) or "none"
         raise InputError(
             f"--group-by {group_by}: it is neither `{PARENT}` nor a column (carried along: {carried}), and a regular "
             "expression needs one bracket around the group"

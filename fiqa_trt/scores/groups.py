@@ -144,6 +144,11 @@ def steps_of(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     return np.searchsorted(THRESHOLDS, scores, "right") - 1
 
 
+def quantile(counts: npt.NDArray[np.int64], share: float) -> float:
+    """Of scores that are counted by their steps."""
+    return float(np.searchsorted(np.cumsum(counts), share * counts.sum())) / STEPS
+
+
 def _summed(
     keys: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

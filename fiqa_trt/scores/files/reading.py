@@ -23,17 +23,16 @@ import pyarrow.parquet as pq
 from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.inputs.address import DEFAULT_COLUMN, with_column
 from fiqa_trt.inputs.delimited import header, stream_csv
-from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files.columns import hold
+from fiqa_trt.scores.members import member_columns, members_of
 from fiqa_trt.scores.schema import needed_columns, own_columns, own_types
 
 UNKNOWN = "unknown"
 _ROWS, _BYTES = 1 << 17, 1 << 28  # of a table that is read, at most
 _NOTHING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")  # in a column of numbers
-_LATER = set(own_columns(MEMBERS)) - set(needed_columns(MEMBERS))
+_LATER = set(own_columns(())) - set(needed_columns(()))
 _ZONE = r":\d\d(\.\d+)?\s*(Z|[+-]\d\d(:?\d\d)?)$"  # behind a time
-_SCORES = ("score", *(f"score_{name}" for name in MEMBERS))
 
 
 def output_metadata(output: Path) -> dict[str, Any] | None:
@@ -57,7 +56,9 @@ def read_schema(output: Path, own: Sequence[str]) -> pa.Schema:
     return next(read_output(output, own)).schema
 
 
-def read_output(output: Path, own: Sequence[str], image_column: str | None = None) -> Iterator[pa.Table]:
+def read_output(
+    output: Path, own: Sequence[str], image_column: str | None = None, *, members: bool = False
+) -> Iterator[pa.Table]:
     """Stream an output back, of any format, in one table at least.
 
     Our own columns are in their types, whatever they are in the file; the others of a .csv are text.
@@ -67,30 +68,31 @@ def read_output(output: Path, own: Sequence[str], image_column: str | None = Non
         own: columns that it must have; those that are not ours hold numbers.
         image_column: of tables of images that its paths name without a column, as versions did that recorded the column
             beside them; by default what they recorded.
+        members: whether it must have the columns of its members as well.
 
     Raises:
-        InputError: it cannot be read, lacks one of the columns `own`, or has values in them that cannot be.
+        InputError: it cannot be read, lacks one of these columns, or has values in them that cannot be.
     """
     reader = _READERS.get(output.suffix.lower())
     if reader is None:
         raise InputError(f"{output} is not a scores file by its name: those end in {', '.join(_READERS)}")
-    types = {name: pa.float64() for name in own} | own_types(MEMBERS)
     column = image_column or recorded_fingerprint(output_metadata(output)).get("image_column") or DEFAULT_COLUMN
     try:
         for table in reader(output):
-            names = table.column_names
-            if lacking := [name for name in own if name not in names]:
+            names, scores = table.column_names, member_columns(table.schema)
+            if lacking := [name for name in (*own, *(scores if members else ())) if name not in names]:
                 raise InputError(f"{output} is not an output of this model: it has no column {', '.join(lacking)}")
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise InputError(f"{output} has more than one column named {', '.join(repeated)}")
-            written = _as_written(table, types)
+            types = {name: pa.float64() for name in own} | own_types(members_of(table.schema))
+            written = _as_written(table, types, ["score", *scores])
             at = written.schema.get_field_index("path")
             yield written if at < 0 else written.set_column(at, written.field(at), with_column(written["path"], column))
     except (OSError, pa.ArrowException, csv.Error, ValueError, TypeError, OverflowError) as exc:
         raise InputError(f"{output} cannot be read: {one_line(exc)}") from exc
 
 
-def _as_written(table: pa.Table, types: dict[str, pa.DataType]) -> pa.Table:
+def _as_written(table: pa.Table, types: dict[str, pa.DataType], scores: Sequence[str]) -> pa.Table:
     columns = dict(zip(table.column_names, table.columns, strict=True))
     for name in columns.keys() & types.keys():
         try:
@@ -101,7 +103,7 @@ def _as_written(table: pa.Table, types: dict[str, pa.DataType]) -> pa.Table:
             raise ValueError(f"the column `{name}` ({columns[name].type}): {one_line(exc)}") from exc
     if "path" in columns and columns["path"].null_count:
         raise ValueError("a row has no path")
-    scores = [name for name in _SCORES if name in columns]
+    scores = [name for name in scores if name in columns]
     for name in scores:
         bounds = pc.min_max(columns[name])
         low, high = bounds["min"].as_py(), bounds["max"].as_py()
