@@ -27,7 +27,7 @@ from fiqa_trt.building.measuring import infer, throughput
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines.base import Engine, Scores
 from fiqa_trt.engines.opening import CHECKPOINT
-from fiqa_trt.errors import FiqaError, one_line
+from fiqa_trt.errors import EngineError, FiqaError, one_line
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.machine.benchmark import decode_rate, generate, run_benchmark
@@ -171,6 +171,8 @@ def main() -> int:
         )
 
     def by_tensorrt(precision: str) -> dict[str, Any]:
+        if tensorrt_version() is None:
+            raise EngineError("TensorRT's libraries are not installed")
         with tempfile.TemporaryDirectory() as folder:
             request = building.Request(precision, device="cuda", backend="tensorrt", output=Path(folder) / "engine")
             built = building.build(request, print)
@@ -183,9 +185,6 @@ def main() -> int:
             name = f"torch {executed}, CUDA graphs" + ", torch.compile" * compiled
             section(name, lambda executed=executed, compiled=compiled: by_torch(executed, compiled))  # type: ignore[misc]
     for precision in ("fp32", "fp16", "int8"):
-        if tensorrt_version() is None:
-            facts["skipped"][f"tensorrt {precision}"] = "TensorRT's libraries are not installed"
-            continue
         section(f"tensorrt {precision}", lambda precision=precision: by_tensorrt(precision))  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as scratch:
         for size, count in ((224, 100_000), (112, 100_000), (512, 20_000)):
@@ -200,7 +199,6 @@ def main() -> int:
                     f"whole run, {size} px, decoder {decoder}",
                     lambda size=size, decoder=decoder: whole_run(Path(scratch) / f"{size} px", decoder),  # type: ignore[misc]
                 )
-    options.output.write_text(json.dumps(facts, indent=1) + "\n")
     return 0
 
 

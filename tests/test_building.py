@@ -36,7 +36,7 @@ from fiqa_trt.errors import EngineError, FiqaError, InputError
 from fiqa_trt.libraries import import_library
 from fiqa_trt.machine import doctor
 from fiqa_trt.models import verification
-from fiqa_trt.models.verification import Agreement, Tolerance, compare, verification_batch
+from fiqa_trt.models.verification import Fidelity, Tolerance, compare, verification_batch
 
 INFO = EngineInfo("x", "y", "fp16", "fp16", 8, "0", ("a", "b"))
 
@@ -169,7 +169,7 @@ def test_the_better_ranges_are_kept_and_said(spoilt: str, crops: Path, monkeypat
 
 def test_which_ranges_are_better() -> None:
     def trial(mean: float, fixed: float) -> Trial:
-        return Trial(Agreement(9, 0.1, mean, 1.0), Agreement(64, 0.1, fixed, 0.999))
+        return Trial(Fidelity(9, 0.1, mean, 1.0), Fidelity(64, 0.1, fixed, 0.999))
 
     said = list[str]()
     assert prefers_shipped(trial(0.0064, 0.01), trial(0.0039, 0.01), said.append)

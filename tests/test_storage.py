@@ -15,7 +15,7 @@ from fiqa_trt.runs.retry import retry_failed
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.runs.state import RunFolder
 from fiqa_trt.scores.files import SUFFIXES
-from fiqa_trt.storage.writing import atomic, beside, check_output
+from fiqa_trt.storage.writing import atomic, beside, check_output, lock
 from tests.conftest import mean_workers
 from tests.test_scoring import SMALL, Stop, rows, score, spoil, stop_after
 
@@ -117,6 +117,22 @@ def test_two_runs_at_once_do_not_share_a_temporary_file(tmp_path: Path) -> None:
         assert temporary.read_text() == "first"
     assert path.read_text() == "first"
     assert names(tmp_path) == {"a"}
+
+
+def test_a_run_that_begins_while_another_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, real, other = tmp_path / "s.parquet", lock, list[RunFolder]()
+
+    def late(descriptor: int, path: Path) -> None:
+        if other:
+            other.pop().remove()
+        real(descriptor, path)
+
+    monkeypatch.setattr("fiqa_trt.runs.state.lock", late)
+    other.append(RunFolder(output, 8))
+    with RunFolder(output, 8) as second:
+        assert second.units.path_of_parts.is_dir()
+        with pytest.raises(OutputError, match="another run is writing"), RunFolder(output, 8):
+            pass
 
 
 def test_what_a_killed_run_has_left_is_replaced(tmp_path: Path) -> None:

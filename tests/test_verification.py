@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from fiqa_trt.errors import EngineError
-from fiqa_trt.models.verification import TOLERANCES, Agreement, check, compare, portrait, verification_batch
+from fiqa_trt.models.verification import TOLERANCES, Fidelity, check, compare, portrait, verification_batch
 
 
 def test_the_batch_is_the_same_on_every_machine() -> None:
@@ -41,18 +41,18 @@ def test_agreement_is_what_scipy_says(scores: np.ndarray[tuple[int, int], np.dty
 @pytest.mark.parametrize(
     ("precision", "agreement", "within"),
     [
-        ("fp32", Agreement(64, 9e-5, 1e-5, 1), True),
-        ("fp32", Agreement(64, 2e-4, 1e-5, 1), False),
-        ("fp16", Agreement(64, 9e-3, 1e-3, 0.9996), True),
-        ("fp16", Agreement(64, 9e-3, 1e-3, 0.9990), False),
-        ("fp16", Agreement(64, 2e-2, 1e-3, 0.9999), False),
-        ("int8", Agreement(64, 0.09, 0.019, 0.991), True),
-        ("int8", Agreement(64, 0.09, 0.021, 0.991), False),
-        ("int8", Agreement(64, 0.09, 0.019, 0.98), False),
-        ("int8", Agreement(64, 0.09, float("nan"), 0.99), False),
+        ("fp32", Fidelity(64, 9e-5, 1e-5, 1), True),
+        ("fp32", Fidelity(64, 2e-4, 1e-5, 1), False),
+        ("fp16", Fidelity(64, 9e-3, 1e-3, 0.9996), True),
+        ("fp16", Fidelity(64, 9e-3, 1e-3, 0.9990), False),
+        ("fp16", Fidelity(64, 2e-2, 1e-3, 0.9999), False),
+        ("int8", Fidelity(64, 0.09, 0.019, 0.991), True),
+        ("int8", Fidelity(64, 0.09, 0.021, 0.991), False),
+        ("int8", Fidelity(64, 0.09, 0.019, 0.98), False),
+        ("int8", Fidelity(64, 0.09, float("nan"), 0.99), False),
     ],
 )
-def test_the_tolerances(precision: str, agreement: Agreement, within: bool) -> None:
+def test_the_tolerances(precision: str, agreement: Fidelity, within: bool) -> None:
     if within:
         check(agreement, precision, "it")
         return

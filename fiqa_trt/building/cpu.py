@@ -54,17 +54,7 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
     if request.precision != "int8":
         network = read_network(core, onnx, "onnx")
     elif request.calibration is not None and are_crops(request.calibration):
-        crops = read_crops(request.calibration, say)
-        say(f"measuring INT8 ranges on {len(crops)} crops, which takes a minute or two")
-        network = _calibrated(read_network(core, onnx, "onnx"), crops, versions)
-        shipped = shipped_for(exported.model)
-        if shipped is not None:
-            others = dict(versions)
-            theirs = _from_ranges(core, onnx, shipped, exported.model, others)
-            exact = _scorer(core, read_network(core, onnx, "onnx"))
-            trials = [Trial.of(_scorer(core, each), exact, crops) for each in (network, theirs)]
-            if prefers_shipped(trials[0], trials[1], say):
-                network, versions = theirs, {name: text for name, text in others.items() if name != "nncf"}
+        network = _from_crops(core, onnx, read_crops(request.calibration, say), exported.model, versions, say)
     else:
         network = _from_ranges(core, onnx, read_ranges(request.calibration), exported.model, versions)
     payload = pack_network(network, half=request.precision != "fp32")
@@ -122,6 +112,26 @@ def _exported(checkpoint: Path, scratch: Path) -> Path:
 
     export(checkpoint, scratch / "onnx")
     return scratch / "onnx"
+
+
+def _from_crops(core: Any, onnx: bytes, crops: Pixels, model: str, versions: dict[str, str], say: Say) -> Any:
+    """The network quantised on some crops, or by the shipped ranges where those serve the crops better."""
+    from fiqa_trt.engines.openvino import read_network
+
+    say(f"measuring INT8 ranges on {len(crops)} crops, which takes a minute or two")
+    before = dict(versions)
+    network = _calibrated(read_network(core, onnx, "onnx"), crops, versions)
+    shipped = shipped_for(model)
+    if shipped is None:
+        return network
+    theirs = _from_ranges(core, onnx, shipped, model, before)
+    exact = _scorer(core, read_network(core, onnx, "onnx"))
+    trials = [Trial.of(_scorer(core, each), exact, crops) for each in (network, theirs)]
+    if not prefers_shipped(trials[0], trials[1], say):
+        return network
+    versions.clear()
+    versions.update(before)
+    return theirs
 
 
 def _from_ranges(core: Any, payload: bytes, ranges: Ranges, model: str, versions: dict[str, str]) -> Any:

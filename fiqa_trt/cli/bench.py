@@ -14,6 +14,7 @@ import click
 
 from fiqa_trt.cli.common import engines, quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
+from fiqa_trt.decoding.registry import NAMES as DECODERS
 from fiqa_trt.errors import InputError, UsageError, number_of
 from fiqa_trt.progress import Say
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="As of score.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
 @click.option("--engine", default="auto", show_default=True, metavar=engines())
-@click.option("--decoder", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "dali"]))
+@click.option("--decoder", default="auto", show_default=True, type=click.Choice(DECODERS))
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per engine call.  [default: the engine's]")
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode.  [default: one a core]")
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")

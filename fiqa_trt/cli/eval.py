@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from fiqa_trt.analysis.evaluation import Agreement, Comparison, PairForm, Table
+    from fiqa_trt.analysis.evaluation import Agreement, Comparison, PairForm, Rated, Table
     from fiqa_trt.inputs.ratings import Form
 
 _PATH = click.Path(path_type=Path)
@@ -179,7 +179,6 @@ def _labels(
     plot: Path | None,
     bar: ProgressLine,
 ) -> _Result:
-    import numpy as np
 
     from fiqa_trt.analysis import evaluation
 
@@ -187,16 +186,7 @@ def _labels(
     other = None
     if against is not None:
         rated, other = evaluation.in_common(rated, evaluation.read_rated(against, labels, images, column, by, form))
-    names, left_out = np.array(rated.groups, object), Counter[str]()
-    sets: dict[str | None, npt.NDArray[np.bool_]] = {None: np.ones(len(names), bool)}  # by group; None: all
-    for name in sorted(set(rated.groups), key=_by_value) if by is not None else ():
-        own = names == name
-        if all(evaluation.comparable(each.scores[own], each.ratings[own]) for each in (rated, other) if each):
-            sets[name] = own
-        else:
-            few = own.sum() < evaluation.MIN_ROWS
-            left_out[f"fewer than {evaluation.MIN_ROWS} images" if few else "scores or ratings all alike"] += 1
-
+    sets, left_out = _sets(rated, other, grouped=by is not None)
     comparisons: dict[str | None, Comparison] = {}
 
     def agreement(name: str | None, rows: npt.NDArray[np.bool_], before: int) -> Agreement:
@@ -228,11 +218,7 @@ def _labels(
         ]
 
     def told(name: str | None, part: Agreement) -> dict[str, Any]:
-        """For machines, with what it was compared with."""
-        if name not in comparisons:
-            return dataclasses.asdict(part)
-        compared = dataclasses.asdict(comparisons[name])
-        return {**compared["one"], "against": compared["other"], "difference": compared["difference"]}
+        return _told(part, comparisons.get(name))
 
     figures = {
         **told(None, found),
@@ -251,6 +237,34 @@ def _labels(
             rows.append((f"{title}, {against}", part.rows, compared.other.measures))
             rows.append((f"{title}, difference", part.rows, compared.difference))
     return _Result(figures, notes, evaluation.agreement_table(rows))
+
+
+def _sets(
+    rated: Rated, other: Rated | None, *, grouped: bool
+) -> tuple[dict[str | None, npt.NDArray[np.bool_]], Counter[str]]:
+    """Rows by group, under None all of them; and why groups are left out."""
+    import numpy as np
+
+    from fiqa_trt.analysis import evaluation
+
+    names, left_out = np.array(rated.groups, object), Counter[str]()
+    sets: dict[str | None, npt.NDArray[np.bool_]] = {None: np.ones(len(names), bool)}
+    for name in sorted(set(rated.groups), key=_by_value) if grouped else ():
+        own = names == name
+        if all(evaluation.comparable(each.scores[own], each.ratings[own]) for each in (rated, other) if each):
+            sets[name] = own
+        else:
+            few = own.sum() < evaluation.MIN_ROWS
+            left_out[f"fewer than {evaluation.MIN_ROWS} images" if few else "scores or ratings all alike"] += 1
+    return sets, left_out
+
+
+def _told(part: Agreement, comparison: Comparison | None) -> dict[str, Any]:
+    """For machines, with what it was compared with."""
+    if comparison is None:
+        return dataclasses.asdict(part)
+    compared = dataclasses.asdict(comparison)
+    return {**compared["one"], "against": compared["other"], "difference": compared["difference"]}
 
 
 def _by_value(name: str) -> tuple[float, str]:

@@ -17,6 +17,7 @@ from fiqa_trt.cli.common import engines, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import complain, give
+from fiqa_trt.decoding.registry import NAMES as DECODERS
 from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     "--decoder",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "cpu", "dali"]),
+    type=click.Choice(DECODERS),
     help="auto: DALI on a GPU.",
 )
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per engine call.  [default: the engine's]")

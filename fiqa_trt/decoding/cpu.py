@@ -25,6 +25,7 @@ from fiqa_trt.errors import one_line
 from fiqa_trt.inputs.formats import find_format, find_other
 from fiqa_trt.models.spec import PreprocessSpec
 from fiqa_trt.outcomes import ImageError, Outcome, Status, unforeseen
+from fiqa_trt.progress import Say
 
 if TYPE_CHECKING:
     from PIL import ImageFile
@@ -196,3 +197,8 @@ def fit(image: Image.Image, size: int) -> Pixels:
         box = (left, top, left + side, top + side)
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.asarray(image)
+
+
+def opened(place: str, max_pixels: int, threads: int, say: Say) -> CpuDecoder:
+    """See `registry.DECODERS`. Its pixels are in memory, wherever the engine is."""
+    return CpuDecoder(max_pixels, threads)

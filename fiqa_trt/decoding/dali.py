@@ -244,3 +244,8 @@ def share_beyond(side: float, room: float, size: int = PreprocessSpec().size) ->
     taps = np.arange(np.floor(-room - scale), np.ceil(2 * scale) + 1) + 0.5 - room % 1
     weights = np.clip(1 - np.abs(taps - scale / 2) / scale, 0, None)
     return float(weights[taps < -room].sum() / weights.sum())
+
+
+def opened(place: str, max_pixels: int, threads: int, say: Say) -> DaliDecoder:
+    """See `registry.DECODERS`. Raises EngineError."""
+    return DaliDecoder(place, max_pixels, threads, say)

@@ -1,20 +1,27 @@
-"""The decoders by name."""
+"""The decoders by name. Another one is a module beside this one, and a line here."""
 
 from __future__ import annotations
 
-from fiqa_trt.decoding.base import Decoder
-from fiqa_trt.decoding.cpu import CpuDecoder
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from fiqa_trt.errors import EngineError
 from fiqa_trt.progress import Say, silent
 
-DECODERS = ("auto", "cpu", "dali")
+if TYPE_CHECKING:
+    from fiqa_trt.decoding.base import Decoder
+
+# Each module of this package has a function `opened`, which takes place, max_pixels, threads and say.
+DECODERS = {"cpu": "cpu", "dali": "dali"}
+NAMES = ("auto", *DECODERS)
+_ON_GPUS = "dali"  # what `auto` takes for an engine there, if it can be had
 
 
 def open_decoder(name: str, place: str, threads: int, max_pixels: int, say: Say = silent) -> Decoder:
     """The decoder for an engine that takes its images at `place`, `cpu` or `cuda:i`.
 
     Args:
-        name: one of DECODERS.
+        name: one of NAMES.
         place: where the engine takes its images.
         threads: that decode.
         max_pixels: larger images are refused (`too_large`).
@@ -23,15 +30,19 @@ def open_decoder(name: str, place: str, threads: int, max_pixels: int, say: Say 
     Raises:
         EngineError: what was asked for cannot be had.
     """
-    if name not in DECODERS:
-        raise EngineError(f"--decoder {name}: it is one of {', '.join(DECODERS)}")
-    if name == "dali" or (name == "auto" and place != "cpu"):
-        from fiqa_trt.decoding.dali import DaliDecoder
+    if name not in NAMES:
+        raise EngineError(f"--decoder {name}: it is one of {', '.join(NAMES)}")
 
+    def opened(named: str) -> Decoder:
+        found: Decoder = import_module(f"fiqa_trt.decoding.{DECODERS[named]}").opened(place, max_pixels, threads, say)
+        return found
+
+    if name != "auto":
+        return opened(name)
+    if place != "cpu":
         try:
-            return DaliDecoder(place, max_pixels, threads, say)
+            return opened(_ON_GPUS)
         except EngineError as exc:
-            if name == "dali":
-                raise
-            say(f"{str(exc).removeprefix('--decoder dali: ')}: the CPU decodes, which is likely to be slower")
-    return CpuDecoder(max_pixels, threads)
+            reason = str(exc).removeprefix(f"--decoder {_ON_GPUS}: ")
+            say(f"{reason}: the CPU decodes, which is likely to be slower")
+    return opened("cpu")

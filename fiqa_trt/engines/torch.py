@@ -50,7 +50,7 @@ def load_checkpoint(path: Path) -> Ensemble:
         weights = load_file(path)
         found = {name.split(".")[1] for name in weights if name.startswith("members.")}
         network = Ensemble(ModelSpec(members=tuple(name for name in NETWORKS if name in MEMBERS or name in found)))
-        lacking = [name for name in MEMBERS if not any(key.startswith(f"members.{name}.") for key in weights)]
+        lacking = [name for name in MEMBERS if name not in found]
         if 0 < len(lacking) < len(MEMBERS):
             raise EngineError(
                 f"{foreign} but of one member: fiqa-trt train --member {lacking[0]} --init {path} adds the other one"

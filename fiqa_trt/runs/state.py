@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error, unwritable
 from fiqa_trt.fingerprint import Fingerprint
 from fiqa_trt.storage.record import Record
-from fiqa_trt.storage.writing import atomic, beside, lock, sync_file, target_of
+from fiqa_trt.storage.writing import atomic, beside, is_at, lock, sync_file, target_of
 
 _STATE = {
     "inputs.parquet",
@@ -137,16 +137,26 @@ class RunFolder:
             if foreign := sorted(n for n in set(os.listdir(self.path)) - _STATE if not n.startswith(".")):
                 raise OutputError(f"{self.path} is no run's state, it holds {foreign[0]}; choose another -o")
         try:
-            self.units.path_of_parts.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / "lock").open("wb")
+            while self._lock is None:
+                self._lock = self._locked()
+            self.units.path_of_parts.mkdir(exist_ok=True)
         except OSError as exc:
             raise unwritable(self.path, exc) from exc
-        try:
-            lock(self._lock.fileno(), self.output)
-        except OutputError:
-            self._lock.close()
-            raise
         return self
+
+    def _locked(self) -> IO[bytes] | None:
+        """The folder's lock; None if the run that held it has just come to its end and removed it."""
+        self.path.mkdir(exist_ok=True)
+        file = (self.path / "lock").open("wb")
+        try:
+            lock(file.fileno(), self.output)
+        except OutputError:
+            file.close()
+            raise
+        if is_at(file.fileno(), self.path / "lock"):
+            return file
+        file.close()
+        return None
 
     def __exit__(self, *exc_info: object) -> None:
         """Release the lock; a folder in which no run ever began is removed."""

@@ -153,12 +153,6 @@ def atomic(path: Path) -> Iterator[Path]:
         raise storage_error(path, exc) from exc
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file of text, in UTF-8, as `atomic` has it. Raises what that raises."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 @contextlib.contextmanager
 def _claimed(temporary: Path, output: Path) -> Iterator[int]:
     """A new file, locked; what a run that was killed has left under its name goes.
@@ -174,7 +168,7 @@ def _claimed(temporary: Path, output: Path) -> Iterator[int]:
             continue
         try:
             lock(descriptor, output)
-            if _is_at(descriptor, temporary):  # another run has not taken it for a leftover before it was locked
+            if is_at(descriptor, temporary):  # another run has not taken it for a leftover before it was locked
                 yield descriptor
                 return
         finally:
@@ -186,7 +180,7 @@ def _remove_left(temporary: Path, output: Path) -> None:
     try:
         with _opened(temporary, os.O_RDONLY | os.O_NOFOLLOW) as left:
             lock(left, output)
-            if _is_at(left, temporary):  # not what another run has put there since
+            if is_at(left, temporary):  # not what another run has put there since
                 temporary.unlink()
     except FileNotFoundError:
         pass
@@ -194,12 +188,18 @@ def _remove_left(temporary: Path, output: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file has that name still."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, in UTF-8, as `atomic` has it. Raises what that raises."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _existing(path: Path) -> os.stat_result | None:

@@ -152,7 +152,7 @@ def _fill(fill: Fill, report: Report, *, made: bool) -> Delivered:
             finally:
                 done += not image.companion
                 report(Progress(done, total, sum(filling.plan.skips.reasons.values())))
-    return filling.end(made=made)
+    return filling.end(made=made)  # which says that it is finished: by then the journal is on the disk
 
 
 class _Filling:
