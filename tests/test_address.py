@@ -21,7 +21,7 @@ from fiqa_trt.runs.retry import retry_failed
 from fiqa_trt.runs.score import Options, score_dataset
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
-from tests.conftest import mean_workers
+from tests.helpers import mean_executor
 
 SMALL = Options(unit_rows=4)
 FILES = [f"{folder}{name}{suffix}" for folder in ("/d/", "", "a::b/", "caf\udce9/") for name in ("x", "y.tar")
@@ -86,7 +86,7 @@ def test_both_columns_of_a_table_in_one_run(table: Path, tmp_path: Path) -> None
     paths = [f"{table}::{column}{row}" for row in range(9, -1, -1) for column in ("", "face::")]
     pacsv.write_csv(pa.table({"path": paths}), tmp_path / "l.csv")
     output = tmp_path / "s.parquet"
-    summary = score_dataset(Source(list_file=str(tmp_path / "l.csv")), output, mean_workers, SMALL)
+    summary = score_dataset(Source(list_file=str(tmp_path / "l.csv")), output, mean_executor, SMALL)
     assert summary.statuses == {"ok": 19, "not_an_image": 1}
     rows = pq.read_table(output).to_pylist()
     assert [row["path"] for row in rows] == paths
@@ -96,7 +96,7 @@ def test_both_columns_of_a_table_in_one_run(table: Path, tmp_path: Path) -> None
 
 def test_the_column_is_no_folder(table: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
-    score_dataset(Source((str(table),), image_column="face"), output, mean_workers, SMALL)
+    score_dataset(Source((str(table),), image_column="face"), output, mean_executor, SMALL)
     rows = pa.concat_tables(read_output(output, ["path"]))
     assert set(grouping(PARENT, output)(rows).to_pylist()) == {str(table)}
 
@@ -104,7 +104,7 @@ def test_the_column_is_no_folder(table: Path, tmp_path: Path) -> None:
 def test_an_output_that_names_the_column_beside_its_paths(table: Path, tmp_path: Path) -> None:
     """As versions before did; whoever reads it finds the images."""
     output = tmp_path / "s.parquet"
-    score_dataset(Source((str(table),), image_column="face"), output, mean_workers, SMALL)
+    score_dataset(Source((str(table),), image_column="face"), output, mean_executor, SMALL)
     now = pq.read_table(output)
     paths = [path.replace(f"{SEPARATOR}face{SEPARATOR}", SEPARATOR) for path in now["path"].to_pylist()]
     old = now.set_column(0, now.schema.field(0), pa.array(paths))
@@ -118,7 +118,7 @@ def test_an_output_that_names_the_column_beside_its_paths(table: Path, tmp_path:
     columns = pq.read_table(table)
     pq.write_table(columns.set_column(1, "face", columns["image"]), table)
     os.utime(table)
-    assert retry_failed(output, mean_workers, SMALL).failed == 0
+    assert retry_failed(output, mean_executor, SMALL).failed == 0
     assert pq.read_table(output)["path"].to_pylist() == now["path"].to_pylist()
     pacsv.write_csv(old.select(["path", "score", "status"]), tmp_path / "s.csv")
     (read,) = read_output(tmp_path / "s.csv", ["path"], "face")

@@ -21,8 +21,7 @@ from fiqa_trt.engines.registry import BACKENDS, Backend, names
 from fiqa_trt.engines.store import list_engines
 from fiqa_trt.errors import EngineError
 from fiqa_trt.models.verification import verification_batch
-from tests.conftest import MeanEngine
-from tests.test_store import PAYLOAD, manifest
+from tests.helpers import PAYLOAD, MeanEngine, manifest
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -22,7 +22,7 @@ from fiqa_trt.runs.score import Options, decoding_libraries, score_dataset
 from fiqa_trt.runs.update import update_dataset
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.version import __version__
-from tests.conftest import mean_workers
+from tests.helpers import mean_executor
 
 SMALL = Options(unit_rows=2)
 EVERY = Source(("crops", "t.tar", "t.parquet"))
@@ -30,7 +30,7 @@ FACES = Source(("t.parquet",), image_column="face")
 
 
 def workers() -> Executor:
-    return mean_workers(2)
+    return mean_executor(2)
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +99,20 @@ def test_images_of_another_column_are_found() -> None:
     assert retry_failed(Path("face.parquet"), workers, SMALL).failed == 0
     assert pq.read_table("face.parquet")["path"].to_pylist() == read
     assert update_dataset(FACES, Path("face.parquet"), workers, SMALL).images == 4
+
+
+def test_a_folder_of_images_of_another_column_is_brought_up_to_date() -> None:
+    """Its table did not name it in `original_path` either."""
+    filter_scores("face.parquet", output="kept", way="copy", min_score=0.0)
+    table = pq.read_table("kept/fiqa_scores.parquet")
+    origins = pa.array([path.replace("::face", "") for path in table["original_path"].to_pylist()])
+    table = table.set_column(table.schema.get_field_index("original_path"), "original_path", origins)
+    pq.write_table(table, "kept/fiqa_scores.parquet")
+    done = filter_scores("face.parquet", output="kept", way="copy", keep=2, update=True).delivered
+    assert done is not None
+    assert (done.written, done.already, done.removed, done.staying) == (0, 2, 1, 0)
+    origins = pq.read_table("kept/fiqa_scores.parquet")["original_path"].to_pylist()
+    assert all(path.startswith("t.parquet::face::") for path in origins)
 
 
 @pytest.mark.parametrize("name", ["stopped_face", "face"])

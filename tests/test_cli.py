@@ -23,18 +23,7 @@ from fiqa_trt.cli import COMMANDS, group
 from fiqa_trt.cli.score import describe
 from fiqa_trt.engines.base import PRECISIONS
 from fiqa_trt.runs.score import Summary
-
-ROOT = Path(__file__).parent.parent
-COMMAND = [sys.executable, "-m", "fiqa_trt"]
-
-
-def call(*arguments: str | Path | bytes, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
-    done: subprocess.CompletedProcess[str] = subprocess.run(  # type: ignore[call-overload]
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=600, check=False, **{"cwd": ROOT, **options}
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+from tests.helpers import COMMAND, ROOT, call
 
 
 def complaint(*arguments: str | Path, code: int = 2, **options: object) -> str:

@@ -32,7 +32,7 @@ from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import SUFFIXES, check_columns, read_output, to_json, write_output
 from fiqa_trt.scores.files.columns import hold
 from fiqa_trt.scores.schema import own_columns, own_types
-from tests.conftest import MeanEngine, mean_workers
+from tests.helpers import MeanEngine, mean_executor
 
 ints = st.integers(-(2**63), 2**63 - 1)
 UUID = uuid.UUID(bytes=bytes(range(16)))
@@ -225,9 +225,9 @@ def test_any_list_is_scored_and_retried_or_refused_before_an_image_is_read(
         return
     assert (summary.images, summary.failed) == (5, 1)
     before = pa.concat_tables(read_output(out, ["path"]))
-    assert score_dataset(source, out, mean_workers).scored_now == 0
+    assert score_dataset(source, out, mean_executor).scored_now == 0
     (tmp_path / "later.jpg").write_bytes(Path(paths[0]).read_bytes())
-    assert retry_failed(out, mean_workers).failed == 0
+    assert retry_failed(out, mean_executor).failed == 0
     after = pa.concat_tables(read_output(out, ["path"]))
     assert after.column_names == before.column_names
     assert after["path"].to_pylist() == paths

@@ -24,9 +24,7 @@ from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.score import Options, score_dataset
-from tests.conftest import jpeg, mean_workers
-from tests.test_delivery import tree
-from tests.test_shards import tar
+from tests.helpers import jpeg, mean_executor, tar, tree
 
 Members = list[tuple[str, bytes]]
 
@@ -39,7 +37,7 @@ def crop() -> bytes:
 
 
 def scored(source: Path, output: Path) -> Path:
-    score_dataset(Source((str(source),)), output, mean_workers, Options(restart=True))
+    score_dataset(Source((str(source),)), output, mean_executor, Options(restart=True))
     return output
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fiqa_trt.decoding.cpu import CpuDecoder, decode_image, fit
 from fiqa_trt.outcomes import ImageError, Status
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:

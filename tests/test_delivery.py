@@ -21,24 +21,11 @@ from fiqa_trt.curation import delivery
 from fiqa_trt.curation.delivery import WAYS, fill_folder, folder, measure, write_rows, write_shards
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
-from fiqa_trt.inputs.marks import OURS
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.progress import Progress
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import hold, output_metadata, to_json
-from tests.conftest import mean_workers
-from tests.test_shards import tar
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Files by name, but for what `filter` itself leaves in a folder."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in OURS)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def wanted(crops: Path) -> dict[str, bytes]:
-    found = tree(crops)
-    return {name: data for name, data in found.items() if data != b"x" and name != "a/0.jpg"}
+from tests.helpers import Stop, mean_executor, tar, tree, wanted
 
 
 def test_a_list_and_rows(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
@@ -79,10 +66,6 @@ def test_folders(scores: Path, mask: Any, crops: Path, tmp_path: Path, way: str)
         OutputError, match="was filled by another call; --update makes it what this one keeps, or choose"
     ):
         fill_folder(Kept(scores, ~mask), out, way)
-
-
-class Stop(Exception):
-    """What a kill is to these tests."""
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -186,7 +169,7 @@ def test_names_that_are_hard_to_place(crops: Path, tmp_path: Path) -> None:
     shutil.copy(crops / "a" / "0.jpg", crops / ("é" * 125 + ".jpg"))
     (crops / "link.jpg").symlink_to("a/0.jpg")
     scores, out = tmp_path / "s.parquet", tmp_path / "out"
-    score_dataset(Source((str(crops),)), scores, mean_workers)
+    score_dataset(Source((str(crops),)), scores, mean_executor)
     expected = tree(crops)
     delivered = fill_folder(Kept(scores, np.ones(len(expected), bool)), out, "copy")
     assert (delivered.written, delivered.skipped) == (len(expected), {})
@@ -300,7 +283,7 @@ def test_shards_of_the_images_themselves_are_not_replaced(scores: Path, mask: An
     write_shards(Kept(scores, mask), tmp_path / "t.tar")
     data = (tmp_path / "t-000000.tar").read_bytes()
     again = tmp_path / "again.parquet"
-    score_dataset(Source((str(tmp_path / "t-000000.tar"),)), again, mean_workers)
+    score_dataset(Source((str(tmp_path / "t-000000.tar"),)), again, mean_executor)
     for restart in (False, True):
         with pytest.raises(OutputError, match="is to be delivered, and would be replaced"):
             write_shards(Kept(again, np.ones(9, bool)), tmp_path / "t.tar", restart=restart)
@@ -311,7 +294,7 @@ def test_images_out_of_shards(crops: Path, tmp_path: Path) -> None:
     data = (crops / "a" / "0.jpg").read_bytes()
     shard = tar(tmp_path / "s.tar", [("p/a.jpg", data), ("../../evil.jpg", data), ("p/a.jpg", data)])
     scores = tmp_path / "s.parquet"
-    score_dataset(Source((str(shard),)), scores, mean_workers)
+    score_dataset(Source((str(shard),)), scores, mean_executor)
     everything = np.ones(3, bool)
     delivered = fill_folder(Kept(scores, everything), tmp_path / "out", "copy")
     assert delivered.written == 3
@@ -326,7 +309,7 @@ def test_suffixes_that_make_names_equal(crops: Path, tmp_path: Path) -> None:
     files = [(crops / "a" / f"{index}.jpg").read_bytes() for index in (0, 2)]
     shard = tar(tmp_path / "s.tar", [("a", files[0]), ("a.jpg", files[1])])
     scores = tmp_path / "s.parquet"
-    score_dataset(Source((str(shard),), all_files=True), scores, mean_workers)
+    score_dataset(Source((str(shard),), all_files=True), scores, mean_executor)
     delivered = fill_folder(Kept(scores, np.ones(2, bool)), tmp_path / "out", "copy")
     assert (delivered.written, delivered.already) == (1, 0)
     assert delivered.skipped == {"another image has its place in the output": 1}
@@ -354,6 +337,18 @@ def test_a_dry_run_refuses_what_the_call_would(scores: Path, mask: Any, tmp_path
     ):
         with pytest.raises(FiqaError, match=message):
             delivery.deliver(Kept(scores, mask), output, way, dry_run=True)
+    odd = pq.read_table(scores).append_column("blob", pa.array([b"x"] * len(mask)))
+    names = [path.replace("2.jpg", "2\n.jpg") for path in odd["path"].to_pylist()]
+    pq.write_table(odd.set_column(0, "path", pa.array(names)), tmp_path / "odd.parquet")
+    for name, message in (
+        ("n.txt", "has a line break"),
+        ("n.csv", "`blob`"),
+        ("n.jsonl", "`blob`"),
+        ("n.tar", "`blob`"),
+    ):
+        for dry_run in (True, False):
+            with pytest.raises(FiqaError, match=message):
+                delivery.deliver(Kept(tmp_path / "odd.parquet", mask), tmp_path / name, dry_run=dry_run)
     before = tree(tmp_path)
     for output, way in ((tmp_path / "new", "move"), (tmp_path / "k.tar", None), (tmp_path / "k.csv", None)):
         assert delivery.deliver(Kept(scores, mask), output, way, dry_run=True).written == 9
@@ -366,7 +361,7 @@ def test_rows_of_tables_get_a_suffix(crops: Path, tmp_path: Path) -> None:
     table = pa.table({"image": [(crops / "a" / "0.jpg").read_bytes(), buffer.getvalue()]})
     pq.write_table(table, tmp_path / "t.parquet")
     scores, everything = tmp_path / "s.parquet", np.ones(2, bool)
-    score_dataset(Source((str(tmp_path / "t.parquet"),)), scores, mean_workers)
+    score_dataset(Source((str(tmp_path / "t.parquet"),)), scores, mean_executor)
     for _ in range(2):
         fill_folder(Kept(scores, everything), tmp_path / "out", "copy")
         assert set(tree(tmp_path / "out")) == {"t.parquet/0.jpg", "t.parquet/1.png"}

@@ -12,12 +12,14 @@ from click.testing import CliRunner
 
 from fiqa_trt.cli import group
 from fiqa_trt.errors import FiqaError
-from tests.test_delivery import tree
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.runs.score import score_dataset
+from tests.helpers import mean_executor, tree
 
 
-def call(*arguments: object) -> str:
+def call(*arguments: object, code: int = 0) -> str:
     done = CliRunner().invoke(group, ["filter", *map(str, arguments)], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == code, done.output
     return done.output
 
 
@@ -89,6 +91,27 @@ def test_lost_and_unscored_groups_are_named_apart(scores: Path, crops: Path) -> 
     assert "1 of 11 groups loses everything (--keep-at-least 1 rescues what has scores): " in text
     facts = json.loads(said("--top", 9, "--json", "-q"))
     assert (len(facts["lost_groups"]), facts["unscored_groups"], facts["brought_back"]) == (1, ["bad"], 0)
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_where_relative_paths_are_looked_for_is_told(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(crops.parent)
+    score_dataset(Source((crops.name,)), tmp_path / "r.parquet", mean_executor)
+    monkeypatch.chdir(crops)
+    said = call(tmp_path / "r.parquet", "-o", tmp_path / "out", "--copy", "--top", 3, *more, code=3)
+    assert "3 skipped: missing" in said
+    assert f"not one of the images could be delivered; relative paths count from {crops}" in said
+
+
+def test_groups_that_have_too_few_are_named(scores: Path) -> None:
+    def said(*arguments: object) -> str:
+        return call(scores, "--dry-run", "--top", 1, "--group-by", "/([ab])/", "--keep-at-least", *arguments)
+
+    assert json.loads(said(5, "--json", "-q"))["short_groups"] == []
+    assert json.loads(said(6, "--json", "-q"))["short_groups"] == ["a", "b"]
+    assert "2 of 2 groups have fewer scored images than --keep-at-least, and keep all of them: a, b\n" in said(6)
 
 
 @pytest.mark.parametrize("arguments", [["-o", "x"], ["-o", "x.txt", "--root", "/"], ["-o", "s.parquet"]])

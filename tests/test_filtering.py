@@ -19,26 +19,7 @@ from fiqa_trt.curation.kept import Kept
 from fiqa_trt.curation.select import Amount, Rules, Selection, select
 from fiqa_trt.errors import InputError, UsageError
 from fiqa_trt.scores.grouping import grouping
-
-Row = dict[str, Any]
-
-
-def row(path: str, score: float | None, other: float | None = None, **more: object) -> Row:
-    other = score if other is None else other
-    mean = None if score is None or other is None else (score + other) / 2
-    return {
-        "path": path, "score": mean, "score_mobilenet_v3_small": score, "score_shufflenet_v2_x1_0": other,
-        "width": 1, "height": 1, "status": "corrupt" if score is None else "ok", "error": None, **more,
-    }  # fmt: skip
-
-
-def write(path: Path, rows: list[Row], group_rows: int = 1000) -> Path:
-    kinds = {name: pa.string() for name in ("path", "status", "error", "person")}
-    kinds |= {name: pa.int32() for name in ("width", "height")}
-    names = list(rows[0])
-    table = pa.table({n: pa.array([r[n] for r in rows], kinds.get(n, pa.float32())) for n in names})
-    pq.write_table(table, path, row_group_size=group_rows)
-    return path
+from tests.helpers import Row, row, write
 
 
 def kept(path: Path, rules: Rules) -> list[str]:

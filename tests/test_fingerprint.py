@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fiqa_trt.analysis.report import survey
 from fiqa_trt.cli.score import command as score_command
 from fiqa_trt.cli.synthesize import command as synthesize_command
 from fiqa_trt.cli.train import command as train_command
-from fiqa_trt.curation.delivery import fill_folder
+from fiqa_trt.curation.delivery import deliver, fill_folder
 from fiqa_trt.curation.delivery.folder import check_folder
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.decoding.cpu import CpuDecoder
@@ -30,8 +33,7 @@ from fiqa_trt.runs.retry import retry_failed
 from fiqa_trt.runs.score import Options, score_dataset
 from fiqa_trt.scores.files import output_metadata
 from fiqa_trt.version import __version__
-from tests.conftest import MeanEngine, jpeg, mean_workers
-from tests.test_scoring import SMALL, Stop, rows, stop_after
+from tests.helpers import SMALL, MeanEngine, Stop, jpeg, mean_executor, rows, stop_after
 
 # What each option of `score` becomes, and what makes no difference to rows. A new one belongs into one of them.
 FIELDS = {
@@ -85,7 +87,7 @@ def _with(**changes: object) -> Callable[[], InProcess]:
 def test_another_engine_is_refused(crops: Path, tmp_path: Path, name: str) -> None:
     source, output = Source((str(crops),)), tmp_path / "s.parquet"
     with pytest.raises(Stop):
-        score_dataset(source, output, mean_workers, SMALL, stop_after(5))
+        score_dataset(source, output, mean_executor, SMALL, stop_after(5))
     with pytest.raises(DifferentRun, match=f"{name}: .* there, other now"):
         score_dataset(source, output, _with(**{name: "other"}), SMALL)
     score_dataset(source, output, _with(device="another of the kind", batch=3), SMALL)
@@ -96,13 +98,13 @@ def test_another_engine_is_refused(crops: Path, tmp_path: Path, name: str) -> No
 def test_another_way_to_decode_is_refused(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, output = Source((str(crops),)), tmp_path / "s.parquet"
     with pytest.raises(Stop):
-        score_dataset(source, output, mean_workers, SMALL, stop_after(5))
+        score_dataset(source, output, mean_executor, SMALL, stop_after(5))
     with pytest.raises(DifferentRun, match="max_pixels: 64000000 there, 99 now"):
         score_dataset(source, output, lambda: InProcess(MeanEngine(), CpuDecoder(99, 1)), SMALL)
     with monkeypatch.context() as patch, pytest.raises(DifferentRun, match=r"libraries: Pillow .*, Pillow 0\.1 now"):
         patch.setattr("PIL.__version__", "0.1")
-        score_dataset(source, output, mean_workers, SMALL)
-    assert score_dataset(source, output, mean_workers, SMALL).scored_now < 10
+        score_dataset(source, output, mean_executor, SMALL)
+    assert score_dataset(source, output, mean_executor, SMALL).scored_now < 10
 
 
 @pytest.fixture
@@ -116,11 +118,11 @@ def table(crops: Path, tmp_path: Path, portrait: Any) -> Path:
 def test_another_image_column_is_refused(table: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
     with pytest.raises(Stop):
-        score_dataset(Source((str(table),)), output, mean_workers, SMALL, stop_after(5))
+        score_dataset(Source((str(table),)), output, mean_executor, SMALL, stop_after(5))
     with pytest.raises(DifferentRun, match="image_column: image there, b now"):
-        score_dataset(Source((str(table),), image_column="b"), output, mean_workers, SMALL)
+        score_dataset(Source((str(table),), image_column="b"), output, mean_executor, SMALL)
     named = Source((str(table),), image_column="image")  # which is what it is without a name
-    assert score_dataset(named, output, mean_workers, SMALL).scored_now < 10
+    assert score_dataset(named, output, mean_executor, SMALL).scored_now < 10
     assert {row["width"] for row in rows(output)} == {224}
 
 
@@ -129,30 +131,61 @@ def test_another_column_of_paths_is_refused(crops: Path, tmp_path: Path) -> None
     pq.write_table(pa.table({"file": files, "other": files}), tmp_path / "l.parquet")
     listed = str(tmp_path / "l.parquet")
     with pytest.raises(Stop):
-        score_dataset(Source(list_file=listed), output, mean_workers, SMALL, stop_after(5))
+        score_dataset(Source(list_file=listed), output, mean_executor, SMALL, stop_after(5))
     with pytest.raises(DifferentRun, match="path_column: file there, other now"):
-        score_dataset(Source(list_file=listed, path_column="other"), output, mean_workers, SMALL)
+        score_dataset(Source(list_file=listed, path_column="other"), output, mean_executor, SMALL)
     named = Source(list_file=listed, path_column="file")  # which is what it is without a name
-    assert score_dataset(named, output, mean_workers, SMALL).scored_now < 10
+    assert score_dataset(named, output, mean_executor, SMALL).scored_now < 10
 
 
 def test_a_retry_takes_the_column_that_its_output_is_from(table: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
-    score_dataset(Source((str(table),), image_column="c"), output, mean_workers, SMALL)
+    score_dataset(Source((str(table),), image_column="c"), output, mean_executor, SMALL)
     with pytest.raises(DifferentRun, match="image_column: c there, b now"):
-        retry_failed(output, mean_workers, SMALL, image_column="b")
+        retry_failed(output, mean_executor, SMALL, image_column="b")
     columns = pq.read_table(table)
     mended = [*columns["c"].to_pylist()[:-1], columns["b"][-1].as_py()]
     pq.write_table(columns.set_column(2, "c", pa.array(mended)), table)
-    assert retry_failed(output, mean_workers, SMALL).failed == 0
+    assert retry_failed(output, mean_executor, SMALL).failed == 0
     assert rows(output)[-1]["width"] == 69
+
+
+def test_a_retry_may_take_another_column_than_one_that_gave_no_score(table: Path, crops: Path, tmp_path: Path) -> None:
+    """What a list names in a table without the usual column is mended by naming the right one."""
+    pq.write_table(pq.read_table(table).drop_columns("image"), table)
+    listing, output = tmp_path / "list.txt", tmp_path / "s.parquet"
+    listing.write_text(f"{crops / 'a' / '0.jpg'}\n{table}::0\n{table}::9\n")
+    found = score_dataset(Source(list_file=str(listing)), output, mean_executor, SMALL)
+    assert found.statuses == {"unreadable": 2, "ok": 1}
+    assert retry_failed(output, mean_executor, SMALL, image_column="c").statuses == {"ok": 2, "not_an_image": 1}
+    metadata = output_metadata(output)
+    assert metadata is not None
+    assert metadata["fingerprint"]["image_column"] == "c"
+    with pytest.raises(DifferentRun, match="image_column: c there, b now"):
+        retry_failed(output, mean_executor, SMALL, image_column="b")
+    assert retry_failed(output, mean_executor, SMALL).statuses == {"ok": 2, "not_an_image": 1}
+
+
+def test_what_reads_scores_takes_the_column_that_they_are_from(table: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s.parquet"
+    score_dataset(Source((str(table),), image_column="b"), output, mean_executor, SMALL)
+    wanted = pq.read_table(table)["b"].to_pylist()
+    mask = np.ones(10, bool)
+    for dry_run in (True, False):
+        for place, way in ((tmp_path / "out", "copy"), (tmp_path / "k.tar", None)):
+            assert deliver(Kept(output, mask), place, way, dry_run=dry_run).written == 10
+    assert sorted(path.read_bytes() for path in (tmp_path / "out").rglob("*.jpg")) == sorted(wanted)
+    with tarfile.open(tmp_path / "k-000000.tar") as archive:
+        members = [archive.extractfile(member) for member in archive if member.name.endswith(".jpg")]
+        assert [member.read() for member in members if member is not None] == wanted
+    assert all(each.data for sheet in survey(output).sheets.values() for each in sheet)
 
 
 def test_outputs_of_versions_that_recorded_less(crops: Path, tmp_path: Path) -> None:
     """An output without the columns and the facts that came later is retried as it was."""
     (crops / "a" / "0.jpg").write_bytes(b"x")
     output = tmp_path / "s.parquet"
-    score_dataset(Source((str(crops),)), output, mean_workers, SMALL)
+    score_dataset(Source((str(crops),)), output, mean_executor, SMALL)
     metadata = output_metadata(output)
     assert metadata is not None
     assert metadata["fingerprint"]["version"] == __version__
@@ -161,7 +194,7 @@ def test_outputs_of_versions_that_recorded_less(crops: Path, tmp_path: Path) -> 
     old = pq.read_table(output).replace_schema_metadata({"fiqa_trt": json.dumps(metadata)})
     pq.write_table(old, output)
     (crops / "a" / "0.jpg").write_bytes((crops / "a" / "2.jpg").read_bytes())
-    assert retry_failed(output, mean_workers, SMALL).failed == 0
+    assert retry_failed(output, mean_executor, SMALL).failed == 0
 
 
 def test_every_option_of_train_has_its_place() -> None:
@@ -224,7 +257,7 @@ def test_a_delivery_is_continued_only_by_the_same(scores: Path, mask: Any, tmp_p
 def test_a_delivery_is_continued_where_it_began(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative paths lead elsewhere from another folder."""
     monkeypatch.chdir(tmp_path)
-    score_dataset(Source(("crops",)), tmp_path / "s.parquet", mean_workers)
+    score_dataset(Source(("crops",)), tmp_path / "s.parquet", mean_executor)
     mask = pa.array([True] * 10).to_numpy(zero_copy_only=False)
 
     def stop(progress: object) -> None:

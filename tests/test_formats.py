@@ -13,7 +13,7 @@ from PIL import Image, features
 
 from fiqa_trt.inputs.formats import DECODED, SUFFIXES, find_format
 from fiqa_trt.outcomes import Status
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 from tests.images import bmp, encode, grey, outcome, over_white, pixels
 
 MADE = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WEBP", "BMP": "BMP", "TIFF": "TIFF", "GIF": "GIF", "PPM": "PPM",

@@ -33,7 +33,7 @@ from PIL import (
 
 from fiqa_trt.decoding.cpu import CpuDecoder, decode_image
 from fiqa_trt.outcomes import ImageError, Outcome, Status
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 from tests.images import chunk, encode, segment
 
 MODULES: tuple[ModuleType, ...] = (

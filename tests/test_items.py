@@ -28,7 +28,7 @@ from fiqa_trt.decoding.base import Decoded
 from fiqa_trt.decoding.items import Picture, check_item, pixels_of
 from fiqa_trt.errors import UsageError
 from fiqa_trt.outcomes import ImageError, Status
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from fiqa_trt.engines.opening import RELEASED, check_known, open_engine
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.errors import EngineError, RunError
 from fiqa_trt.models.verification import KNOWN, known_crops, verification_batch
-from tests.conftest import MeanEngine
+from tests.helpers import MeanEngine
 
 
 @pytest.fixture(autouse=True)

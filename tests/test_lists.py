@@ -21,7 +21,7 @@ from fiqa_trt.inputs.lists import as_line, read_paths
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.inputs.user_tables import read_columns
 from fiqa_trt.outcomes import ImageError, Status
-from tests.conftest import read_file
+from tests.helpers import read_file
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 ENDS = ("\n", "\r\n", "\r")

@@ -21,7 +21,7 @@ from fiqa_trt.runs.update import update_dataset
 from fiqa_trt.scores.files import SUFFIXES, output_metadata, read_output, read_schema
 from fiqa_trt.scores.members import members_of
 from fiqa_trt.scores.schema import own_columns
-from tests.conftest import mean_workers
+from tests.helpers import mean_executor
 
 THREE = (*MEMBERS, "third")
 COLUMNS = [f"score_{name}" for name in THREE]
@@ -57,7 +57,7 @@ def plain(tmp_path: Path) -> Path:
 def scored(request: pytest.FixtureRequest, plain: Path, tmp_path: Path) -> Path:
     """What three members make of them."""
     output = tmp_path / f"s{request.param}"
-    score_dataset(Source(list_file=str(plain)), output, lambda: mean_workers(members=THREE))
+    score_dataset(Source(list_file=str(plain)), output, lambda: mean_executor(members=THREE))
     return output
 
 
@@ -73,19 +73,21 @@ def test_scoring(scored: Path) -> None:
     good = table.slice(0, 40)
     three = np.stack([good[name].to_numpy() for name in COLUMNS])
     assert good["score"].to_numpy() == pytest.approx(three.mean(axis=0), abs=1e-6)
-    again = score_dataset(Source(list_file=str(scored.with_name("l.csv"))), scored, lambda: mean_workers(members=THREE))
+    again = score_dataset(
+        Source(list_file=str(scored.with_name("l.csv"))), scored, lambda: mean_executor(members=THREE)
+    )
     assert (again.already, again.failed) == (True, 1)
 
 
 def test_retry_and_update(scored: Path) -> None:
     before = rows(scored)
     Image.new("RGB", (224, 224), (10, 20, 90)).save(scored.parent / "d" / "bad.png")
-    assert retry_failed(scored, lambda: mean_workers(members=THREE)).failed == 0
+    assert retry_failed(scored, lambda: mean_executor(members=THREE)).failed == 0
     assert rows(scored).slice(0, 40).equals(before.slice(0, 40))
     assert [rows(scored)[name][40].as_py() for name in COLUMNS] == pytest.approx([10 / 255, 20 / 255, 90 / 255])
     Image.new("RGB", (224, 224), (0, 0, 255)).save(scored.parent / "d" / "00.png")
     source = Source(list_file=str(scored.with_name("l.csv")))
-    assert update_dataset(source, scored, lambda: mean_workers(members=THREE)).scored_now == 1
+    assert update_dataset(source, scored, lambda: mean_executor(members=THREE)).scored_now == 1
     assert rows(scored)["score_third"][0].as_py() == 1
 
 
@@ -148,7 +150,7 @@ def test_a_file_that_records_nothing_is_known_by_its_columns(names: list[str], m
 
 def test_a_member_without_a_column(plain: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
-    score_dataset(Source(list_file=str(plain)), output, lambda: mean_workers(members=THREE))
+    score_dataset(Source(list_file=str(plain)), output, lambda: mean_executor(members=THREE))
     assert output_metadata(output) is not None
     pq.write_table(pq.read_table(output).drop_columns(["score_third"]), output)
     with pytest.raises(InputError, match=r"is not an output of this model: it has no column score_third$"):

@@ -14,7 +14,7 @@ from PIL import Image
 from fiqa_trt.decoding.cpu import decode_image
 from fiqa_trt.decoding.metadata import bare
 from fiqa_trt.outcomes import UNFORESEEN, Status
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 from tests.images import encode, outcome, pixels, segment
 
 SMALL = Image.radial_gradient("L").resize((40, 30))

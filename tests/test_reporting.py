@@ -27,9 +27,7 @@ from fiqa_trt.errors import DifferentRun, InputError, OutputError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.score import Options, score_dataset
 from fiqa_trt.scores.groups import STEPS, Ledger
-from tests.conftest import mean_workers
-from tests.test_filtering import Row, row, write
-from tests.test_shards import tar
+from tests.helpers import Row, mean_executor, row, tar, write
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">.jpg"
 
@@ -46,6 +44,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
         rows.append({**made, "width": int(rng.integers(10, 2000)), "height": int(rng.integers(10, 2000))})
     rows += [row("d/99/lost.jpg", None), row("d/00/exact.jpg", float(np.float32(0.169)))]
     return write(tmp_path_factory.mktemp("many") / "s.parquet", rows), rows
+
+
+def test_pictures_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.parquet", [row("d/a.jpg", 0.5), row("d/b.jpg", 0.6)])
+    done = CliRunner().invoke(group, ["report", str(path), "-o", str(tmp_path / "r.html")], catch_exceptions=False)
+    assert f"6 of 6 pictures cannot be read now, for one d/a.jpg, which is looked for in {os.getcwd()}\n" in done.output
+    done = CliRunner().invoke(group, ["report", str(path), "-o", str(tmp_path / "n.html"), "--no-images"])
+    assert "cannot be read" not in done.output
 
 
 def test_control_characters_of_names_stay_out_of_the_page(tmp_path: Path) -> None:
@@ -123,7 +129,7 @@ def scored(crops: Path, tmp_path: Path) -> Path:
     (crops / EVIL).write_bytes((crops / "a" / "0.jpg").read_bytes())
     (crops / f"bad{EVIL}").write_bytes(b"x")
     tar(crops / "s.tar", [("x/1.jpg", (crops / "b" / "1.jpg").read_bytes())])
-    score_dataset(Source((str(crops),)), tmp_path / "s.parquet", mean_workers, Options(command="fiqa-trt score <b>"))
+    score_dataset(Source((str(crops),)), tmp_path / "s.parquet", mean_executor, Options(command="fiqa-trt score <b>"))
     return tmp_path / "s.parquet"
 
 
@@ -138,7 +144,7 @@ def test_other_formats(crops: Path, tmp_path: Path, suffix: str) -> None:
     (crops / "bad.jpg").write_bytes(b"x")
     found = []
     for name in ("s.parquet", f"s.{suffix}"):
-        score_dataset(Source((str(crops),)), tmp_path / name, mean_workers)
+        score_dataset(Source((str(crops),)), tmp_path / name, mean_executor)
         found.append(dataclasses.replace(survey(tmp_path / name), provenance={}))
     assert found[0] == found[1]
 

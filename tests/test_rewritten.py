@@ -28,7 +28,7 @@ from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import SUFFIXES, read_output, write_output
 from fiqa_trt.scores.files.reading import UNKNOWN
 from fiqa_trt.scores.schema import own_columns, own_types
-from tests.conftest import mean_workers
+from tests.helpers import mean_executor
 
 OWN = own_columns(MEMBERS)
 INT96 = {"use_deprecated_int96_timestamps": True}
@@ -204,15 +204,15 @@ def test_rewritten_files_as_lists_and_retried(plain: Path, tmp_path: Path, name:
     rewrite(pq.read_table(plain), path)
     if suffix == ".parquet":
         with pytest.raises(InputError, match="does not say which model its scores are from"):
-            retry_failed(path, mean_workers)
+            retry_failed(path, mean_executor)
     else:
-        summary = retry_failed(path, mean_workers)
+        summary = retry_failed(path, mean_executor)
         assert (summary.images, summary.statuses, summary.scored_now) == (6, {"ok": 4, "missing": 2}, 2)
         assert pa.concat_tables(read_output(path, OWN)).num_rows == 6
     if suffix == ".jsonl" or name in ("excel", "tabs"):
         return  # not lists
     out = tmp_path / "again.parquet"
-    assert score_dataset(Source(list_file=str(path)), out, mean_workers).statuses == {"missing": 6}
+    assert score_dataset(Source(list_file=str(path)), out, mean_executor).statuses == {"missing": 6}
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -291,13 +291,13 @@ def test_text_of_any_length(crops: Path, tmp_path: Path, length: int) -> None:
     for suffix in (".csv", ".jsonl"):
         out = tmp_path / f"s{suffix}"
         (crops / "b" / "9.jpg").unlink(missing_ok=True)
-        assert score_dataset(Source(list_file=str(tmp_path / "l.parquet")), out, mean_workers).failed == 1
+        assert score_dataset(Source(list_file=str(tmp_path / "l.parquet")), out, mean_executor).failed == 1
         assert [row["note"] for row in rows(out)] == notes
         (crops / "b" / "9.jpg").write_bytes(Path(paths[0]).read_bytes())
-        assert retry_failed(out, mean_workers).failed == 0
+        assert retry_failed(out, mean_executor).failed == 0
         assert [row["note"] for row in rows(out)] == notes
-        assert score_dataset(Source(list_file=str(tmp_path / "l.parquet")), out, mean_workers).scored_now == 0
-    again = score_dataset(Source(list_file=str(tmp_path / "s.csv")), tmp_path / "t.csv", mean_workers)
+        assert score_dataset(Source(list_file=str(tmp_path / "l.parquet")), out, mean_executor).scored_now == 0
+    again = score_dataset(Source(list_file=str(tmp_path / "s.csv")), tmp_path / "t.csv", mean_executor)
     assert (again.failed, [row["note"] for row in rows(tmp_path / "t.csv")]) == (0, notes)
 
 

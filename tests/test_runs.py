@@ -13,14 +13,13 @@ from fiqa_trt.errors import OutputError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.runs.state import rechunk
-from tests.conftest import mean_workers
-from tests.test_scoring import SMALL, Stop, rows, score, stop_after
+from tests.helpers import SMALL, Stop, mean_executor, rows, score, stop_after
 
 
 def test_a_run_goes_on_with_another_batch_size(crops: Path, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         score(crops, tmp_path / "s.parquet", report=stop_after(5))
-    summary = score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: mean_workers(5), SMALL)
+    summary = score_dataset(Source((str(crops),)), tmp_path / "s.parquet", lambda: mean_executor(5), SMALL)
     assert (summary.images, summary.scored_now < 10) == (10, True)
 
 

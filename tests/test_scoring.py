@@ -32,43 +32,12 @@ from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
 from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Progress
-from fiqa_trt.runs.score import Options, Summary, score_dataset
+from fiqa_trt.runs.score import Options, score_dataset
 from fiqa_trt.runs.state import RunFolder
-from fiqa_trt.scores.files import output_metadata, read_output
-from fiqa_trt.scores.schema import own_columns
+from fiqa_trt.scores.files import output_metadata
 from fiqa_trt.storage.base import Read
 from fiqa_trt.storage.local import LocalStore
-from tests.conftest import MeanEngine, in_process, mean_workers
-
-SMALL = Options(unit_rows=4)
-
-
-def score(folder: Path, output: Path, options: Options = SMALL, **more: object) -> Summary:
-    return score_dataset(Source((str(folder),)), output, mean_workers, options, **more)  # type: ignore[arg-type]
-
-
-def rows(output: Path) -> list[dict[str, object]]:
-    return list(pa.concat_tables(read_output(output, own_columns(MEMBERS))).to_pylist())
-
-
-class Stop(Exception):
-    """What a kill is to these tests."""
-
-
-def stop_after(count: int) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
-        if progress.done >= count:
-            raise Stop
-
-    return report
-
-
-def spoil(crops: Path) -> None:
-    """Failures of several kinds between the good crops."""
-    (crops / "a" / "1.jpg").write_bytes(b"")
-    (crops / "a" / "3.png").write_bytes(b"no image")
-    (crops / "b" / "2.jpg").write_bytes((crops / "b" / "1.jpg").read_bytes()[:700])
-    (crops / "b" / "gone.jpg").symlink_to("nowhere")
+from tests.helpers import SMALL, MeanEngine, Stop, in_process, mean_executor, rows, score, spoil, stop_after
 
 
 def test_one_row_for_each_input_in_order(crops: Path, tmp_path: Path) -> None:
@@ -133,14 +102,14 @@ def test_any_number_of_interruptions_changes_nothing(
     expected, output = tmp_path / "expected.parquet", tmp_path / "s.parquet"
     options = Options(unit_rows=unit)
     source = Source((str(crops),))
-    score_dataset(source, expected, lambda: mean_workers(batch), Options(restart=True))
+    score_dataset(source, expected, lambda: mean_executor(batch), Options(restart=True))
     output.unlink(missing_ok=True)
     for count in stops:
         try:
-            score_dataset(source, output, lambda: mean_workers(batch, workers), options, stop_after(count))
+            score_dataset(source, output, lambda: mean_executor(batch, workers), options, stop_after(count))
         except Stop:
             assert not output.exists()
-    summary = score_dataset(source, output, lambda: mean_workers(batch, workers), options)
+    summary = score_dataset(source, output, lambda: mean_executor(batch, workers), options)
     assert rows(output) == rows(expected)
     assert summary.images == 14
     assert not (tmp_path / "s.parquet.partial").exists()
@@ -191,7 +160,7 @@ def test_an_input_is_not_replaced(crops: Path, tmp_path: Path) -> None:
         sources = (Source((str(crops), str(path))), Source(list_file=str(path)))
         for source in sources:
             with pytest.raises(OutputError, match="is one of the inputs"):
-                score_dataset(source, path, mean_workers, Options(restart=True))
+                score_dataset(source, path, mean_executor, Options(restart=True))
     with pytest.raises(InputError, match=r"cannot read .*/gone: No such file"):
         score_dataset(Source((str(tmp_path / "gone"),)), tmp_path / "s.parquet", pytest.fail)
 
@@ -243,19 +212,19 @@ def test_carried_columns(crops: Path, tmp_path: Path) -> None:
     table = pa.table({"score": range(10), "path": paths, "box": [[1, 2]] * 10})
     pq.write_table(table, tmp_path / "l.parquet")
     source = Source(list_file=str(tmp_path / "l.parquet"))
-    score_dataset(source, tmp_path / "s.parquet", mean_workers, SMALL)
+    score_dataset(source, tmp_path / "s.parquet", mean_executor, SMALL)
     assert [row["input_score"] for row in rows(tmp_path / "s.parquet")] == list(range(10))
     assert pq.read_schema(tmp_path / "s.parquet").names[-2:] == ["input_score", "box"]
-    score_dataset(source, tmp_path / "s.csv", mean_workers, SMALL)
+    score_dataset(source, tmp_path / "s.csv", mean_executor, SMALL)
     assert [row["box"] for row in rows(tmp_path / "s.csv")] == ["[1, 2]"] * 10
     pq.write_table(table.append_column("raw", pa.array([b"x"] * 10)), tmp_path / "l.parquet")
     with pytest.raises(
         OutputError, match=r"\.csv cannot hold column `raw` \(binary\); leave it out, or write \.parquet"
     ):
-        score_dataset(source, tmp_path / "b.csv", mean_workers, SMALL)
+        score_dataset(source, tmp_path / "b.csv", mean_executor, SMALL)
     assert not (tmp_path / "b.csv.partial").exists()
     pq.write_table(table, tmp_path / "l.parquet")
-    score_dataset(source, tmp_path / "s.jsonl", mean_workers, SMALL)
+    score_dataset(source, tmp_path / "s.jsonl", mean_executor, SMALL)
     assert json.loads((tmp_path / "s.jsonl").read_text().splitlines()[3])["box"] == [1, 2]
 
 
@@ -273,7 +242,7 @@ def test_nothing_is_left_when_the_input_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     for source in (Source((str(tmp_path / "nothing"),)), Source((str(tmp_path / "gone"),)), Source(list_file="x.csv")):
         with pytest.raises(InputError):
-            score_dataset(source, tmp_path / "s.parquet", mean_workers, SMALL)
+            score_dataset(source, tmp_path / "s.parquet", mean_executor, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["nothing"]
 
 
@@ -303,7 +272,7 @@ def test_a_slow_disk_and_a_fast_one(crops: Path, tmp_path: Path, delay: float, m
 
     monkeypatch.setattr(LocalStore, "read", slow)
     output = tmp_path / "s.parquet"
-    score_dataset(Source(list_file=str(tmp_path / "l.txt")), output, lambda: mean_workers(3, 2), Options(unit_rows=64))
+    score_dataset(Source(list_file=str(tmp_path / "l.txt")), output, lambda: mean_executor(3, 2), Options(unit_rows=64))
     found = rows(output)
     assert [row["path"] for row in found] == files
     expected = {row["path"]: row["score"] for row in found[:10]}

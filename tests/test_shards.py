@@ -16,33 +16,12 @@ from fiqa_trt.inputs.address import Address, record_path
 from fiqa_trt.inputs.containers.tables import TableContainer
 from fiqa_trt.inputs.containers.tar import TarContainer
 from fiqa_trt.inputs.reader import ContainerReader, open_container, read_recorded
-from fiqa_trt.inputs.source import Source, list_inputs
+from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.runs.retry import retry_failed
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.storage.base import MAX_BYTES
-from tests.conftest import mean_workers
-
-
-def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return path
-
-
-def listed(*inputs: Path, **options: object) -> list[str]:
-    source = Source(tuple(str(path) for path in inputs), **options)  # type: ignore[arg-type]
-    return [path for batch in list_inputs(source) for path in batch.column(0).to_pylist()]
-
-
-def scored(tmp_path: Path, *inputs: Path, **options: object) -> list[dict[str, object]]:
-    source = Source(tuple(str(path) for path in inputs), **options)  # type: ignore[arg-type]
-    output = tmp_path / "s.parquet"
-    score_dataset(source, output, mean_workers, Options(unit_rows=4, restart=True))
-    return list(pq.read_table(output).to_pylist())
+from tests.helpers import listed, mean_executor, scored, tar
 
 
 @pytest.fixture
@@ -159,11 +138,11 @@ def test_a_shard_as_a_row_of_a_list(images: list[bytes], tmp_path: Path) -> None
     shard = tar(tmp_path / "s.tar", [("a.jpg", images[0])])
     file = tmp_path / "l.txt"
     file.write_text(f"{shard}::a.jpg\n{shard}\n{shard}::b.jpg\n{tmp_path}/gone.tar::a.jpg\n")
-    score_dataset(Source(list_file=str(file)), tmp_path / "s.parquet", mean_workers)
+    score_dataset(Source(list_file=str(file)), tmp_path / "s.parquet", mean_executor)
     statuses = [row["status"] for row in pq.read_table(tmp_path / "s.parquet").to_pylist()]
     assert statuses == ["ok", "unsupported", "missing", "missing"]
     tar(tmp_path / "gone.tar", [("a.jpg", images[0])])
-    assert retry_failed(tmp_path / "s.parquet", mean_workers).statuses == {"ok": 2, "unsupported": 1, "missing": 1}
+    assert retry_failed(tmp_path / "s.parquet", mean_executor).statuses == {"ok": 2, "unsupported": 1, "missing": 1}
 
 
 def test_sizes_of_members(tmp_path: Path) -> None:
@@ -310,7 +289,7 @@ def test_a_mended_shard_when_retried(images: list[bytes], tmp_path: Path) -> Non
     shard.write_bytes(whole[: len(images[0]) // 512 * 512 + 1024])
     assert [row["status"] for row in scored(tmp_path, shard)] == ["ok", "truncated"]
     shard.write_bytes(whole)
-    retry_failed(tmp_path / "s.parquet", mean_workers)
+    retry_failed(tmp_path / "s.parquet", mean_executor)
     assert "gets rows where it is INPUT of a run" in str(pq.read_table(tmp_path / "s.parquet")["error"][1])
 
 

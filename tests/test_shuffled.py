@@ -30,8 +30,7 @@ from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.runs.score import Options, score_dataset
 from fiqa_trt.storage.base import MAX_BYTES
-from tests.conftest import mean_workers
-from tests.test_shards import tar
+from tests.helpers import mean_executor, tar
 
 
 def shade(level: int) -> bytes:
@@ -73,7 +72,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 def scored(paths: list[str], folder: Path, unit_rows: int) -> list[dict[str, object]]:
     (folder / "l.txt").write_text("\n".join(paths) + "\n")
     options = Options(unit_rows=unit_rows, restart=True)
-    score_dataset(Source(list_file=str(folder / "l.txt")), folder / "s.parquet", lambda: mean_workers(3, 2), options)
+    score_dataset(Source(list_file=str(folder / "l.txt")), folder / "s.parquet", lambda: mean_executor(3, 2), options)
     return list(pq.read_table(folder / "s.parquet").to_pylist())
 
 
@@ -123,7 +122,7 @@ def test_progress_counts_every_row_once(mixed: dict[str, int], tmp_path: Path) -
     seen = list[tuple[int, int]]()
     source = Source(list_file=str(tmp_path / "l.txt"))
     score_dataset(
-        source, tmp_path / "s.parquet", mean_workers, Options(unit_rows=64), lambda p: seen.append((p.done, p.failed))
+        source, tmp_path / "s.parquet", mean_executor, Options(unit_rows=64), lambda p: seen.append((p.done, p.failed))
     )
     assert seen == sorted(seen)
     assert seen[-1] == (len(paths), 0)

@@ -16,7 +16,7 @@ from fiqa_trt.inputs.address import open_path
 from fiqa_trt.inputs.listing import walk
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
-from tests.conftest import read_file
+from tests.helpers import read_file
 
 
 def paths(*inputs: str | Path, **options: object) -> list[str]:

@@ -16,8 +16,7 @@ from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.runs.state import RunFolder
 from fiqa_trt.scores.files import SUFFIXES
 from fiqa_trt.storage.writing import atomic, beside, check_output, lock
-from tests.conftest import mean_workers
-from tests.test_scoring import SMALL, Stop, rows, score, spoil, stop_after
+from tests.helpers import SMALL, Stop, mean_executor, rows, score, spoil, stop_after
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -238,7 +237,7 @@ def test_an_output_that_is_a_link(crops: Path, tmp_path: Path, suffix: str) -> N
     assert score(crops, output).scored_now < 14
     target.chmod(0o664)
     (crops / "a" / "1.jpg").write_bytes((crops / "a" / "0.jpg").read_bytes())
-    assert retry_failed(output, mean_workers, SMALL).failed == 3
+    assert retry_failed(output, mean_executor, SMALL).failed == 3
     assert (output.is_symlink(), names(tmp_path / "runs")) == (True, {"one"})
     assert stat.S_IMODE(target.stat().st_mode) == 0o664
     assert sum(row["status"] == "ok" for row in rows(output)) == 11
@@ -251,6 +250,6 @@ def test_an_output_in_the_folder_that_is_scored(crops: Path, tmp_path: Path) -> 
     (crops / "s.parquet").symlink_to("results/s.parquet")
     source = Source((str(crops),), all_files=True)
     with pytest.raises(Stop):
-        score_dataset(source, crops / "s.parquet", mean_workers, SMALL, stop_after(5))
-    assert score_dataset(source, crops / "s.parquet", mean_workers, SMALL).images == 10
-    assert score_dataset(source, crops / "s.parquet", mean_workers, SMALL).images == 10
+        score_dataset(source, crops / "s.parquet", mean_executor, SMALL, stop_after(5))
+    assert score_dataset(source, crops / "s.parquet", mean_executor, SMALL).images == 10
+    assert score_dataset(source, crops / "s.parquet", mean_executor, SMALL).images == 10

@@ -15,35 +15,7 @@ from fiqa_trt.engines.manifest import MANIFEST, Manifest, Target, new_engine, th
 from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.engines.store import best_engine, how_to_speed_up, list_engines
 from fiqa_trt.errors import EngineError, RunError
-from fiqa_trt.models.spec import ModelSpec
-
-PAYLOAD = b"an engine"
-MODEL = "a" * 64
-
-
-def manifest(precision: str = "fp16", rate: float = 100.0, **changes: object) -> Manifest:
-    made = Manifest(
-        model=MODEL,
-        backend="openvino",
-        precision=precision,
-        executed="bf16",
-        target=Target("cpu", this_processor(), ("BF16",)),
-        batch=(1, 8, 32),
-        payload="network.zip",
-        payload_sha256=hashlib.sha256(PAYLOAD).hexdigest(),
-        agreement={"max": 0.001},
-        throughput=rate,
-        seconds=1.5,
-        versions={"openvino": "1"},
-        spec=ModelSpec(),
-    )
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
-
-
-def put(folder: Path, made: Manifest, payload: bytes = PAYLOAD) -> Path:
-    with new_engine(folder) as draft:
-        draft.write(made, payload)
-    return folder
+from tests.helpers import MODEL, PAYLOAD, manifest, put
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

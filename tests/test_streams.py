@@ -27,7 +27,7 @@ from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import Stream, give, is_terminal, messages, tell
 from fiqa_trt.inputs.marks import OURS
 from fiqa_trt.progress import Progress
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "fiqa_trt"]

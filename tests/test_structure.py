@@ -14,7 +14,7 @@ from benchmarks.common import damage
 from fiqa_trt.decoding.cpu import decode_image
 from fiqa_trt.decoding.structure import dimensions
 from fiqa_trt.outcomes import ImageError
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:

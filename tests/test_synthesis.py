@@ -22,7 +22,7 @@ from fiqa_trt.machine.samples import portrait
 from fiqa_trt.progress import Progress
 from fiqa_trt.training.degradations import FAMILIES
 from fiqa_trt.training.synthesis import PARTS, Face, cut, read_faces, synthesize
-from tests.test_shards import tar
+from tests.helpers import tar
 
 FACE = np.asarray(portrait())
 

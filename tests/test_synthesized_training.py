@@ -16,7 +16,7 @@ from PIL import Image
 from fiqa_trt.machine.samples import portrait
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.training.dataset import read_labels
-from tests.test_shards import tar
+from tests.helpers import tar
 
 COMMAND = (sys.executable, "-m", "fiqa_trt")
 

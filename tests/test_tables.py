@@ -226,6 +226,8 @@ def test_paths_in_a_table(tmp_path: Path) -> None:
         assert list(read(path).values()) == good + failed + ["unsupported"] * 4
         with pytest.raises(ImageError, match="not read from https://; fetch"):
             TableContainer(path).read("8", MAX_BYTES)
+        with pytest.raises(ImageError, match=r"the table names d/gone\.jpg: No such file"):
+            TableContainer(path).read("3", MAX_BYTES)
 
 
 def test_a_table_that_pyarrow_cannot_open(tmp_path: Path) -> None:
@@ -264,6 +266,24 @@ def test_bytes_flipped_anywhere_in_a_table_never_raise(
     reader.close()
     with contextlib.suppress(InputError):  # where the name of the column is damaged
         assert len(list(open_container(str(path)).keys())) <= 20
+
+
+def test_a_table_that_claims_more_rows_than_it_has(tmp_path: Path) -> None:
+    """A footer with a bit too many must not become millions of rows, nor go without a word."""
+    path = Path(write(tmp_path / "t.parquet", pa.table({"image": [b"x"] * 20}), rows=5))
+    whole, seen = path.read_bytes(), set[int]()
+    for at in range(len(whole) // 2, len(whole)):
+        for bit in range(8):
+            spoilt = bytearray(whole)
+            spoilt[at] ^= 1 << bit
+            path.write_bytes(spoilt)
+            with contextlib.suppress(InputError):  # where the name of the column is damaged
+                container = TableContainer(str(path))
+                found = len(list(container.keys()))
+                assert found <= 20
+                assert found == 20 or container.error is not None
+                seen.add(found)
+    assert len(seen) > 1
 
 
 def test_a_damaged_row_group_costs_only_itself_in_any_order(tmp_path: Path) -> None:

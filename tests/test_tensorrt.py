@@ -18,7 +18,7 @@ from fiqa_trt.engines import tensorrt as ours
 from fiqa_trt.engines.manifest import Manifest, Target
 from fiqa_trt.engines.opening import RELEASED, open_engine
 from fiqa_trt.errors import EngineError, OutOfMemory
-from tests.test_store import manifest, put
+from tests.helpers import manifest, put
 
 HERE = Target("cuda", "H100", ("sm_90",))
 PLAN = manifest(backend="tensorrt", target=HERE, versions={"tensorrt": "11.1.0"})

@@ -26,9 +26,7 @@ from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Progress
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import output_metadata, read_output
-from tests.conftest import mean_workers
-from tests.test_delivery import Stop, tree, wanted
-from tests.test_shards import tar
+from tests.helpers import Stop, mean_executor, tar, tree, wanted
 
 
 def only(scores: Path, *names: str) -> Any:
@@ -92,7 +90,7 @@ def wanted_names(mask: Any, scores: Path, crops: Path) -> list[str]:
 def test_rows_of_tables_have_their_names_in_it(crops: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [(crops / "a" / "0.jpg").read_bytes()] * 2}), tmp_path / "t.parquet")
     scores, out = tmp_path / "s.parquet", tmp_path / "out"
-    score_dataset(Source((str(tmp_path / "t.parquet"),)), scores, mean_workers)
+    score_dataset(Source((str(tmp_path / "t.parquet"),)), scores, mean_executor)
     for _ in range(2):
         fill_folder(Kept(scores, np.ones(2, bool)), out, "copy")
         names = [path for part in read_output(out / TABLE, ["path"]) for path in part["path"].to_pylist()]
@@ -167,7 +165,7 @@ def test_a_link_is_put_back_as_one(crops: Path, tmp_path: Path) -> None:
     (crops / "link.jpg").symlink_to("a/0.jpg")
     (crops / "other.jpg").symlink_to("b/1.jpg")
     scores, out = tmp_path / "s.parquet", tmp_path / "out"
-    score_dataset(Source((str(crops),)), scores, mean_workers)
+    score_dataset(Source((str(crops),)), scores, mean_executor)
     expected = tree(crops)
     fill_folder(Kept(scores, only(scores, "link.jpg", "other.jpg")), out, "move")
     (crops / "b" / "1.jpg").unlink()  # so that its link would lead nowhere
@@ -318,7 +316,7 @@ def test_nothing_stays_where_nothing_was_delivered(scores: Path, mask: Any, crop
 
 def again(crops: Path, scores: Path) -> None:
     scores.unlink()
-    score_dataset(Source((str(crops),)), scores, mean_workers)
+    score_dataset(Source((str(crops),)), scores, mean_executor)
 
 
 def names_in(table: Path, column: str, start: Path) -> list[str]:
@@ -415,17 +413,102 @@ def test_what_was_moved_stays_and_more_comes(scores: Path, mask: Any, crops: Pat
 def test_an_update_of_members_of_shards(crops: Path, tmp_path: Path) -> None:
     files = [(f"{index}.jpg", (crops / "ab"[index % 2] / f"{index}.jpg").read_bytes()) for index in range(4)]
     scores, out, shard = tmp_path / "s.parquet", tmp_path / "out", tmp_path / "s.tar"
-    score_dataset(Source((str(tar(shard, files)),)), scores, mean_workers)
+    score_dataset(Source((str(tar(shard, files)),)), scores, mean_executor)
     fill_folder(Kept(scores, np.ones(4, bool)), out, "copy")
     done = fill_folder(Kept(scores, only(scores, "0.jpg", "1.jpg")), out, "copy", update=True)
     assert (done.removed, done.already, done.staying) == (2, 2, 0)
     tar(shard, files[:1])
     os.utime(shard, (5, 5))
     scores.unlink()
-    score_dataset(Source((str(shard),)), scores, mean_workers)
+    score_dataset(Source((str(shard),)), scores, mean_executor)
     done = fill_folder(Kept(scores, np.ones(1, bool)), out, "copy", update=True)
     assert (done.removed, done.written, done.staying) == (1, 1, 1)  # nothing else holds the other one
     assert tree(out) == {"s.tar/0.jpg": files[0][1], "s.tar/1.jpg": files[1][1]}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_cannot_be_read_any_more_keeps_its_row(crops: Path, tmp_path: Path, same: bool) -> None:
+    """The shards and the table that images came from are away, whether the same call is made or an update."""
+    files = [(f"{index}.jpg", (crops / "ab"[index % 2] / f"{index}.jpg").read_bytes()) for index in range(4)]
+    scores, out, shard, table = (tmp_path / name for name in ("s.parquet", "out", "s.tar", "t.parquet"))
+    pq.write_table(pa.table({"image": [data for _, data in files]}), table)
+    score_dataset(Source((str(tar(shard, files)), str(table), str(crops / "a"))), scores, mean_executor)
+    every = pq.read_table(scores)["score"].is_valid().to_numpy()
+    fill_folder(Kept(scores, every), out, "copy")
+    before, delivered = tree(out), pq.read_table(out / TABLE)
+    for path in (shard, table, *crops.rglob("*.jpg")):
+        path.unlink()
+    keep = every if same else every & ~only(scores, "::0.jpg")
+    done = fill_folder(Kept(scores, keep), out, "copy", update=not same)
+    assert (done.written, done.already, done.skipped) == (0, keep.sum(), {})
+    assert done.staying == (not same)  # nothing else holds it
+    assert tree(out) == before
+    assert sorted(pq.read_table(out / TABLE)["path"].to_pylist()) == sorted(delivered["path"].to_pylist())
+
+
+@pytest.mark.parametrize("way", ["copy", "hardlink"])
+@pytest.mark.parametrize("old_place", ["gone", "there"])
+def test_a_tree_that_is_elsewhere_now(
+    scores: Path, crops: Path, tmp_path: Path, way: str, old_place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handed over: images, scores and folder in another place, relative to which nothing has changed."""
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.copytree(crops, "crops")
+    output = Path("s.parquet")
+    score_dataset(Source(("crops",)), output, mean_executor)
+    every = pq.read_table(output)["score"].is_valid().to_numpy()
+    fill_folder(Kept(output, every), Path("out"), way)
+    monkeypatch.chdir(tmp_path / "there")
+    for name in ("crops", "out"):
+        shutil.copytree(tmp_path / "here" / name, name)
+    shutil.copy(tmp_path / "here" / output, output)
+    if old_place == "gone":
+        shutil.rmtree(tmp_path / "here")
+    keep, whole = every & ~only(output, "a/2.jpg"), tree(Path("out"))
+    with pytest.raises(FiqaError, match=r"with --root .*here/crops, and with .*there its images would have other"):
+        fill_folder(Kept(output, keep), Path("out"), way, str(tmp_path / "there"), update=True)
+    for root in (None, "crops"):
+        done = fill_folder(Kept(output, keep), Path("out"), way, root, update=True)
+        assert (done.written, done.already, done.removed) == (0, len(whole) - 1, root is None)
+        assert (done.staying, done.skipped) == (0, {})
+        assert pq.read_table(Path("out") / TABLE).num_rows == len(whole) - 1
+        assert tree(Path("out")) == {name: data for name, data in whole.items() if name != "a/2.jpg"}
+
+
+def test_a_folder_made_of_a_folder(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
+    """What leaves it takes no caption along that is another folder's."""
+    first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
+    for path in crops.rglob("*.jpg"):
+        path.with_suffix(".txt").write_text(path.name)
+    fill_folder(Kept(scores, mask), first, "copy", companions=Wish())
+    before, given = tree(crops), tree(first)
+    for source, folder in ((first, second), (second, third)):
+        every = np.ones(pq.read_table(source / TABLE).num_rows, bool)
+        fill_folder(Kept(source / TABLE, every), folder, "copy", companions=Wish())
+        assert tree(folder) == given
+        fewer = ~only(source / TABLE, "a/2.jpg", "b/3.jpg")
+        done = fill_folder(Kept(source / TABLE, fewer), folder, "copy", companions=Wish(), update=True)
+        assert (done.removed, done.already, done.staying) == (2, len(every) - 2, 0)
+        given = {name: data for name, data in given.items() if not name.startswith(("a/2.", "b/3."))}
+        assert tree(folder) == given
+        fill_folder(Kept(source / TABLE, every), folder, "copy", companions=Wish(), update=True)
+        given = tree(source)
+        assert tree(folder) == given
+    assert (tree(crops), tree(first)) == (before, given)
+    assert names_in(third / TABLE, "original_path", crops) == names_in(first / TABLE, "original_path", crops)
+
+
+def test_a_list_may_have_a_column_of_our_name(crops: Path, tmp_path: Path) -> None:
+    listing, scores, out = tmp_path / "list.csv", tmp_path / "s.parquet", tmp_path / "out"
+    kept = sorted(crops.rglob("[13].jpg"))
+    listing.write_text("path,original_path\n" + "".join(f"{path},{crops / 'a' / '0.jpg'}\n" for path in kept))
+    score_dataset(Source(list_file=str(listing)), scores, mean_executor)
+    fill_folder(Kept(scores, np.ones(len(kept), bool)), out, "copy", companions=Wish())
+    done = fill_folder(Kept(scores, np.arange(len(kept)) > 0), out, "copy", companions=Wish(), update=True)
+    assert (done.removed, done.already) == (1, len(kept) - 1)
+    assert pq.read_table(out / TABLE)["delivered_from"].to_pylist() == [str(path) for path in kept[1:]]
 
 
 def test_updates_that_are_refused(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
@@ -434,7 +517,7 @@ def test_updates_that_are_refused(scores: Path, mask: Any, crops: Path, tmp_path
     for options, message in (
         ({"way": "hardlink", "companions": Wish()}, "filled by --copy, not --hardlink"),
         ({"way": "copy"}, "with other --companions"),
-        ({"way": "copy", "companions": Wish(), "root": str(tmp_path)}, f"with --root {crops}, not {tmp_path}"),
+        ({"way": "copy", "companions": Wish(), "root": str(tmp_path)}, f"--root {crops}, and with {tmp_path}"),
     ):
         with pytest.raises(FiqaError, match=message):
             fill_folder(Kept(scores, ~mask), out, update=True, **options)

@@ -31,8 +31,7 @@ from fiqa_trt.runs.score import Options, Summary, score_dataset
 from fiqa_trt.runs.update import compare, update_dataset
 from fiqa_trt.scores.files import read_output
 from fiqa_trt.storage.base import microseconds
-from tests.conftest import MeanEngine, jpeg, mean_workers
-from tests.test_shards import tar
+from tests.helpers import MeanEngine, jpeg, mean_executor, tar
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -121,6 +120,30 @@ def test_gone_rows_are_kept_on_request(folder: Path, tmp_path: Path) -> None:
     assert [Path(row["path"]).name for row in rows(output)][-2:] == ["0.jpg", "4.jpg"]
     assert {row["path"]: row for row in rows(output)} == before
     assert update(folder, output)[0].images == 5
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("keep_gone", [False, True])
+def test_columns_that_only_the_output_has_stay(folder: Path, tmp_path: Path, suffix: str, keep_gone: bool) -> None:
+    """A person, say, that a list brought along, and that a run over the folder would not."""
+    listing, output = tmp_path / "list.csv", tmp_path / f"s{suffix}"
+    names = sorted(path.name for path in folder.iterdir())
+    lines = [f"{folder / name},p{number},{number}" for number, name in enumerate(names)]
+    listing.write_text("path,person,shot\n" + "\n".join(lines) + "\n")
+    update(Source(list_file=str(listing)), output)
+    put(folder / "1.jpg", 250, 1_001, b"longer")
+    put(folder / "a" / "new.jpg", 7, 1)
+    (folder / "3.jpg").unlink()
+    _, seen, said = update(folder, output, keep_gone=keep_gone)
+    assert seen == 2
+    assert f"kept from {output}, as the inputs do not bring it (null for what is new): person, shot" in said
+    expected = {name: (f"p{number}", str(number)) for number, name in enumerate(names)} | {"new.jpg": (None, None)}
+    if not keep_gone:
+        del expected["3.jpg"]
+    assert {Path(row["path"]).name: (row["person"], row["shot"]) for row in rows(output)} == expected
+    listing.write_text(f"path,person\n{folder / '0.jpg'},other\n")
+    assert "(null for what is new): shot" in update(Source(list_file=str(listing)), output)[2]
+    assert [(row["person"], row["shot"]) for row in rows(output)] == [("other", "0")]
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -246,7 +269,7 @@ def test_outputs_that_cannot_be_updated(folder: Path, tmp_path: Path) -> None:
     pq.write_table(whole.drop_columns(["modified"]), output)
     with pytest.raises(InputError, match="does not record the sizes and times"):
         update(folder, output)
-    retry_failed(output, mean_workers)  # which needs them as little as every other command
+    retry_failed(output, mean_executor)  # which needs them as little as every other command
     pq.write_table(whole.replace_schema_metadata(None), output)
     with pytest.raises(InputError, match="does not say which model"):
         update(folder, output)
@@ -342,7 +365,7 @@ def test_times_name_their_zone_and_those_of_earlier_versions_are_read(
         assert len(zoned.findall(written)) == len(rows(output))
         output.write_text(zoned.sub(r"\1", written))
     before = rows(output)
-    retry_failed(output, mean_workers)
+    retry_failed(output, mean_executor)
     assert rows(output) == before
     assert update(folder, output)[1] == 0
     assert rows(output) == before

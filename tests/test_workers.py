@@ -20,7 +20,7 @@ from fiqa_trt.executors.registry import ELSEWHERE, open_executor
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Count
 from fiqa_trt.runs.score import Options, Summary, score_dataset
-from tests.test_cli import call
+from tests.helpers import call
 
 SETUP = Setup(device="cpu", precision="fp32", batch=4)
 UNIT = 8

@@ -19,7 +19,7 @@ from fiqa_trt.inputs.containers.zip import ZipContainer
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.base import MAX_BYTES
-from tests.test_shards import listed, scored
+from tests.helpers import listed, scored
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "..", ".", "x" * 90, "::2", "人"])
 _NAMES = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)
