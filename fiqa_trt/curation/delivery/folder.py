@@ -131,7 +131,7 @@ def fill_folder(
         RunError: the disk is full or fails; the same call goes on.
     """
     fill = check_folder(kept, output, way, root, companions, update=update)
-    made, done = not output.exists(), 0
+    made = not output.exists()
     with contextlib.ExitStack() as held:
         try:
             output.mkdir(exist_ok=True)
@@ -140,16 +140,22 @@ def fill_folder(
                 raise OutputError(f"another run has just written {output}; run the same command again")
         except OSError as exc:
             raise unwritable(output, exc) from exc
-        reader = held.enter_context(contextlib.closing(ContainerReader()))
-        filling = _Filling(fill, reader, held.enter_context(contextlib.closing(Journal(output))))
+        return _fill(fill, report, made=made)
+
+
+def _fill(fill: Fill, report: Report, *, made: bool) -> Delivered:
+    """See `fill_folder`; `made`: the folder was not there before."""
+    done, total = 0, len(fill.kept)
+    with contextlib.closing(ContainerReader()) as reader, contextlib.closing(Journal(fill.output)) as journal:
+        filling = _Filling(fill, reader, journal)
         filling.begin()
         for image in filling.plan:
             try:
                 filling.put(image)
             finally:
                 done += not image.companion
-                report(Progress(done, len(kept), sum(filling.plan.skips.reasons.values())))
-        return filling.end(made=made)
+                report(Progress(done, total, sum(filling.plan.skips.reasons.values())))
+    return filling.end(made=made)  # which says that it is finished: by then the journal is on the disk
 
 
 class _Filling:
