@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 WHEELS := $(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .venv/wheels
 
 # What decoding depends on most, with the lowest versions that pyproject.toml allows.
-DECODING := $(addprefix tests/test_,$(addsuffix .py,decode formats globals jpeg2000 metadata png structure tiff))
+DECODING := tests/test_globals.py $(addprefix tests/decoding/test_,$(addsuffix .py,decode formats jpeg2000 metadata png structure tiff))
 
 .PHONY: demo test test-gpu test-minimum lint clean
 

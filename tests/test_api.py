@@ -30,7 +30,7 @@ from fiqa_trt.errors import InputError, OutputError, UsageError
 from fiqa_trt.inputs.containers.tar import TarContainer
 from fiqa_trt.scores.files import output_metadata
 from fiqa_trt.storage.base import Blob
-from tests.test_shards import tar
+from tests.helpers import tar
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFilter
 
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "model-card.md")

@@ -33,8 +33,8 @@ from PIL import (
 
 from fiqa_trt.decoding.cpu import CpuDecoder, decode_image
 from fiqa_trt.outcomes import ImageError, Outcome, Status
-from tests.conftest import jpeg
-from tests.images import chunk, encode, segment
+from tests.decoding.images import chunk, encode, segment
+from tests.helpers import jpeg
 
 MODULES: tuple[ModuleType, ...] = (
     Image, ImageFile, AvifImagePlugin, BmpImagePlugin, GifImagePlugin, Jpeg2KImagePlugin, JpegImagePlugin,

@@ -26,7 +26,7 @@ from fiqa_trt.inputs.source import Source
 from fiqa_trt.models.verification import check, compare, verification_batch
 from fiqa_trt.outcomes import Status
 from fiqa_trt.runs.score import score_dataset
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 
 pytestmark = [
     pytest.mark.gpu,

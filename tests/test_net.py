@@ -22,7 +22,7 @@ from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.pipeline import decode_all
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scorer import Scorer
-from tests.conftest import jpeg
+from tests.helpers import jpeg
 
 BAD = b"what makes this decoder stumble"
 GOOD = b"what does not"

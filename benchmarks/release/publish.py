@@ -1,7 +1,7 @@
 """Make a checkpoint of `fiqa-trt train` the released one: weights, ONNX, manifest and golden scores.
 
 `python -m benchmarks.release.publish ensemble.safetensors [-o DIR]`. Without -o the files in `fiqa_trt/weights/` and
-`tests/golden.json` are replaced.
+`tests/models/golden.json` are replaced.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fiqa_trt.building.export import export
 from fiqa_trt.engines.opening import CHECKPOINT, RELEASED
-from tests import golden
+from tests.models import golden
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.source import list_inputs, source_of
 from fiqa_trt.inputs.user_tables import KINDS
 from fiqa_trt.models.spec import PreprocessSpec
-from fiqa_trt.models.verification import TOLERANCES, Agreement, compare, verification_batch
+from fiqa_trt.models.verification import TOLERANCES, Fidelity, compare, verification_batch
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Say, silent
 
@@ -47,8 +47,8 @@ class Trial:
         fixed: on the verification batch, which decides whether an engine is written.
     """
 
-    crops: Agreement
-    fixed: Agreement
+    crops: Fidelity
+    fixed: Fidelity
 
     @classmethod
     def of(cls, scored: Callable[[Pixels], Scores], exact: Callable[[Pixels], Scores], crops: Pixels) -> Trial:

@@ -18,7 +18,7 @@ from fiqa_trt.engines.base import Engine, EngineInfo, Scores
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.store import NOISE
 from fiqa_trt.errors import EngineError
-from fiqa_trt.models.verification import Agreement, check, compare, verification_batch
+from fiqa_trt.models.verification import Fidelity, check, compare, verification_batch
 from fiqa_trt.progress import Say
 
 _TIMED_SECONDS, _ROUNDS = 0.3, 7
@@ -105,7 +105,7 @@ def measure_engine(
     Raises:
         EngineError: out of tolerance, or it cannot be opened with any batch size.
     """
-    rates, found = dict[int, list[float]](), dict[int, tuple[EngineInfo, Agreement, Scores]]()
+    rates, found = dict[int, list[float]](), dict[int, tuple[EngineInfo, Fidelity, Scores]]()
     gain = 0.0
     with contextlib.ExitStack() as stack:
         engines = dict[int, Engine]()

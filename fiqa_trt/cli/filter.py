@@ -70,7 +70,7 @@ class _Score(click.types.FloatParamType):
     "--companions", metavar="auto|.txt,...", help="Take along the files that go with an image: captions, labels."
 )
 @click.option("--shard-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Samples of a .tar.")
-@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
+@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: as scored]")
 @click.option("--dry-run", is_flag=True, help="Only say what would be kept, and how many bytes.")
 @click.option(
     "--undo",
@@ -200,6 +200,7 @@ def command(
     if as_json:
         facts = {"kept": selection.kept, "dropped": selection.dropped, "brought_back": selection.brought_back}
         facts |= {"groups": selection.groups, "lost_groups": selection.lost, "unscored_groups": selection.unscored}
+        facts |= {"short_groups": selection.short}
         give(json.dumps({**facts, "delivered": delivered and dataclasses.asdict(delivered)}))
     if not selection.kept:
         complain(
@@ -207,7 +208,8 @@ def command(
         )
         sys.exit(NOTHING_DELIVERED)
     if delivered is not None and not delivered.written and not delivered.already:
-        complain("not one of the images could be delivered")
+        where = f"; relative paths count from {os.getcwd()}" if set(delivered.skipped) == {"missing"} else ""
+        complain(f"not one of the images could be delivered{where}")
         sys.exit(NOTHING_DELIVERED)
 
 
@@ -253,6 +255,11 @@ def describe(selection: Selection) -> str:
         lines.append(
             f"{count:,} of {groups} {'has' if count == 1 else 'have'} no scored image, so nothing can be kept "
             f"(score --retry-failed, once the files are mended): {_names(selection.unscored)}"
+        )
+    if count := len(selection.short):
+        lines.append(
+            f"{count:,} of {groups} {'has' if count == 1 else 'have'} fewer scored images than --keep-at-least, and "
+            f"{'keeps' if count == 1 else 'keep'} all of them: {_names(selection.short)}"
         )
     return "\n".join(lines)
 

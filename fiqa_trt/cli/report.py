@@ -10,7 +10,7 @@ import click
 from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import already_there, number_of
+from fiqa_trt.errors import already_there, number_of, printable
 
 
 @click.command(short_help="Show a scores file as a page.")
@@ -20,7 +20,7 @@ from fiqa_trt.errors import already_there, number_of
 @click.option("--group-by", default="parent", show_default=True, metavar="parent|COLUMN|REGEX", help="As of filter.")
 @click.option("--sheet", default=24, show_default=True, type=click.IntRange(0, 200), help="Images of a contact sheet.")
 @click.option("--no-images", is_flag=True, help="No contact sheets; the images are not touched.")
-@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
+@click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: as scored]")
 @click.option("--restart", is_flag=True, help="Replace a page that is there.")
 @quiet_and_json
 def command(
@@ -46,6 +46,7 @@ def command(
       fiqa-trt report scores.parquet -o report.html
     """
     from fiqa_trt.analysis.report import survey, write_report
+    from fiqa_trt.inputs.address import sought
     from fiqa_trt.scores.groups import STEPS
     from fiqa_trt.storage.writing import check_output
 
@@ -70,6 +71,10 @@ def command(
         say(f"at {found.threshold:.3f} {len(lost):,} of {groups} {'loses' if len(lost) == 1 else 'lose'} everything")
     if unscored:
         say(f"{len(unscored):,} of {groups} {'has' if len(unscored) == 1 else 'have'} no scored image")
+    pictures = [each for sheet in found.sheets.values() for each in sheet]
+    if unread := [each.path for each in pictures if not each.data]:
+        count = number_of(len(pictures), "picture")
+        say(f"{len(unread):,} of {count} cannot be read now, for one {printable(sought(unread[0]))}")
     say(f"{number_of(found.images, 'image')}, {found.images - found.scored:,} failed; written to {output}")
     if as_json:
         facts: dict[str, object] = {"output": str(output), "images": found.images, "scored": found.scored}

@@ -113,6 +113,7 @@ class Selection:
         groups: how many there are; 0 if they did not matter.
         lost: groups that had scores and keep nothing, by name, in order.
         unscored: groups without an image that has a score, which no rule can keep, likewise.
+        short: groups that have scores, but fewer than `keep_at_least`, and keep all of these, likewise.
     """
 
     mask: Mask
@@ -122,6 +123,7 @@ class Selection:
     groups: int
     lost: list[str]
     unscored: list[str]
+    short: list[str]
 
     @property
     def kept(self) -> int:
@@ -172,16 +174,19 @@ def select(scores: Path, rules: Rules) -> Selection:
     if rules.keep is not None:
         one = np.zeros(len(values), np.int64)
         kept = drop("beyond --keep or --top", kept, _best(columns, kept, one, rules.keep))
-    brought_back, lost, unscored = 0, list[str](), list[str]()
+    brought_back, lost, unscored, short = 0, list[str](), list[str](), list[str]()
     if columns.groups is not None and columns.names is not None:
         if rules.keep_at_least:
             rescued = _rescued(columns, kept, scored, rules.keep_at_least)
             brought_back, kept = int((rescued & ~kept).sum()), rescued
         count_of = len(columns.names)
-        had, has = (np.bincount(columns.groups[rows], minlength=count_of) > 0 for rows in (scored, kept))
-        lost, unscored = (sorted(columns.names.take(np.flatnonzero(which)).to_pylist()) for which in (had & ~has, ~had))
+        had, has = (np.bincount(columns.groups[rows], minlength=count_of) for rows in (scored, kept))
+        lost, unscored, short = (
+            sorted(columns.names.take(np.flatnonzero(which)).to_pylist())
+            for which in ((had > 0) & (has == 0), had == 0, (had > 0) & (had < rules.keep_at_least))
+        )
     count = 0 if columns.names is None else len(columns.names)
-    return Selection(kept, dropped, brought_back, float(np.nanmax(values)), count, lost, unscored)
+    return Selection(kept, dropped, brought_back, float(np.nanmax(values)), count, lost, unscored, short)
 
 
 def _best(columns: _Columns, kept: Mask, groups: npt.NDArray[np.int64], amount: Amount) -> Mask:

@@ -51,7 +51,7 @@ class Manifest:
         batch: smallest, quickest and largest number of images of a call.
         payload: file name beside the manifest.
         payload_sha256: of that file.
-        agreement: measured against the FP32 reference; see `fiqa_trt.models.verification.Agreement`.
+        agreement: measured against the FP32 reference; see `fiqa_trt.models.verification.Fidelity`.
         throughput: images per second with the quickest batch, measured when it was built; 0 if it was not.
         seconds: that the build took.
         versions: of the libraries that made it.

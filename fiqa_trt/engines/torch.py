@@ -18,6 +18,7 @@ from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_fro
 from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
+from fiqa_trt.shell import command_line
 
 if TYPE_CHECKING:
     import torch
@@ -52,9 +53,8 @@ def load_checkpoint(path: Path) -> Ensemble:
         network = Ensemble(ModelSpec(members=tuple(name for name in NETWORKS if name in MEMBERS or name in found)))
         lacking = [name for name in MEMBERS if name not in found]
         if 0 < len(lacking) < len(MEMBERS):
-            raise EngineError(
-                f"{foreign} but of one member: fiqa-trt train --member {lacking[0]} --init {path} adds the other one"
-            )
+            way_out = command_line("fiqa-trt", "train", "--member", lacking[0], "--init", str(path))
+            raise EngineError(f"{foreign} but of one member: {way_out} adds the other one")
         if differing := sorted(weights.keys() ^ network.state_dict().keys()):
             which = "has" if differing[0] in weights else "lacks"
             raise EngineError(

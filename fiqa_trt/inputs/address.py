@@ -119,3 +119,8 @@ def open_path(recorded: str) -> str:
             return recorded
         rest = slash + path
     return os.fsdecode(unquote_to_bytes(rest))
+
+
+def sought(recorded: str) -> str:
+    """A recorded path, and where it is looked for, for a message that it is not there."""
+    return recorded if os.path.isabs(open_path(recorded)) else f"{recorded}, which is looked for in {os.getcwd()}"

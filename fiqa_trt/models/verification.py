@@ -111,7 +111,7 @@ def _stretched(image: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.floa
 
 
 @dataclasses.dataclass(frozen=True)
-class Agreement:
+class Fidelity:
     """How near the scores of an engine (means over members) come to the reference's.
 
     Attributes:
@@ -157,8 +157,8 @@ TOLERANCES = {
 }
 
 
-def compare(scores: Scores, reference: Scores) -> Agreement:
-    """Agreement of member scores [N, members] with a reference of the same shape.
+def compare(scores: Scores, reference: Scores) -> Fidelity:
+    """Fidelity of member scores [N, members] with a reference of the same shape.
 
     Raises:
         EngineError: a score that is not a number.
@@ -167,7 +167,7 @@ def compare(scores: Scores, reference: Scores) -> Agreement:
         raise EngineError("the engine returned scores that are not numbers; build it with another --precision")
     ours, theirs = scores.mean(axis=1, dtype=np.float64), reference.mean(axis=1, dtype=np.float64)
     difference = np.abs(ours - theirs)
-    return Agreement(len(ours), float(difference.max()), float(difference.mean()), _spearman(ours, theirs))
+    return Fidelity(len(ours), float(difference.max()), float(difference.mean()), _spearman(ours, theirs))
 
 
 def _spearman(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
@@ -183,7 +183,7 @@ def _spearman(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
     return float((first * second).sum()) / scale if scale else 0.0
 
 
-def check(agreement: Agreement, precision: str, what: str) -> None:
+def check(agreement: Fidelity, precision: str, what: str) -> None:
     """Raise EngineError unless the agreement is within the tolerance of `precision` (fp32, fp16 or int8)."""
     limit = TOLERANCES[precision]
     if not (agreement.max <= limit.max and agreement.mean <= limit.mean and agreement.srcc >= limit.srcc):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -11,12 +13,23 @@ import pyarrow.compute as pc
 
 from fiqa_trt.errors import InputError, RunError
 from fiqa_trt.executors.base import Executor
+from fiqa_trt.inputs.address import Address, sought
+from fiqa_trt.inputs.containers.registry import TABLES
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs.score import Options, Summary, begin_in_place, open_run, refuse_incomparable
-from fiqa_trt.scores.files import check_columns, output_metadata, read_output, read_schema, recorded_fingerprint
+from fiqa_trt.scores.files import (
+    check_columns,
+    output_metadata,
+    read_output,
+    read_schema,
+    recorded_fingerprint,
+    with_metadata,
+)
 from fiqa_trt.scores.schema import needed_columns, own_columns
+
+_IN_TABLE = rf"(?i)({'|'.join(map(re.escape, TABLES))})(::|%3A%3A)"
 
 
 def retry_failed(
@@ -29,10 +42,11 @@ def retry_failed(
 ) -> Summary:
     """Score again, in place and atomically, the rows of a finished output whose status is not `ok`.
 
-    All other rows, the order and the carried columns stay as they are. `image_column`: see `read_output`.
+    All other rows, the order and the carried columns stay as they are. `image_column`: see `read_output`; another one
+    than the output records only if no score comes from a table.
 
     Raises:
-        InputError: the output does not exist or is not one of ours.
+        InputError: the output does not exist or is not one of ours, or not one image that has a score is there.
         DifferentRun: its scores come from another model or precision, so new ones could not stand beside them.
         FiqaError: as in `score_dataset`.
     """
@@ -44,15 +58,45 @@ def retry_failed(
         finished = functools.partial(read_output, output, own, image_column)
         rows = sum(table.num_rows for table in finished())
         digest, count = folder.freeze(_failed(finished()))
-        column = image_column or recorded_fingerprint(output_metadata(output)).get("image_column")
+        metadata = output_metadata(output)
+        column = image_column or recorded_fingerprint(metadata).get("image_column")
         source = Source(image_column=column)
         fingerprint = run.fingerprint("retry", source, digest, count)
-        refuse_incomparable(output, "--retry-failed", fingerprint, say)
+        if count:
+            _refuse_elsewhere(output, finished())
+        free = () if any(map(_scored_in_tables, finished())) else ("image_column",)
+        refuse_incomparable(output, "--retry-failed", fingerprint, say, free=free)
+        if metadata is not None and recorded_fingerprint(metadata).get("image_column", column) != column:
+            metadata["fingerprint"]["image_column"] = column
+            schema = with_metadata(schema, metadata)
         begin_in_place(run, fingerprint)
         run.work()
         if count == 0:
             say(f"nothing to retry: every row of {output} is ok")
         return run.finish(schema, _merged(finished(), folder.units.parts(), own_columns(run.members)), rows)
+
+
+def _refuse_elsewhere(output: Path, tables: Iterable[pa.Table]) -> None:
+    """Raise InputError if not one image that has a score is there: of what failed, nothing could be learned.
+
+    A disk may be away, and relative paths count from where the command is given.
+    """
+    first = None
+    for table in tables:
+        for path in table.filter(pc.equal(table["status"], Status.OK.value))["path"].to_pylist():
+            if os.path.lexists(Address.parse(path).file):
+                return
+            first = first or path
+    if first is not None:
+        raise InputError(
+            f"--retry-failed {output}: not one of the images that have scores is there now, for one not {sought(first)}"
+        )
+
+
+def _scored_in_tables(table: pa.Table) -> bool:
+    """Whether some rows of an output are scores of what is in a table."""
+    inside = pc.match_substring_regex(table["path"], _IN_TABLE)
+    return bool(pc.any(pc.and_(inside, pc.equal(table["status"], Status.OK.value))).as_py())
 
 
 def _failed(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:

@@ -303,7 +303,9 @@ def _digest_paths(digest: hashlib._Hash, paths: pa.ChunkedArray) -> None:
         digest.update(path.encode() + b"\0")
 
 
-def refuse_incomparable(output: Path, option: str, fingerprint: Fingerprint, say: Say) -> None:
+def refuse_incomparable(
+    output: Path, option: str, fingerprint: Fingerprint, say: Say, *, free: Sequence[str] = ()
+) -> None:
     """Refuse to put new scores beside those of an output that come from something else.
 
     Args:
@@ -311,6 +313,7 @@ def refuse_incomparable(output: Path, option: str, fingerprint: Fingerprint, say
         option: that was given.
         fingerprint: of the run that would write them.
         say: hears that a format does not record what its scores are from.
+        free: names in the fingerprint that no score of the output depends on.
 
     Raises:
         InputError: a .parquet that does not say it.
@@ -323,7 +326,7 @@ def refuse_incomparable(output: Path, option: str, fingerprint: Fingerprint, say
         say(f"{output.suffix} does not record what its scores are from: use the engine that they are from")
         return
     recorded = {**dict.fromkeys(_COMPARABLE, "unknown"), **recorded_fingerprint(metadata)}
-    alike = [key for key in (*_COMPARABLE, *_SINCE) if key in recorded]
+    alike = [key for key in (*_COMPARABLE, *_SINCE) if key in recorded and key not in free]
     refuse_difference(
         str(output),
         {key: recorded[key] for key in alike},

@@ -40,7 +40,7 @@ from fiqa_trt.runs.score import (
     refuse_incomparable,
     score_dataset,
 )
-from fiqa_trt.scores.files import check_columns, holder, output_metadata, read_output, with_metadata
+from fiqa_trt.scores.files import check_columns, holder, output_metadata, read_output, read_schema, with_metadata
 from fiqa_trt.scores.schema import output_schema, own_columns, own_types
 
 Rows = npt.NDArray[np.int64]
@@ -55,12 +55,14 @@ class Changes:
     """An earlier output against the inputs that there are now.
 
     Attributes:
+        was: int64 [inputs], the row that the output has of each input's path; -1 of a new one.
         source: int64 [inputs], the row of the output that each input keeps; -1 for one that is to be scored.
         gone: int64, rows of the output whose paths are no inputs any more, in order.
         new: inputs that the output does not have.
         changed: inputs whose file is another one by its size or its time.
     """
 
+    was: Rows
     source: Rows
     gone: Rows
     new: int
@@ -90,10 +92,13 @@ def compare(inputs: pa.Table, output: pa.Table) -> Changes:
     )
     dated = pc.and_(pc.is_null(inputs["bytes"].combine_chunks()), pc.is_valid(inputs["modified"].combine_chunks()))
     same = pc.and_(there, pc.and_(modified, pc.or_(size, dated)))
-    source = np.asarray(pc.fill_null(pc.if_else(same, found, None), -1).to_numpy(zero_copy_only=False), np.int64)
+    was, source = (
+        np.asarray(pc.fill_null(rows, -1).to_numpy(zero_copy_only=False), np.int64)
+        for rows in (found, pc.if_else(same, found, None))
+    )
     gone = np.flatnonzero(pc.invert(pc.is_in(paths, value_set=listed)).to_numpy(zero_copy_only=False))
-    new = len(source) - int(pc.sum(there).as_py() or 0)
-    return Changes(source, gone.astype(np.int64), new, int((source < 0).sum()) - new)
+    new = int((was < 0).sum())
+    return Changes(was, source, gone.astype(np.int64), new, int((source < 0).sum()) - new)
 
 
 def _equal(now: pa.Array, then: pa.Array) -> pa.Array:
@@ -113,8 +118,9 @@ def update_dataset(
     """Bring a finished output up to date with its inputs, in place and atomically; without one, score them all.
 
     New and changed inputs are scored, all others keep their rows; the order and the carried columns are those of the
-    inputs now. Rows of inputs that are gone leave, or with `keep_gone` stand at the end. A call that was stopped goes
-    on when it is made again. Other arguments as of `score_dataset`.
+    inputs now. A column that only the output has stays with what it holds of each path, be its image changed or not.
+    Rows of inputs that are gone leave, or with `keep_gone` stand at the end. A call that was stopped goes on when it is
+    made again. Other arguments as of `score_dataset`.
 
     Raises:
         InputError: the output is not one of ours, was written by a version that recorded no sizes and times, has not
@@ -158,6 +164,10 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
             f"{number_of(len(changes.gone), 'row leaves', 'rows leave')}, of inputs that are gone; --keep-gone keeps "
             "them, as for images that filter --move took away and --undo can bring back"
         )
+    theirs = pa.schema(field for field in read_schema(output, ["path"]) if field.name not in ours.names)
+    if len(theirs):
+        say(f"kept from {output}, as the inputs do not bring it (null for what is new): {', '.join(theirs.names)}")
+    schema = check_columns(pa.schema([*schema, *theirs]), output)
     # Our own columns in their types, and not as text: what the format makes of them is its writer's matter.
     rows = pa.schema([*list(ours)[: len(own)], *list(schema)[len(own) :]])
     gone = _gone(output, changes.gone, rows) if keep_gone else rows.empty_table()
@@ -165,7 +175,8 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     run_of = run.fingerprint("update", source, *folder.freeze(_pending(folder.aside(["path"]), changes.source)))
     begin_in_place(run, run_of)
     run.work()
-    tables = itertools.chain(_merged(folder.aside(), changes.source, old, Fresh(folder.units.parts()), rows), [gone])
+    fresh, carried = Fresh(folder.units.parts()), _read_carried(output, theirs.names)
+    tables = itertools.chain(_merged(folder.aside(), changes, old, fresh, carried, rows), [gone])
     return run.finish(with_metadata(schema, run.metadata(whole)), tables, len(changes.source) + gone.num_rows)
 
 
@@ -215,6 +226,11 @@ def _read_own(output: Path, own: list[str]) -> pa.Table:
     return pa.concat_tables(parts).combine_chunks()
 
 
+def _read_carried(output: Path, names: list[str]) -> pa.Table:
+    """Columns of an output that are not ours, whole."""
+    return pa.concat_tables([table.select(names) for table in read_output(output, ["path"])]).combine_chunks()
+
+
 def _with_origins(paths: Iterable[pa.ChunkedArray]) -> pa.Table:
     """Recorded paths with what they come from now."""
 
@@ -244,12 +260,15 @@ def _pending(listed: Iterable[pa.Table], source: Rows) -> Iterator[pa.RecordBatc
 
 
 def _merged(
-    listed: Iterable[pa.Table], source: Rows, old: pa.Table, fresh: Fresh, schema: pa.Schema
+    listed: Iterable[pa.Table], changes: Changes, old: pa.Table, fresh: Fresh, carried: pa.Table, schema: pa.Schema
 ) -> Iterator[pa.Table]:
-    """The rows of all inputs: those of `old` that are kept, the others from `fresh`, with the columns carried now."""
+    """The rows of all inputs: those of `old` that are kept, the others from `fresh`, with the columns carried now, and
+    those of the output that are `carried` on.
+    """
     start = 0
     for table in listed:
-        rows = source[start : start + table.num_rows]
+        here = slice(start, start + table.num_rows)
+        rows, was = changes.source[here], changes.was[here]
         start += table.num_rows
         kept = rows >= 0
         new = fresh.take(int((~kept).sum()))
@@ -258,8 +277,8 @@ def _merged(
             both = pa.concat_tables([both, new.select(old.column_names).cast(both.schema)])
         place = np.empty(len(rows), np.int64)
         place[kept], place[~kept] = np.arange(kept.sum()), np.arange(kept.sum(), len(rows))
-        own = both.take(pa.array(place))
-        yield pa.table([*own.columns, *table.columns[1:]], schema=schema)
+        own, before = both.take(pa.array(place)), carried.take(pa.array(was, mask=was < 0))
+        yield pa.table([*own.columns, *table.columns[1:], *before.columns], schema=schema)
 
 
 def _gone(output: Path, rows: Rows, schema: pa.Schema) -> pa.Table:

@@ -21,7 +21,7 @@ from fiqa_trt.training.losses import MSECorrLoss
 from fiqa_trt.training.recipe import Recipe
 
 Measures = dict[str, float | None]
-Agreement = tuple[float | None, float | None, float]
+Figures = tuple[float | None, float | None, float]
 
 ENSEMBLE = "ensemble"
 _NARROW = 0.01  # standard deviation of labels, of their whole scale: below it their order is chance
@@ -84,7 +84,7 @@ def rankable(labels: npt.NDArray[np.float32]) -> bool:
     return len(labels) >= _FEW and float(labels.std()) >= _NARROW
 
 
-def agreement(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> Agreement:
+def agreement(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> Figures:
     """SRCC, PLCC and RMSE of scores [N] with labels [N].
 
     Both correlations are None for labels that are not `rankable`, and 0 for constant scores, as at the start.

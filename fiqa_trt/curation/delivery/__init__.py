@@ -94,7 +94,7 @@ def _as_file(
         raise OutputError("--companions goes with a folder or a .tar; a list names only the images")
     if suffix in (".txt", *SUFFIXES):
         if dry_run:
-            check_rows(output, restart=restart)
+            check_rows(kept, output, restart=restart)
             return Delivered("", len(kept))
         return write_rows(kept, output, restart=restart)
     raise OutputError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from fiqa_trt.curation.delivery.companions import Companion
 from fiqa_trt.inputs.formats import find_format
+from fiqa_trt.outcomes import ImageError, Status
 
 EXAMPLES = 20  # of skipped images are named
 
@@ -52,11 +53,16 @@ class Skips:
         self.reasons: Counter[str] = Counter()
         self.examples = list[str]()
 
-    def add(self, path: str, reason: str) -> None:
-        """Count one."""
+    def add(self, path: str, reason: str, detail: str = "") -> None:
+        """Count one; what only concerns itself is the `detail`."""
         self.reasons[reason] += 1
         if len(self.examples) < EXAMPLES:
-            self.examples.append(f"{path}: {reason}")
+            self.examples.append(f"{path}: {reason}" + (f", {detail}" if detail else ""))
+
+    def fail(self, path: str, error: ImageError) -> None:
+        """Count one that could not be read."""
+        status = error.outcome.status
+        self.add(path, status.value, "" if status is Status.MISSING else error.outcome.error or "")
 
 
 class LeftBehind:

@@ -145,8 +145,8 @@ def remove_folder(folder: Path) -> None:
             raise
 
 
-def reason(error: OSError | ImageError | Unplaced) -> str:
+def reason(error: OSError | Unplaced) -> str:
     """Why an image was not delivered, in a few words."""
-    if isinstance(error, Unplaced):
-        return str(error)
-    return error.outcome.status.value if isinstance(error, ImageError) else (error.strerror or str(error)).lower()
+    if isinstance(error, FileNotFoundError):
+        return Status.MISSING.value
+    return str(error) if isinstance(error, Unplaced) else (error.strerror or str(error)).lower()

@@ -26,7 +26,7 @@ from fiqa_trt.curation.delivery.file import (
     remove_folder,
 )
 from fiqa_trt.curation.delivery.plan import OCCUPIED, Image, Plan, Unplaced, base_of
-from fiqa_trt.curation.delivery.refresh import EDITED, Old, look
+from fiqa_trt.curation.delivery.refresh import EDITED, Old, fits, look
 from fiqa_trt.curation.delivery.table import Places, check_table, write_table
 from fiqa_trt.curation.delivery.undo import Journal
 from fiqa_trt.curation.kept import Kept
@@ -58,20 +58,23 @@ def measure(
     """
     base = base_of(kept, root) if fill is None else fill.base
     with contextlib.closing(ContainerReader()) as reader:
-        plan = Plan(kept, base, reader, companions, samples)
-        account = _Account(plan, Old() if fill is None else fill.old(reader))
+        old = Old() if fill is None else fill.old(reader)
+        plan = Plan(kept, base, reader, companions, samples, old.place_of)
+        account = _Account(plan, old)
         for image in plan:
             try:
                 if image.address.key is not None and way not in (None, "copy"):
                     plan.skips.add(image.path, INSIDE.format(way))
                     continue
                 place = plan.place(image, reader) if fill is not None else ""
-                if fill is not None and place not in account.old.leaving and os.path.lexists(fill.output / place):
-                    account.already += not image.companion and place not in account.old.staying
+                if fill is not None and place not in old.leaving and os.path.lexists(fill.output / place):
+                    account.already += not image.companion and place not in old.staying
                     continue
                 plain = image.address.key is None
                 account.add(image, os.stat(image.address.file).st_size if plain else len(data_of(image, reader)))
-            except (OSError, ImageError, Unplaced) as exc:
+            except ImageError as exc:
+                plan.skips.fail(image.path, exc)
+            except (OSError, Unplaced) as exc:
                 plan.skips.add(image.path, reason(exc))
     return account.of("")
 
@@ -128,7 +131,7 @@ def fill_folder(
         RunError: the disk is full or fails; the same call goes on.
     """
     fill = check_folder(kept, output, way, root, companions, update=update)
-    made, done = not output.exists(), 0
+    made = not output.exists()
     with contextlib.ExitStack() as held:
         try:
             output.mkdir(exist_ok=True)
@@ -137,25 +140,31 @@ def fill_folder(
                 raise OutputError(f"another run has just written {output}; run the same command again")
         except OSError as exc:
             raise unwritable(output, exc) from exc
-        reader = held.enter_context(contextlib.closing(ContainerReader()))
-        filling = _Filling(fill, reader, held.enter_context(contextlib.closing(Journal(output))))
+        return _fill(fill, report, made=made)
+
+
+def _fill(fill: Fill, report: Report, *, made: bool) -> Delivered:
+    """See `fill_folder`; `made`: the folder was not there before."""
+    done, total = 0, len(fill.kept)
+    with contextlib.closing(ContainerReader()) as reader, contextlib.closing(Journal(fill.output)) as journal:
+        filling = _Filling(fill, reader, journal)
         filling.begin()
         for image in filling.plan:
             try:
                 filling.put(image)
             finally:
                 done += not image.companion
-                report(Progress(done, len(kept), sum(filling.plan.skips.reasons.values())))
-        return filling.end(made=made)
+                report(Progress(done, total, sum(filling.plan.skips.reasons.values())))
+    return filling.end(made=made)  # which says that it is finished: by then the journal is on the disk
 
 
 class _Filling:
     """A folder while it is filled."""
 
     def __init__(self, fill: Fill, reader: ContainerReader, journal: Journal) -> None:
-        self.plan = Plan(fill.kept, fill.base, reader, fill.companions)
         self._fill, self._reader, self._journal = fill, reader, journal
         self._old = fill.old(reader)
+        self.plan = Plan(fill.kept, fill.base, reader, fill.companions, known=self._old.place_of)
         self._staying = set(self._old.staying)
         self._account = _Account(self.plan, self._old)
         self._places = Places(len(fill.kept))
@@ -163,10 +172,12 @@ class _Filling:
 
     def begin(self) -> None:
         """Take out of the folder what leaves it, and note by which call it is filled. Raises OutputError."""
-        output = self._fill.output
+        output, mark, before = self._fill.output, self._fill.mark, self._fill.before
+        if before is not None:  # with whose name of the folder its table still begins
+            mark = dataclasses.replace(mark, output=before.output)
         try:
             self._old.remove(output, self._fill.base, self._fill.companions, self._reader)
-            write_text(output / NOTE, self._fill.mark.text())
+            write_text(output / NOTE, mark.text())
             self._device = output.stat().st_dev
         except OSError as exc:
             raise unwritable(output, exc) from exc
@@ -179,9 +190,7 @@ class _Filling:
             target = self._fill.output / place
             self._put(image, place, target)
         except ImageError as exc:
-            skips.add(image.path, exc.outcome.status.value)
-        except FileNotFoundError:
-            skips.add(image.path, "missing")
+            skips.fail(image.path, exc)
         except (Unlinkable, Unplaced) as exc:
             skips.add(image.path, str(exc))
         except (FileExistsError, NotADirectoryError):  # a member that is another one's folder
@@ -287,10 +296,9 @@ def check_folder(
         strange = before is None and output.exists() and any(output.iterdir())
     except OSError as exc:
         raise unwritable(output, exc) from exc
-    if update and root is None and before is not None and before.base:
-        root = before.base
     info, rows = kept.scores.stat(), hashlib.sha256(kept.mask.tobytes()).hexdigest()
-    base, along = base_of(kept, root), "" if companions is None else str(companions)
+    base = _base(kept, output, root, before if update else None)
+    along = "" if companions is None else str(companions)
     column = kept.image_column or DEFAULT_COLUMN
     call = digest(counted(_Call(way, base, column, along, rows, info.st_size, info.st_mtime_ns)))
     mark = Mark(call, way, base, output=str(output), companions=along)
@@ -307,6 +315,13 @@ def check_folder(
     return fill
 
 
+def _base(kept: Kept, output: Path, root: str | None, before: Mark | None) -> str:
+    """Where the tree starts: without `root` where it did `before`, unless the images have been moved from there."""
+    if root is None and before is not None and before.base and fits(output, before, before.base) is not False:
+        return before.base
+    return base_of(kept, root)
+
+
 def _check_update(fill: Fill, before: Mark) -> None:
     """Raise OutputError unless what another call has filled may, and can, be brought up to date."""
     output, mark = fill.output, fill.mark
@@ -319,8 +334,11 @@ def _check_update(fill: Fill, before: Mark) -> None:
         raise OutputError(
             f"{output} was filled by another call; --update makes it what this one keeps, or choose another OUT"
         )
-    if before.base != mark.base:
-        raise OutputError(f"{output} was filled with --root {before.base}, not {mark.base}; {way_out}")
+    if before.base != mark.base and not fits(output, before, mark.base):
+        raise OutputError(
+            f"{output} was filled with --root {before.base}, and with {mark.base} its images would have other places; "
+            "give the folder of before, wherever it is now, or choose another OUT"
+        )
     if before.companions != mark.companions:
         raise OutputError(f"{output} was filled with other --companions; {way_out}")
     if not (output / TABLE).exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fiqa_trt.curation.delivery.common import LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companions, Wish
@@ -26,6 +26,7 @@ class Image:
         target: where it goes below the output.
         row: number among the kept rows, of itself or the image that it goes along with.
         companion: goes along with an image.
+        known: where an earlier call has put it, below the output; None if none has.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Image:
     target: str
     row: int
     companion: bool = False
+    known: str | None = None
 
 
 class Places:
@@ -52,26 +54,38 @@ OCCUPIED = "another image has its place in the output"
 
 
 class Plan:
-    """What is to be delivered below the folder `base`, and the account of what is not."""
+    """What is to be delivered below the folder `base`, and the account of what is not.
+
+    `known` says where an earlier call has put an image, by its number among the kept rows.
+    """
 
     def __init__(
-        self, kept: Kept, base: str, reader: ContainerReader, wish: Wish | None, samples: bool = False
+        self,
+        kept: Kept,
+        base: str,
+        reader: ContainerReader,
+        wish: Wish | None,
+        samples: bool = False,
+        known: Callable[[int], str | None] = lambda row: None,
     ) -> None:
+        self._known = known
         self.skips, self.places, self.left_behind = Skips(), Places(), LeftBehind()
         self._kept, self._base = kept, base
         self._companions, self._wish = Companions(reader), wish
         self._wish_in_tars = Wish() if samples and wish is None else wish
 
     def __iter__(self) -> Iterator[Image]:
-        """The kept images, each followed by its companions; those outside the base are skipped."""
+        """The kept images, each followed by its companions; those outside the base are skipped, unless an earlier call
+        has delivered them: what cannot be read or found any more has its place all the same.
+        """
         for row, path, address in self._kept.images():
-            target = target_of(address, self._base)
-            if target.split(os.sep, 1)[0] == os.pardir or target == os.curdir:
+            target, known = target_of(address, self._base), self._known(row)
+            if not (below := is_below(target)) and known is None:
                 self.skips.add(path, f"not below --root {self._base}")
                 continue
-            companions = list(self._companions.of(address, self._wish or Wish()))
-            if self.places.take(target):
-                yield Image(path, address, target, row)
+            companions = list(self._companions.of(address, self._wish or Wish())) if below else []
+            if self.places.take(known or target):
+                yield Image(path, address, target, row, known=known)
             else:
                 self.skips.add(path, OCCUPIED)
                 continue
@@ -85,12 +99,15 @@ class Plan:
                     yield Image(each.address.recorded, each.address, beside, row, companion=True)
 
     def place(self, image: Image, reader: ContainerReader) -> str:
-        """Where an image goes: its target, with a suffix where its bytes alone tell of which kind it is.
+        """Where an image goes: where it is already, or its target, with a suffix where its bytes alone tell of which
+        kind it is.
 
         Raises:
             ImageError: it has to be read for that, and cannot be.
             Unplaced: another image has that place.
         """
+        if image.known is not None:
+            return image.known
         if image.address.key is None or image.companion or image.target.lower().endswith(IMAGE_SUFFIXES):
             return image.target
         target = image.target + image_suffix(reader.read(image.address))
@@ -107,6 +124,11 @@ def target_of(image: Address, base: str) -> str:
     """Where an image goes, relative to the output: what is in a container, into a folder of its name."""
     whole = os.path.normpath(os.path.abspath(image.file))
     return os.path.relpath(whole if image.key is None else os.path.join(whole, *_parts(image.key)), base)
+
+
+def is_below(target: str) -> bool:
+    """Whether what `target_of` gave lies below the output."""
+    return target.split(os.sep, 1)[0] != os.pardir and target != os.curdir
 
 
 def _parts(key: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fiqa_trt.curation.delivery.common import Delivered
 from fiqa_trt.curation.kept import Kept
@@ -11,12 +13,34 @@ from fiqa_trt.inputs.lists import as_line
 from fiqa_trt.scores.files import SUFFIXES, check_columns, write_output
 from fiqa_trt.storage.writing import atomic, check_output
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def check_rows(output: Path, *, restart: bool) -> None:
-    """Raise what `write_rows` raises before it begins."""
+
+def check_rows(kept: Kept, output: Path, *, restart: bool) -> None:
+    """Raise what `write_rows` raises, but for what the disk does."""
+    _check_place(output, restart=restart)
+    if output.suffix.lower() == ".txt":
+        for table in kept.tables():
+            _lines(table)
+    else:
+        check_columns(kept.schema, output)
+
+
+def _check_place(output: Path, *, restart: bool) -> None:
     check_output(output, (".txt", *SUFFIXES))
     if output.exists() and not restart:
         raise already_there(output, other="OUT")
+
+
+def _lines(table: pa.Table) -> Iterator[str]:
+    """The paths of kept rows as they stand in a .txt. Raises OutputError, at once, for one that is more than a line."""
+    import pyarrow.compute as pc
+
+    broken = table["path"].filter(pc.match_substring_regex(table["path"], r"[\r\n]"))
+    if len(broken):
+        raise OutputError(f"a .txt cannot hold {broken[0].as_py()!r}, which has a line break; write .csv or .parquet")
+    return (as_line(path) + "\n" for path in table["path"].to_pylist())
 
 
 def write_rows(kept: Kept, output: Path, *, restart: bool = False) -> Delivered:
@@ -27,17 +51,11 @@ def write_rows(kept: Kept, output: Path, *, restart: bool = False) -> Delivered:
         DifferentRun: it is there already.
         RunError: the disk is full or fails.
     """
-    check_rows(output, restart=restart)
+    _check_place(output, restart=restart)
     if output.suffix.lower() == ".txt":
         with atomic(output) as temporary, temporary.open("w", encoding="utf-8") as file:
             for table in kept.tables():
-                paths = table["path"].to_pylist()
-                for path in paths:
-                    if "\n" in path or "\r" in path:
-                        raise OutputError(
-                            f"a .txt cannot hold {path!r}, which has a line break; write .csv or .parquet"
-                        )
-                file.writelines(as_line(path) + "\n" for path in paths)
+                file.writelines(_lines(table))
         return Delivered(str(output), len(kept))
     schema = check_columns(kept.schema, output)
     write_output(output, kept.described(schema), kept.tables(), len(kept))

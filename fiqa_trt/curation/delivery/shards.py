@@ -185,7 +185,7 @@ class _Samples:
         path = str(row["path"])
         blob = read_recorded(path, self._reader)
         if isinstance(blob, ImageError):
-            self.skips.add(path, blob.outcome.status.value)
+            self.skips.fail(path, blob)
             return None
         self.images += 1
         suffix = os.path.splitext(open_path(path))[1].lower()
@@ -196,7 +196,7 @@ class _Samples:
         for each in companions:
             blob = read_addresses([each.address], self._reader)[0].blob
             if isinstance(blob, ImageError) and blob.outcome.status is not Status.EMPTY:
-                self.skips.add(each.address.recorded, blob.outcome.status.value)
+                self.skips.fail(each.address.recorded, blob)
                 continue
             found.append(_Member(each.extension, b"" if isinstance(blob, ImageError) else blob))
             self._along += 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fiqa_trt.curation.delivery.plan import target_of
-from fiqa_trt.curation.delivery.refresh import ORIGIN, Old
+from fiqa_trt.curation.delivery.refresh import ORIGIN, SOURCE, Old
 from fiqa_trt.curation.kept import Kept, Mask
 from fiqa_trt.inputs.address import Address, record_path
 from fiqa_trt.inputs.marks import TABLE
@@ -44,8 +44,9 @@ def check_table(kept: Kept, output: Path) -> pa.Schema:
     import pyarrow as pa
 
     schema = check_columns(kept.schema, output / TABLE)
-    if ORIGIN not in schema.names:  # of a folder that was made of such a folder, the first place is told
-        schema = schema.append(pa.field(ORIGIN, pa.string()))
+    if (source := _source_in(schema.names)) in schema.names:
+        schema = schema.remove(schema.get_field_index(source))
+    schema = schema.append(pa.field(source, pa.string()))
     return kept.described(schema, os.path.abspath(output))
 
 
@@ -89,4 +90,16 @@ def _rows(kept: Kept, output: Path, base: str, places: Places) -> Iterator[pa.Ta
             for number, path in zip(numbers, old.to_pylist(), strict=True)
         ]
         part = part.set_column(part.schema.get_field_index("path"), "path", pa.array(new, pa.string()))
-        yield part if ORIGIN in part.column_names else part.append_column(ORIGIN, old)
+        source = _source_in(part.column_names)
+        if source in part.column_names:
+            part = part.drop_columns(source)
+        yield part.append_column(source, old)
+
+
+def _source_in(names: list[str]) -> str:
+    """The column that says what an image was delivered from, beside the columns of the scores.
+
+    Scores of a folder that was filled have ORIGIN already, and go on to tell the first place. A SOURCE that they have
+    is theirs, and not this folder's.
+    """
+    return SOURCE if ORIGIN in names else ORIGIN

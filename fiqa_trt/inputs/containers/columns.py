@@ -104,7 +104,10 @@ def find_column(schema: pa.Schema, column: str, path: str) -> ImageColumn:
     found = _descend(pa.struct(list(schema)), column)
     if found is None:
         names = ", ".join(schema.names) or "none"
-        raise NoColumn(f"{path} has no column `{column}`, only: {names}; see --image-column (a list goes to --list)")
+        raise NoColumn(
+            f"{path} has no column `{column}`, only: {names}; name one by --image-column or in the path, as "
+            "::COLUMN::17 (a list goes to --list)"
+        )
     steps, kind = found
     if kind is None:
         raise InputError(f"{path} has more than one column `{column}`: rename one, or choose another by --image-column")

@@ -91,7 +91,10 @@ class ParquetRows:
         self._starts = [0]
         for group in range(self._metadata.num_row_groups):
             self._starts.append(self._starts[-1] + self._metadata.row_group(group).num_rows)
-        self.count = self._starts[-1]
+        held, said = self._starts[-1], self._metadata.num_rows
+        self.count = min(held, said)
+        if held != said:  # one of them is damaged, and may be any number
+            self.damage = Damage(self.count, self.count, ValueError(f"its parts hold {held} rows, and it says {said}"))
         self._walk: Iterator[tuple[int, pa.Array]] = iter(())
         self._next, self._group = 0, -1
 

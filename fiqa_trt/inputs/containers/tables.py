@@ -150,7 +150,7 @@ class TableContainer:
         beside = os.path.join(os.path.dirname(self._path), open_path(path))
         blob = store_of(beside).read(beside, max_bytes).blob
         if isinstance(blob, ImageError):
-            raise blob
+            raise ImageError(blob.outcome.status, f"the table names {path}: {blob}") from blob
         return blob
 
     def _block(self, row: int) -> tuple[int, pa.Array]:
