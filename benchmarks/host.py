@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -81,10 +81,14 @@ def measure(source: Path, size: int, images: int, threads: int) -> dict[str, flo
     from fiqa_trt.runs.score import Options, score_dataset
 
     class Decoder(DaliDecoder):
-        def _nothing(self, _: object) -> Any:
+        def _empty(self, batch: int) -> Any:
             return Nothing()
 
-        _empty = _moved = _array = _nothing
+        def _moved(self, array: object) -> Any:
+            return Nothing()
+
+        def _array(self, images: object) -> Any:
+            return Nothing()
 
     class Engine:
         slots, place, kept = 2, "cuda", None
@@ -98,14 +102,14 @@ def measure(source: Path, size: int, images: int, threads: int) -> dict[str, flo
 
     decoder = Decoder("cpu", workers=2)
     decoder.threads = threads
-    decoder._ndd = Dali(decoder._ndd, size)
+    decoder._ndd = cast(Any, Dali(decoder._ndd, size))
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(2):
             wall, cpu = time.perf_counter(), time.process_time()
             found = score_dataset(
                 Source((str(source),)),
                 Path(scratch) / "s.parquet",
-                lambda: InProcess(Engine(), decoder),
+                lambda: InProcess(cast(Any, Engine()), decoder),
                 Options(restart=True),
             )
             seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}

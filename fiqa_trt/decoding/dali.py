@@ -106,7 +106,7 @@ class DaliDecoder:
         with self._on_device():
             pixels = self._empty(batch)
             rows = [row for row, blob in enumerate(blobs) if isinstance(blob, bytes) and self._suits(blob)]
-            outcomes = self._by_dali(rows, blobs, pixels) if rows else {}
+            outcomes = self._by_dali(rows, blobs, pixels, alike(batch) if self._gpu else 0) if rows else {}
             others = [row for row in range(len(blobs)) if row not in outcomes]
             if others:
                 crops = np.zeros((len(others), *pixels.shape[1:]), np.uint8)
@@ -120,23 +120,31 @@ class DaliDecoder:
         size = dimensions(blob)
         return size is not None and size[0] * size[1] <= self.max_pixels
 
-    def _by_dali(self, rows: list[int], blobs: Sequence[bytes | ImageError], pixels: Any) -> dict[int, Outcome]:
-        """Decode some of `blobs` into their rows of `pixels`; nothing of them if DALI fails on one."""
+    def _by_dali(
+        self, rows: list[int], blobs: Sequence[bytes | ImageError], pixels: Any, least: int = 0
+    ) -> dict[int, Outcome]:
+        """Decode some of `blobs` into their rows of `pixels`; nothing of them if DALI fails on one.
+
+        The last is decoded again and again until there are at least `least`.
+        """
         if self.failures >= PATIENCE:
             return {}
+        chosen = [blobs[row] for row in rows]
+        chosen += chosen[-1:] * (least - len(chosen))
         try:
-            shapes, crops = self._crops([blobs[row] for row in rows])
+            shapes, crops = self._crops(chosen)
         except Exception as exc:  # DALI's, CUDA's and PyTorch's, of all kinds
             reason = one_line(_root(exc))
         else:
             self.failures = 0
-            pixels[rows] = crops
-            return {row: Outcome(Status.OK, int(w), int(h)) for row, (h, w) in zip(rows, shapes, strict=True)}
+            pixels[rows] = crops[: len(rows)]
+            return {row: Outcome(Status.OK, int(w), int(h)) for row, (h, w) in zip(rows, shapes, strict=False)}
         # Only here, where the exception has let go of the images that did not fit.
-        if _NO_MEMORY.search(reason) and len(rows) > 1:
-            self._say(f"no memory to decode {len(rows)} images at once ({reason}): halving")
-            middle = len(rows) // 2
-            return self._by_dali(rows[:middle], blobs, pixels) | self._by_dali(rows[middle:], blobs, pixels)
+        if _NO_MEMORY.search(reason) and len(chosen) > 1:
+            self._say(f"no memory to decode {len(chosen)} images at once ({reason}): halving")
+            halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
+            parts = [self._by_dali(half, blobs, pixels) for half in halves if half]
+            return {row: outcome for part in parts for row, outcome in part.items()}
         with self._lock:
             self.failures += 1
             if self.failures == PATIENCE:
@@ -240,8 +248,18 @@ class DaliDecoder:
         if self._gpu is not None:
             import torch
 
-            torch.cuda.current_stream().synchronize()
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            done.record()
+            done.synchronize()  # a stream's would keep a core busy
         self._own.seen.clear()
+
+
+def alike(batch: int) -> int:
+    """The least images with which DALI takes the operators that it takes for `batch`.
+
+    It builds them anew for each power of two, on a GPU with buffers of 32 MB a thread.
+    """
+    return (1 << (batch - 1).bit_length()) // 2 + 1 if batch > 1 else 1
 
 
 def _root(error: BaseException) -> BaseException:

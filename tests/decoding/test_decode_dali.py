@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from PIL import Image
 from benchmarks.common import damage
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.decoding.cpu import CpuDecoder, decode_image, fit
-from fiqa_trt.decoding.dali import PATIENCE, DaliDecoder, share_beyond
+from fiqa_trt.decoding.dali import PATIENCE, DaliDecoder, alike, share_beyond
 from fiqa_trt.decoding.registry import open_decoder
 from fiqa_trt.decoding.structure import dimensions
 from fiqa_trt.engines.base import Engine
@@ -230,6 +233,44 @@ def test_no_memory_for_a_batch(portrait: Image.Image, monkeypatch: pytest.Monkey
     decoded = dali.decode(blobs, 9)
     assert np.array_equal(np.asarray(decoded.pixels), np.stack([np.asarray(decode_image(blob)) for blob in blobs]))
     assert "halving" in said[0]
+    assert list(dali._by_dali([2], blobs, decoded.pixels, 9)) == [2]  # one that was filled up
+
+
+def test_a_short_batch_is_filled_up(portrait: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    power: Callable[[int], int] = import_module("nvidia.dali.experimental.dynamic._op_builder")._next_pow2
+    for batch in range(1, 600):
+        assert power(alike(batch)) == power(batch)
+        assert batch == 1 or power(alike(batch) - 1) < power(batch)
+    dali, sizes = DaliDecoder("cpu"), list[int]()
+    real = dali._crops
+
+    def crops(blobs: Sequence[bytes]) -> Any:
+        sizes.append(len(blobs))
+        return real(blobs)
+
+    monkeypatch.setattr(dali, "_crops", crops)
+    blobs = [jpeg(portrait), jpeg(portrait.rotate(90))]
+    pixels = np.zeros((8, 224, 224, 3), np.uint8)
+    assert list(dali._by_dali([1, 4], [b"", blobs[0], b"", b"", blobs[1]], pixels, 5)) == [1, 4]
+    assert sizes == [5]
+    assert np.array_equal(pixels[[1, 4]], [np.asarray(decode_image(blob)) for blob in blobs])
+    assert not pixels[[0, 2, 3, 5, 6, 7]].any()
+
+
+def test_dali_keeps_its_threads(portrait: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    dali, seen = DaliDecoder("cpu"), set[int]()
+    real = dali._crops
+
+    def crops(blobs: Sequence[bytes]) -> Any:
+        seen.add(threading.get_ident())
+        return real(blobs)
+
+    monkeypatch.setattr(dali, "_crops", crops)
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: dali.decode([jpeg(portrait)], 1), range(8)))
+    assert 1 <= len(seen) <= dali.threads
+    assert threading.get_ident() not in seen
 
 
 def test_limits(portrait: Image.Image) -> None:
