@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
@@ -14,6 +15,7 @@ from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, OutOfMemory, RunError, one_line
+from fiqa_trt.progress import Say, silent
 
 if TYPE_CHECKING:
     import torch
@@ -73,27 +75,60 @@ def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None
     return None
 
 
-class _Slot:
-    """Buffers of one batch, on a stream of its own, with the whole call recorded as a CUDA graph."""
+def _recorded(launch: Launch, stream: torch.cuda.Stream, say: Say) -> Launch:
+    """`launch` as one CUDA graph; as it is where it cannot be recorded, of which `say` hears.
 
-    def __init__(self, bind: Bind, device: torch.device, batch: int, size: int, members: int) -> None:
+    Raises:
+        RuntimeError: CUDA's, for want of memory, or if it cannot be launched either way.
+    """
+    import torch
+
+    gc.collect()  # memory of CUDA's that a collector gives back meanwhile would end the recording
+    graph = torch.cuda.CUDAGraph()
+    try:
+        # Other threads, a decoder's for one, go on using the GPU, which a `global` recording would not survive.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            launch()
+    except RuntimeError as exc:
+        if _no_memory(exc):
+            raise
+        launch()
+        stream.synchronize()
+        say(f"launched without a CUDA graph, which is slower for small batches: {one_line(exc)}")
+        return launch
+    return graph.replay
+
+
+def _no_memory(error: BaseException | None) -> bool:
+    """Whether an error goes back to a want of memory: a recording that ends early raises another on top of it."""
+    import torch
+
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class _Slot:
+    """Buffers of one batch, on a stream of its own, with the whole call recorded as a CUDA graph if it can be."""
+
+    def __init__(self, bind: Bind, device: torch.device, batch: int, size: int, members: int, say: Say) -> None:
         import torch
 
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._host = torch.zeros((batch, size, size, 3), dtype=torch.uint8).pin_memory()
         self._out = torch.zeros((batch, members)).pin_memory()
-        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         with torch.cuda.device(device), torch.cuda.stream(self._stream):
             self._images = torch.zeros_like(self._host, device=device)
             self._scores = torch.zeros_like(self._out, device=device)
             # Kept for what it holds: the graph below uses the network's memory, but does not own it.
-            self._launch = launch = bind(self._images, self._scores, self._stream)
+            self._bound = launch = bind(self._images, self._scores, self._stream)
             for _ in range(_WARM_UP):  # libraries choose their kernels and allocate at the first calls
                 launch()
             self._stream.synchronize()
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=self._stream):
-                launch()
+            self._launch = _recorded(launch, self._stream, say)
 
     def run(self, images: Images) -> Scores:
         """Copy in, launch, copy out; returns when the scores are there."""
@@ -106,7 +141,7 @@ class _Slot:
             source = images
         with torch.cuda.device(self._images.device), torch.cuda.stream(self._stream):
             self._images.copy_(source, non_blocking=True)
-            self._graph.replay()
+            self._launch()
             self._out.copy_(self._scores, non_blocking=True)
             self._done.record(self._stream)
         self._done.synchronize()
@@ -119,7 +154,7 @@ class CudaEngine:
     slots = SLOTS
     kept: Slot | None = None
 
-    def __init__(self, bind: Bind, device: torch.device, info: EngineInfo, size: int) -> None:
+    def __init__(self, bind: Bind, device: torch.device, info: EngineInfo, size: int, say: Say = silent) -> None:
         """Allocate, warm up and record.
 
         Args:
@@ -127,21 +162,20 @@ class CudaEngine:
             device: where.
             info: what it is.
             size: side of the input images.
+            say: hears if the network cannot be recorded as a graph.
 
         Raises:
-            EngineError: the GPU has no memory for the batch, or the network cannot be recorded as a graph.
+            EngineError: the GPU has no memory for the batch, or cannot run the network.
         """
-        import torch
-
         self.info = info
         self.place = str(device)
         self._idle: SimpleQueue[_Slot] = SimpleQueue()
         try:
             for _ in range(self.slots):
-                self._idle.put(_Slot(bind, device, info.batch, size, len(info.members)))
-        except torch.OutOfMemoryError as exc:
-            raise OutOfMemory(f"{info.device} has no memory for batches of {info.batch}", info.batch) from exc
+                self._idle.put(_Slot(bind, device, info.batch, size, len(info.members), say))
         except RuntimeError as exc:
+            if _no_memory(exc):
+                raise OutOfMemory(f"{info.device} has no memory for batches of {info.batch}", info.batch) from exc
             raise EngineError(f"{info.device} cannot run this engine: {one_line(exc)}") from exc
         self._threads = ThreadPoolExecutor(self.slots, "cuda")
 

@@ -13,6 +13,7 @@ from fiqa_trt.engines.base import EngineInfo, Wanted
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, one_line
+from fiqa_trt.progress import Say, silent
 
 if TYPE_CHECKING:
     import torch
@@ -48,16 +49,17 @@ def missing() -> str | None:
 
 def open_directory(folder: Path, wanted: Wanted) -> CudaEngine:
     """See `registry.Opener`."""
-    return open_tensorrt(folder, wanted.device, wanted.batch)
+    return open_tensorrt(folder, wanted.device, wanted.batch, wanted.say)
 
 
-def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None) -> CudaEngine:
+def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None, say: Say = silent) -> CudaEngine:
     """The engine of a directory whose payload is a plan.
 
     Args:
         folder: an engine directory.
         device: `cuda` or `cuda:i`.
         batch: images per call; the quickest by default. Fewer than the engine takes are filled up.
+        say: hears of decisions that one should know of.
 
     Raises:
         EngineError: it is not one, it belongs to another GPU or TensorRT, or a batch that it was not built for.
@@ -85,7 +87,7 @@ def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None) 
         members=manifest.spec.members,
         payload=manifest.payload_sha256,
     )
-    return CudaEngine(lambda *places: bind_plan(engine, *places), where, info, manifest.spec.preprocess.size)
+    return CudaEngine(lambda *places: bind_plan(engine, *places), where, info, manifest.spec.preprocess.size, say)
 
 
 def load_plan(plan: bytes, what: str) -> Any:

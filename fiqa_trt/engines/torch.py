@@ -18,6 +18,7 @@ from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_fro
 from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
+from fiqa_trt.progress import Say, silent
 from fiqa_trt.shell import command_line
 
 if TYPE_CHECKING:
@@ -73,12 +74,12 @@ def missing() -> str | None:
 
 def open_unbuilt(released: Path, wanted: Wanted) -> Engine:
     """See `registry.Opener`."""
-    return open_torch(released / "ensemble.safetensors", wanted.device, wanted.precision, wanted.batch)
+    return open_torch(released / "ensemble.safetensors", wanted.device, wanted.precision, wanted.batch, say=wanted.say)
 
 
 def open_directory(folder: Path, wanted: Wanted) -> Engine:
     """See `registry.Opener`."""
-    return open_torch_directory(folder, wanted.device, wanted.batch)
+    return open_torch_directory(folder, wanted.device, wanted.batch, wanted.say)
 
 
 def open_torch(
@@ -89,6 +90,7 @@ def open_torch(
     executed: str | None = None,
     *,
     compiled: bool = False,
+    say: Say = silent,
 ) -> Engine:
     """The engine of a checkpoint on `device`.
 
@@ -100,6 +102,7 @@ def open_torch(
         executed: fp32, fp16 or bf16 where `precision` leaves a choice.
         compiled: through torch.compile; on CUDA only, and not for a batch of 1, which would take as long to compile as
             any other and is launched as one CUDA graph either way.
+        say: hears of decisions that one should know of.
 
     Raises:
         EngineError: torch or CUDA is not there, the checkpoint does not fit, a precision that is not to be had.
@@ -152,7 +155,7 @@ def open_torch(
 
         return launch
 
-    return CudaEngine(bind, where, info, ModelSpec().preprocess.size)
+    return CudaEngine(bind, where, info, ModelSpec().preprocess.size, say)
 
 
 def _refuse_fork() -> None:
@@ -165,7 +168,7 @@ def _refuse_fork() -> None:
     _process = os.getpid()
 
 
-def open_torch_directory(folder: Path, device: str = "cuda", batch: int | None = None) -> Engine:
+def open_torch_directory(folder: Path, device: str = "cuda", batch: int | None = None, say: Say = silent) -> Engine:
     """The engine of a directory whose payload is a checkpoint: what `build --backend torch` found quickest.
 
     Raises:
@@ -184,6 +187,7 @@ def open_torch_directory(folder: Path, device: str = "cuda", batch: int | None =
         batch or manifest.batch[1],
         executed,
         compiled=how == "compiled",
+        say=say,
     )
 
 

@@ -160,7 +160,7 @@ def test_what_is_opened_for_a_device(
     library.loads = object()
     opened = list[Any]()
 
-    def engine(bind: object, where: torch.device, info: Any, size: int) -> object:
+    def engine(bind: object, where: torch.device, info: Any, size: int, say: object) -> object:
         opened.append((str(where), info.batch))
         raise OutOfMemory("full", info.batch)
 
