@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,14 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
-needs_tensorrt = pytest.mark.skipif(tensorrt_version() is None, reason="needs TensorRT's libraries")
+# Without a GPU the reason above says it all.
+needs_tensorrt = pytest.mark.skipif(
+    torch.cuda.is_available() and tensorrt_version() is None, reason="needs TensorRT's libraries"
+)
+needs_modelopt = pytest.mark.skipif(
+    torch.cuda.is_available() and importlib.util.find_spec("modelopt") is None,
+    reason="needs modelopt: pip install 'nvidia-modelopt[hf]'",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +128,7 @@ def test_a_pytorch_engine_is_built_and_chosen(store: Path, reference: Scores) ->
 
 
 @needs_tensorrt
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("int8", marks=needs_modelopt)])
 def test_a_tensorrt_engine_is_built_and_chosen(precision: str, store: Path, reference: Scores) -> None:
     built = building.build(Request(precision, device="cuda", backend="tensorrt", max_batch=32))
     assert built.manifest.target.name == torch.cuda.get_device_name()

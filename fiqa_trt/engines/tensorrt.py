@@ -136,7 +136,10 @@ def layer_types(engine: Any) -> set[str]:
     import tensorrt
 
     text = engine.create_engine_inspector().get_engine_information(tensorrt.LayerInformationFormat.JSON)
-    return types_of_layers(json.loads(text))
+    try:
+        return types_of_layers(json.loads(text))
+    except ValueError:  # not JSON: it tells of none, for which a plan that took minutes is not thrown away
+        return set()
 
 
 _TYPES = {
