@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS, Decoded
 from fiqa_trt.decoding.cpu import CpuDecoder
@@ -87,6 +90,9 @@ class DaliDecoder:
         self._ndd = ndd
         self._gpu = device if device != "cpu" else None
         self.name = "dali (gpu)" if self._gpu else "dali (cpu)"
+        if self._gpu and (reason := no_gpu_decoder(int(device.partition(":")[2] or 0))):
+            self.name = "dali (gpu, JPEGs on the cpu)"
+            say(f"no decoder for JPEGs on the GPU ({reason}), so the CPU decodes them: pip install nvidia-nvjpeg")
         self._size = PreprocessSpec().size
         self.max_pixels = max_pixels
         self._cpu = CpuDecoder(max_pixels)
@@ -252,6 +258,23 @@ class DaliDecoder:
             done.record()
             done.synchronize()  # a stream's would keep a core busy
         self._own.seen.clear()
+
+
+def no_gpu_decoder(device: int) -> str | None:
+    """Why nvImageCodec, which DALI decodes with, cannot decode a JPEG on a GPU; None if it can.
+
+    DALI says nothing of it: without nvJPEG's library, its decoder for GPUs decodes on the CPU.
+    """
+    try:
+        nvimgcodec = import_module("nvidia.nvimgcodec")
+        kinds = nvimgcodec.BackendKind
+        on_gpu = [nvimgcodec.Backend(kind) for kind in (kinds.HW_GPU_ONLY, kinds.HYBRID_CPU_GPU, kinds.GPU_ONLY)]
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(buffer, "JPEG")
+        decoded = nvimgcodec.Decoder(device_id=device, backends=on_gpu).decode(buffer.getvalue())
+        return None if decoded is not None else "nvImageCodec has none"
+    except Exception as exc:  # whatever a library without a driver, or of another version, raises
+        return one_line(exc)
 
 
 def alike(batch: int) -> int:

@@ -263,11 +263,12 @@ def _dali(has_gpu: bool) -> Check:
         from fiqa_trt.decoding.dali import DaliDecoder
         from fiqa_trt.models.verification import PORTRAIT
 
-        decoder = DaliDecoder("cuda" if has_gpu else "cpu")
+        said = list[str]()
+        decoder = DaliDecoder("cuda" if has_gpu else "cpu", say=said.append)
         decoder.decode([PORTRAIT.read_bytes()], 1)
         if decoder.failures:
             raise RuntimeError("it fails on a sample")
-        return f"DALI {nvidia.dali.__version__}, sample decoded on the {'GPU' if has_gpu else 'CPU'}"
+        return "; ".join([f"DALI {nvidia.dali.__version__}, sample decoded by {decoder.name}", *said])
 
     return _seen(name, try_it, "pip install --force-reinstall nvidia-dali-cuda130")
 

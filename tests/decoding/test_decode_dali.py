@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import random
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from PIL import Image
 from benchmarks.common import damage
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.decoding.cpu import CpuDecoder, decode_image, fit
-from fiqa_trt.decoding.dali import PATIENCE, DaliDecoder, alike, share_beyond
+from fiqa_trt.decoding.dali import PATIENCE, DaliDecoder, alike, no_gpu_decoder, share_beyond
 from fiqa_trt.decoding.registry import open_decoder
 from fiqa_trt.decoding.structure import dimensions
 from fiqa_trt.engines.base import Engine
@@ -293,6 +295,33 @@ def test_a_run_with_dali_has_the_rows_of_one_without(crops: Path, tmp_path: Path
         for name in ("path", "status", "error", "width", "height"):
             assert ours[name] == reference[name]
         assert ours["score"] == pytest.approx(reference["score"], abs=0.005)
+
+
+def test_a_gpu_that_decodes_no_jpeg_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU there is none, and with one it is nvImageCodec that tells."""
+    said, pixels = list[str](), [object()]
+
+    class Codec:
+        BackendKind = SimpleNamespace(HW_GPU_ONLY=1, HYBRID_CPU_GPU=2, GPU_ONLY=3)
+        Backend = str
+
+        def __init__(self, device_id: int, backends: list[str]) -> None:
+            assert (device_id, sorted(backends)) == (1, ["1", "2", "3"])
+
+        def decode(self, data: bytes) -> object:
+            assert decode_image(data).size == (64, 64)
+            return pixels[0]
+
+    Codec.Decoder = Codec  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", Codec)
+    monkeypatch.setattr(import_module("nvidia"), "nvimgcodec", Codec, raising=False)
+    assert DaliDecoder("cuda:1", say=said.append).name == "dali (gpu)"
+    assert not said
+    pixels[0] = None
+    assert DaliDecoder("cuda:1", say=said.append).name == "dali (gpu, JPEGs on the cpu)"
+    assert "pip install nvidia-nvjpeg" in said[0]
+    monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", None)
+    assert no_gpu_decoder(1) is not None
 
 
 def test_choice_of_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
