@@ -29,7 +29,7 @@ from fiqa_trt.errors import InputError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.address import Address
-from fiqa_trt.inputs.ahead import READERS, Reader
+from fiqa_trt.inputs.read_ahead import READERS, Reader
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.verification import portrait
 from fiqa_trt.outcomes import ImageError, Status

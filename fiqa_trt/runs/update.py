@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.inputs.address import Address, open_path, record_path
-from fiqa_trt.inputs.ahead import READERS
 from fiqa_trt.inputs.containers.registry import CONTAINERS
+from fiqa_trt.inputs.read_ahead import READERS
 from fiqa_trt.inputs.reader import origin_of
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.outcomes import Origin
