@@ -33,7 +33,8 @@ from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress
-from fiqa_trt.runs.score import Options, Summary, score_dataset
+from fiqa_trt.runs.run import Options, Summary
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import read_output
 from fiqa_trt.scores.schema import own_columns
 from fiqa_trt.storage.registry import store_of

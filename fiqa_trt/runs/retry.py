@@ -18,7 +18,7 @@ from fiqa_trt.inputs.containers.registry import TABLES
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Report, Say, silent
-from fiqa_trt.runs.score import Options, Summary, begin_in_place, open_run, refuse_incomparable
+from fiqa_trt.runs.run import Options, Summary, begin_in_place, open_run, refuse_incomparable
 from fiqa_trt.scores.files import (
     check_columns,
     output_metadata,

@@ -27,7 +27,8 @@ from fiqa_trt.executors.base import Executor
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.retry import retry_failed
-from fiqa_trt.runs.score import Options, Summary, score_dataset
+from fiqa_trt.runs.run import Options, Summary
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.runs.update import update_dataset
 from fiqa_trt.scores.files import read_output
 from tests.helpers import MeanEngine, jpeg, mean_executor, tar

@@ -14,6 +14,7 @@ import numpy as np
 
 from fiqa_trt.errors import one_line
 from fiqa_trt.inputs.containers.members import FAULTY, SPARSE, Entries, Index
+from fiqa_trt.inputs.containers.registry import CONTAINERS
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.base import MAX_BYTES, Blob, File, FileChanged, Stamp
 from fiqa_trt.storage.registry import store_of
@@ -31,12 +32,11 @@ _COMPRESSED = {
     b"\x1f\x9d": "uncompress -c",
     b"\x5d\0\0": "xz --format=lzma -dc",
 }
-_UNPACK = "unpack it and score the folder"
 _OTHERS = {
-    b"PK\x03\x04": ("ZIP", "name it .zip"),
-    b"PK\x05\x06": ("ZIP", "name it .zip"),
-    b"7z\xbc\xaf\x27\x1c": ("7z", _UNPACK),
-    b"Rar!": ("RAR", _UNPACK),
+    b"PK\x03\x04": ("ZIP", ".zip"),
+    b"PK\x05\x06": ("ZIP", ".zip"),
+    b"7z\xbc\xaf\x27\x1c": ("7z", ".7z"),
+    b"Rar!": ("RAR", ".rar"),
 }
 
 
@@ -218,8 +218,9 @@ class _Scan:
                     f"this shard is compressed, so its members cannot be found: unpack it first ({command} "
                     "compressed.tar > plain.tar)",
                 )
-        for magic, (name, way_out) in _OTHERS.items():
+        for magic, (name, suffix) in _OTHERS.items():
             if start.startswith(magic):
+                way_out = f"name it {suffix}" if suffix in CONTAINERS else "unpack it and score the folder"
                 return ImageError(Status.UNSUPPORTED, f"a {name} archive, not a tar: {way_out}")
         return None
 
