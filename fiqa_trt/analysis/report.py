@@ -171,7 +171,7 @@ def survey(
     Args:
         scores: a scores file.
         threshold: where the slider begins; by default at the score that a fifth of the images does not reach.
-        group_by: see `filtering.Rules`.
+        group_by: see `curation.select.Rules`.
         sheet: images of a contact sheet; 0 for none.
         image_column: see `read_output`.
         report: receives the thumbnails done.

@@ -123,7 +123,7 @@ def test_a_library_that_prints_is_not_in_the_results(place: Path) -> None:
     """By Python, by C, to the descriptor, in a process that is begun: while a command works, and at its very end."""
     program = """
 import atexit, ctypes, os, sys
-from fiqa_trt import cli, doctor
+from fiqa_trt import cli
 libc = ctypes.CDLL(None)
 def noise():
     print("by print")
@@ -218,7 +218,7 @@ def test_json_though_nothing_could_be_scored(place: Path, tmp_path: Path) -> Non
 def test_what_libraries_warn_of_is_for_their_users(place: Path) -> None:
     program = """
 import logging, sys, warnings
-from fiqa_trt import api, cli
+from fiqa_trt import cli, scorer
 import fiqa_trt.analysis.explain
 class Noisy(scorer.Scorer):
     def score(self, items):
