@@ -18,7 +18,8 @@ from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.machine.benchmark import read_rate
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 
 IMAGES, TARS, GROUP_ROWS, ROUNDS, THREADS = 6000, 12, 500, 5, 2
 TINY, TINY_TARS = 200_000, 100

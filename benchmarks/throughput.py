@@ -13,7 +13,8 @@ from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.machine.benchmark import bound_of, decode_rate, engine_rate, read_rate
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 
 IMAGES, ROUNDS, THREADS = 4000, 5, 2
 

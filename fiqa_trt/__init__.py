@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.version import __version__
@@ -18,4 +19,6 @@ def __getattr__(name: str) -> Any:
         from fiqa_trt import api
 
         return getattr(api, name)
+    if name == "samples":  # where scripts know it from
+        return importlib.import_module("fiqa_trt.machine.samples")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

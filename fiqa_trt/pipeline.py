@@ -17,7 +17,7 @@ from fiqa_trt.decoding.items import PIXELS, Picture, pixels_of
 from fiqa_trt.engines.base import Engine, Scores
 from fiqa_trt.errors import FiqaError, RunError, one_line
 from fiqa_trt.inputs.address import Address
-from fiqa_trt.inputs.ahead import READERS, Plan, Reader
+from fiqa_trt.inputs.read_ahead import READERS, Plan, Reader
 from fiqa_trt.outcomes import ImageError, Origin, Outcome, Status, unforeseen
 from fiqa_trt.progress import Count, silent
 from fiqa_trt.scores.schema import to_table

@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from fiqa_trt.cli import group
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.engines.base import Engine, EngineInfo, Scores, finished
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.manifest import Manifest, Target, new_engine, this_processor
+from fiqa_trt.errors import FiqaError
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.marks import OURS
@@ -30,7 +33,8 @@ from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress
-from fiqa_trt.runs.score import Options, Summary, score_dataset
+from fiqa_trt.runs.run import Options, Summary
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import read_output
 from fiqa_trt.scores.schema import own_columns
 from fiqa_trt.storage.registry import store_of
@@ -204,3 +208,20 @@ def write(path: Path, rows: list[Row], group_rows: int = 1000) -> Path:
     table = pa.table({n: pa.array([r[n] for r in rows], kinds.get(n, pa.float32())) for n in names})
     pq.write_table(table, path, row_group_size=group_rows)
     return path
+
+
+def only(scores: Path, *names: str) -> Any:
+    return np.array([path.endswith(names) for path in pq.read_table(scores)["path"].to_pylist()])
+
+
+def invoke(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(group, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, (SystemExit, FiqaError)):
+        raise result.exception
+    return result
+
+
+def call_filter(*arguments: object, code: int = 0) -> str:
+    done = CliRunner().invoke(group, ["filter", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return str(done.exception) if isinstance(done.exception, FiqaError) else done.output

@@ -138,3 +138,18 @@ def test_executors_know_units_and_no_run() -> None:
     assert len(folder) > 1
     for path in folder:
         assert not parts_of_ours(path) & {"runs", "scores"}
+
+
+EVERY = sorted(path for name in ("fiqa_trt", "tests", "benchmarks") for path in (ROOT.parent / name).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: str(path.relative_to(ROOT.parent)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    """400 lines a file, 60 a function: its statements, as what it takes and what it says of that is no logic."""
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            statements = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            first = statements[0].lineno if statements else node.lineno
+            assert (node.end_lineno or 0) - first < 60, node.name

@@ -15,7 +15,7 @@ from fiqa_trt.analysis.measures import (
 )
 from fiqa_trt.analysis.plots import plot_agreement, plot_edc
 from fiqa_trt.analysis.printing import FORMATS, OVERALL, Table, agreement_table, edc_table
-from fiqa_trt.analysis.ratings import PairForm, Pairs, Rated, in_common, read_pairs, read_rated
+from fiqa_trt.analysis.rated import PairForm, Pairs, Rated, in_common, read_pairs, read_rated
 
 __all__ = [
     "AREAS",

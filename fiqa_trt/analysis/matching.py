@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import open_path
+from fiqa_trt.inputs.address import as_path
 from fiqa_trt.scores.files import SUFFIXES, read_output, read_schema
 from fiqa_trt.scores.members import members_of
 from fiqa_trt.scores.schema import own_columns
@@ -192,7 +192,7 @@ class Scores:
 def _normal(name: str | None, folder: Path | None = None) -> str:
     if not name:
         raise InputError("a row has no path")
-    return os.path.normpath(os.path.join(folder or "", open_path(name)))
+    return os.path.normpath(os.path.join(folder or "", as_path(name)))
 
 
 def _backwards(path: str, *, cut: bool) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fiqa_trt.analysis.edc import Edc
 from fiqa_trt.analysis.measures import Agreement, logistic
-from fiqa_trt.analysis.ratings import Rated
+from fiqa_trt.analysis.rated import Rated
 from fiqa_trt.errors import number_of
 from fiqa_trt.storage.writing import atomic, check_output
 

@@ -171,7 +171,7 @@ def survey(
     Args:
         scores: a scores file.
         threshold: where the slider begins; by default at the score that a fifth of the images does not reach.
-        group_by: see `filtering.Rules`.
+        group_by: see `curation.select.Rules`.
         sheet: images of a contact sheet; 0 for none.
         image_column: see `read_output`.
         report: receives the thumbnails done.
@@ -181,7 +181,7 @@ def survey(
     """
     import pyarrow.compute as pc
 
-    tally, below = Tally(), np.zeros(STEPS + 1, np.int64)
+    tally, by_step = Tally(), np.zeros(STEPS + 1, np.int64)
     by_side = np.zeros((len(SIDES) - 1, STEPS + 1), np.int64)
     ledger, failures, members = Ledger(), list[Failure](), Differences()
     worst, best = _Extremes(sheet), _Extremes(sheet)
@@ -191,7 +191,7 @@ def survey(
         good = table.filter(pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["score"])))
         values = good["score"].to_numpy().astype(np.float32)
         steps = steps_of(values)
-        below += np.bincount(steps, minlength=STEPS + 1)
+        by_step += np.bincount(steps, minlength=STEPS + 1)
         paths = good["path"].combine_chunks()
         worst.add(values.astype(np.float64), paths, values)
         best.add(-values.astype(np.float64), paths, values)
@@ -213,15 +213,15 @@ def survey(
         raise InputError(f"{scores} has no rows")
     quantiles = tally.quantiles()
     if threshold is None:
-        threshold = quantile(below, DEFAULT_SHARE) if quantiles else 0.5
-    bars = np.add.reduceat(below, np.arange(0, STEPS, STEPS // BARS))
+        threshold = quantile(by_step, DEFAULT_SHARE) if quantiles else 0.5
+    bars = np.add.reduceat(by_step, np.arange(0, STEPS, STEPS // BARS))  # of the histogram
     groups, runs = ledger.groups()
     around = _around(rows() if sheet else (), threshold, sheet)
     sheets = {"The lowest scores": worst.rows(), f"Around {threshold:.3f}": around, "The highest scores": best.rows()}
     return Survey(
         images=images,
         statuses=dict(tally.statuses.most_common()),
-        below=[0, *(int(count) for count in np.cumsum(below)[:-1])],
+        below=[0, *(int(count) for count in np.cumsum(by_step)[:-1])],
         bars=[int(count) for count in bars],
         quantiles=quantiles,
         threshold=round(threshold, 3),

@@ -55,7 +55,7 @@ def filter_scores(
         scores: what `score_dataset` wrote.
         output: see `delivery.deliver`, like `way`, `root`, `shard_size`, `image_column`, `companions`,
             `update`, `restart`, `dry_run` and `report`; None only chooses, and in a dry run with a `way` also measures.
-        min_score: see `filtering.Rules`, like the next ones.
+        min_score: see `curation.select.Rules`, like the next ones.
         max_disagreement: see above.
         per_group: a number, or a share like `50%`.
         group_by: see above.

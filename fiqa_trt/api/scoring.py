@@ -13,7 +13,7 @@ from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.registry import open_executor
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Report, Say, silent
-from fiqa_trt.runs import retry
+from fiqa_trt.runs import retry, run
 from fiqa_trt.runs import score as scoring
 from fiqa_trt.runs.update import update_dataset
 
@@ -35,14 +35,14 @@ def score_dataset(
     decoder: str = "auto",
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    unit_rows: int = scoring.UNIT_ROWS,
+    unit_rows: int = run.UNIT_ROWS,
     restart: bool = False,
     update: bool = False,
     keep_gone: bool = False,
     command: str = "",
     report: Report = silent,
     say: Say = silent,
-) -> scoring.Summary:
+) -> run.Summary:
     """`fiqa-trt score`: every image of `inputs` into one file; goes on by itself with what an earlier call left.
 
     Args:
@@ -80,7 +80,7 @@ def score_dataset(
     target = Path(output)
     setup = Setup(device, precision, engine, batch, decoder, threads or len(os.sched_getaffinity(0)), max_pixels)
     opened = functools.partial(open_executor, setup, say, devices=devices)
-    options = scoring.Options(unit_rows, restart, command)
+    options = run.Options(unit_rows, restart, command)
     if update:
         return update_dataset(source, target, opened, options, report, say, keep_gone=keep_gone)
     return scoring.score_dataset(source, target, opened, options, report, say)
@@ -98,11 +98,11 @@ def retry_failed(
     decoder: str = "auto",
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    unit_rows: int = scoring.UNIT_ROWS,
+    unit_rows: int = run.UNIT_ROWS,
     command: str = "",
     report: Report = silent,
     say: Say = silent,
-) -> scoring.Summary:
+) -> run.Summary:
     """`fiqa-trt score --retry-failed`: score the rows of a finished output again, in place, that have no score.
 
     All other rows, their order and further columns stay as they are.
@@ -128,5 +128,5 @@ def retry_failed(
     """
     setup = Setup(device, precision, engine, batch, decoder, threads or len(os.sched_getaffinity(0)), max_pixels)
     opened = functools.partial(open_executor, setup, say, devices=devices)
-    options = scoring.Options(unit_rows, command=command)
+    options = run.Options(unit_rows, command=command)
     return retry.retry_failed(Path(output), opened, options, report, say, image_column)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fiqa_trt.curation.delivery import Delivered
     from fiqa_trt.curation.kept import Kept
     from fiqa_trt.curation.select import Selection
-    from fiqa_trt.progress import Progress
+    from fiqa_trt.progress import Progress, Report, Say
 
 _NAMED = 10
 NOTHING_DELIVERED = 3
@@ -129,47 +129,28 @@ def command(
       fiqa-trt filter --undo /clean
     """
     if undo is not None:
-        context = click.get_current_context()
-        free, default = ("undo", "quiet", "as_json"), click.core.ParameterSource.DEFAULT
-        others = [p for p in context.command.params if p.name not in free and context.params.get(p.name or "")]
-        if given := [_typed(p) for p in others if context.get_parameter_source(p.name or "") is not default]:
-            raise click.UsageError(f"--undo goes alone, not with {', '.join(given)}")
+        _refuse_others("undo")
         _undo(undo, quiet=quiet, as_json=as_json)
         return
     if scores is None:
         raise click.UsageError("give SCORES, a file that score wrote, or --undo FOLDER")
     if output is None and not dry_run:
         raise click.UsageError("give -o OUT, or --dry-run")
-    ways = [n for n, on in (("copy", copy), ("hardlink", hardlink), ("symlink", symlink), ("move", move)) if on]
-    if len(ways) > 1:
-        raise click.UsageError(f"give one of --{' and --'.join(ways)}")
-    way = ways[0] if ways else None
-    if keep is not None and top is not None:
-        raise click.UsageError("give either --keep or --top")
-    if keep is not None and not keep.endswith("%"):
-        raise click.UsageError(f"--keep {keep}: it takes a percentage like 80%; for a number there is --top")
+    way = _way(copy=copy, hardlink=hardlink, symlink=symlink, move=move)
+    amount = _amount(keep, top)
     from fiqa_trt.api import filter_scores
     from fiqa_trt.curation.kept import Kept
 
     say, bar = speaker(quiet), ProgressLine("images", quiet=quiet)
     shards = output is not None and output.suffix.lower() == ".tar"
-    if dry_run or not (way or shards):
-        hint = "nothing was written"
-    else:
-        hint = "run the same command again to resume" if way else "the same command with --restart begins anew"
-    summary = list[str]()  # is said once the call is known to be possible
-
-    def report(progress: Progress) -> None:
-        while summary:
-            say(summary.pop(0))
-        bar(progress)
-
+    hint = _hint(way, dry_run=dry_run, shards=shards)
+    summary = _Summary(say, bar)
     with contextlib.ExitStack() as delivering:
 
         def chosen(selection: Selection) -> None:
-            summary.append(describe(selection))
+            summary.lines.append(describe(selection))
             if shards and output is not None:
-                summary.extend(_about_shards(Kept(scores, selection.mask), output, shard_size))
+                summary.lines.extend(_about_shards(Kept(scores, selection.mask), output, shard_size))
             delivering.enter_context(interruptible(bar, hint))  # until now there is nothing to go on with
 
         found = filter_scores(
@@ -179,7 +160,7 @@ def command(
             max_disagreement=max_disagreement,
             per_group=per_group,
             group_by=group_by,
-            keep=top if keep is None else keep,
+            keep=amount,
             keep_at_least=keep_at_least,
             way=way,
             root=root,
@@ -190,27 +171,27 @@ def command(
             restart=restart,
             dry_run=dry_run,
             chosen=chosen,
-            report=report,
+            report=summary.report,
         )
-    selection, delivered = found.selection, found.delivered
+    selection, delivered, sized = found.selection, found.delivered, bool(way or shards)
     if selection.kept and delivered is not None:
-        what = number_of(delivered.written, "image" if way or shards else "row")
-        summary.append(tell(delivered, way, f"would write {what}" if dry_run else "", sized=bool(way or shards)))
-    say("\n".join(summary))
+        would = f"would write {number_of(delivered.written, 'image' if sized else 'row')}" if dry_run else ""
+        summary.lines.append(tell(delivered, way, would, sized=sized))
+    say("\n".join(summary.lines))
     if as_json:
-        facts = {"kept": selection.kept, "dropped": selection.dropped, "brought_back": selection.brought_back}
-        facts |= {"groups": selection.groups, "lost_groups": selection.lost, "unscored_groups": selection.unscored}
-        facts |= {"short_groups": selection.short}
-        give(json.dumps({**facts, "delivered": delivered and dataclasses.asdict(delivered)}))
+        give(_json(selection, delivered))
     if not selection.kept:
-        complain(
+        _fail(
             f"nothing is kept, so nothing {'would be' if dry_run else 'was'} written: {_way_out(min_score, selection)}"
         )
-        sys.exit(NOTHING_DELIVERED)
     if delivered is not None and not delivered.written and not delivered.already:
         where = f"; relative paths count from {os.getcwd()}" if set(delivered.skipped) == {"missing"} else ""
-        complain(f"not one of the images could be delivered{where}")
-        sys.exit(NOTHING_DELIVERED)
+        _fail(f"not one of the images could be delivered{where}")
+
+
+def _fail(why: str) -> NoReturn:
+    complain(why)
+    sys.exit(NOTHING_DELIVERED)
 
 
 def _about_shards(kept: Kept, output: Path, size: int) -> list[str]:
@@ -226,9 +207,69 @@ def _about_shards(kept: Kept, output: Path, size: int) -> list[str]:
     return lines
 
 
+class _Summary:
+    """Lines that are said once the call is known to be possible: with the first image, or at the end."""
+
+    def __init__(self, say: Say, bar: Report) -> None:
+        self._say, self._bar = say, bar
+        self.lines = list[str]()
+
+    def report(self, progress: Progress) -> None:
+        while self.lines:
+            self._say(self.lines.pop(0))
+        self._bar(progress)
+
+
+def _way(**flags: bool) -> str | None:
+    """The way of delivery that was given, if one was. Raises click.UsageError for several."""
+    given = [name for name, on in flags.items() if on]
+    if len(given) > 1:
+        raise click.UsageError(f"give one of --{' and --'.join(given)}")
+    return given[0] if given else None
+
+
+def _amount(share: str | None, number: int | None) -> int | str | None:
+    """What --keep or --top asks for. Raises click.UsageError for both, or a share that is none."""
+    if share is not None and number is not None:
+        raise click.UsageError("give either --keep or --top")
+    if share is not None and not share.endswith("%"):
+        raise click.UsageError(f"--keep {share}: it takes a percentage like 80%; for a number there is --top")
+    return number if share is None else share
+
+
+def _hint(way: str | None, *, dry_run: bool, shards: bool) -> str:
+    """What is said to who interrupts."""
+    if dry_run or not (way or shards):
+        return "nothing was written"
+    return "run the same command again to resume" if way else "the same command with --restart begins anew"
+
+
+def _refuse_others(alone: str) -> None:
+    """Refuse what was given beside an option that goes alone. Raises click.UsageError."""
+    context, default = click.get_current_context(), click.core.ParameterSource.DEFAULT
+    free = (alone, "quiet", "as_json")
+    others = [p for p in context.command.params if p.name not in free and context.params.get(p.name or "")]
+    if given := [_typed(p) for p in others if context.get_parameter_source(p.name or "") is not default]:
+        raise click.UsageError(f"--{alone} goes alone, not with {', '.join(given)}")
+
+
 def _typed(parameter: click.Parameter) -> str:
     """A parameter as it is given on the command line."""
     return parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
+
+
+def _json(selection: Selection, delivered: Delivered | None) -> str:
+    facts = {
+        "kept": selection.kept,
+        "dropped": selection.dropped,
+        "brought_back": selection.brought_back,
+        "groups": selection.groups,
+        "lost_groups": selection.lost,
+        "unscored_groups": selection.unscored,
+        "short_groups": selection.short,
+        "delivered": delivered and dataclasses.asdict(delivered),
+    }
+    return json.dumps(facts)
 
 
 def _way_out(min_score: float | None, selection: Selection) -> str:

@@ -21,7 +21,7 @@ from fiqa_trt.decoding.registry import NAMES as DECODERS
 from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
-    from fiqa_trt.runs.score import Summary
+    from fiqa_trt.runs.run import Summary
 
 BEYOND_MAX_FAILED = 3
 

@@ -115,6 +115,7 @@ def _decode_file(data: bytes, max_pixels: int, reference: bool) -> Image.Image:
 
 
 def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Image:
+    """Here bytes become pixels: by libjpeg-turbo or one of Pillow's plugins. Raises ImageError."""
     data, opened = file.data, False
     width, height = announced_size(name, data) or (None, None)
     pillow.limit(max_pixels)
@@ -202,3 +203,10 @@ def fit(image: Image.Image, size: int) -> Pixels:
 def opened(place: str, max_pixels: int, threads: int, say: Say) -> CpuDecoder:
     """See `registry.DECODERS`. Its pixels are in memory, wherever the engine is."""
     return CpuDecoder(max_pixels, threads)
+
+
+def libraries() -> str:
+    """See `registry.DECODERS`."""
+    import PIL
+
+    return f"Pillow {PIL.__version__}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import io
 import re
 import threading
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fiqa_trt.decoding import cpu
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS, Decoded
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.decoding.structure import dimensions
@@ -312,3 +314,9 @@ def share_beyond(side: float, room: float, size: int = PreprocessSpec().size) ->
 def opened(place: str, max_pixels: int, threads: int, say: Say) -> DaliDecoder:
     """See `registry.DECODERS`. Raises EngineError."""
     return DaliDecoder(place, max_pixels, threads, say)
+
+
+def libraries() -> str:
+    """See `registry.DECODERS`: those of the CPU decoder, which decodes what DALI leaves, and DALI's."""
+    dali = [f"DALI {d.version}" for d in importlib.metadata.distributions() if d.name.startswith("nvidia-dali-cuda")]
+    return ", ".join([cpu.libraries(), *dali])

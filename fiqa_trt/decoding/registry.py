@@ -11,8 +11,9 @@ from fiqa_trt.progress import Say, silent
 if TYPE_CHECKING:
     from fiqa_trt.decoding.base import Decoder
 
-# Each module of this package has a function `opened`, which takes place, max_pixels, threads and say.
-DECODERS = {"cpu": "cpu", "dali": "dali"}
+# Each module has the functions `opened`, which takes place, max_pixels, threads and say, and `libraries`: what it works
+# with, and its version, as a run records it.
+DECODERS = {"cpu": "fiqa_trt.decoding.cpu", "dali": "fiqa_trt.decoding.dali"}
 NAMES = ("auto", *DECODERS)
 _ON_GPUS = "dali"  # what `auto` takes for an engine there, if it can be had
 
@@ -34,7 +35,7 @@ def open_decoder(name: str, place: str, threads: int, max_pixels: int, say: Say 
         raise EngineError(f"--decoder {name}: it is one of {', '.join(NAMES)}")
 
     def opened(named: str) -> Decoder:
-        found: Decoder = import_module(f"fiqa_trt.decoding.{DECODERS[named]}").opened(place, max_pixels, threads, say)
+        found: Decoder = import_module(DECODERS[named]).opened(place, max_pixels, threads, say)
         return found
 
     if name != "auto":
@@ -46,3 +47,10 @@ def open_decoder(name: str, place: str, threads: int, max_pixels: int, say: Say 
             reason = str(exc).removeprefix(f"--decoder {_ON_GPUS}: ")
             say(f"{reason}: the CPU decodes, which is likely to be slower")
     return opened("cpu")
+
+
+def libraries(decoder: str) -> str:
+    """Versions of what a decoder works with, given by its `name`, which begins with one of DECODERS."""
+    module = next((module for name, module in DECODERS.items() if decoder.startswith(name)), DECODERS["cpu"])
+    found: str = import_module(module).libraries()
+    return found

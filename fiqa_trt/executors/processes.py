@@ -1,7 +1,6 @@
-"""Who scores the units of a run: this process, or one process for each of several devices.
+"""One process for each of several devices. The units of one that dies go to the others.
 
-Both write each unit's part as soon as it is done. A process that dies costs nothing but time: its units go to the
-others.
+Each writes the part of a unit as soon as it is done, so that such a death costs nothing but time.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Address(NamedTuple):
     @classmethod
     def parse(cls, recorded: str, known: dict[str, bool] | None = None) -> Address:
         """The address that a recorded path is; `known` remembers, for many of them, which containers are there."""
-        path = open_path(recorded)
+        path = as_path(recorded)
         at = path.find(SEPARATOR)
         while at >= 0:
             file, key = path[:at], path[at + len(SEPARATOR) :]
@@ -88,7 +88,7 @@ def _is_there(path: str, known: dict[str, bool] | None) -> bool:
 def record_path(path: str | bytes) -> str:
     """A path as it stands in a table: itself if it is valid UTF-8, else a percent-encoded `file:` URI (RFC 8089).
 
-    Accepts bytes or Python's own form of a file name (surrogateescape). Reversed by `open_path`.
+    Accepts bytes or Python's own form of a file name (surrogateescape). Reversed by `as_path`.
     """
     name = os.fsdecode(path)
     if not name.startswith(_SCHEME):
@@ -106,7 +106,7 @@ def as_uri(name: str) -> str:
     return _SCHEME + ("//" if name.startswith("/") else "") + quote(os.fsencode(name))
 
 
-def open_path(recorded: str) -> str:
+def as_path(recorded: str) -> str:
     """The path to open for a recorded one: `file:` URIs are decoded, anything else is taken as it stands; so is the URI
     of a file on another host.
     """
@@ -123,4 +123,4 @@ def open_path(recorded: str) -> str:
 
 def sought(recorded: str) -> str:
     """A recorded path, and where it is looked for, for a message that it is not there."""
-    return recorded if os.path.isabs(open_path(recorded)) else f"{recorded}, which is looked for in {os.getcwd()}"
+    return recorded if os.path.isabs(as_path(recorded)) else f"{recorded}, which is looked for in {os.getcwd()}"

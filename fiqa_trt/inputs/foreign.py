@@ -10,7 +10,7 @@ from fiqa_trt.inputs.containers.registry import CONTAINERS
 
 
 @dataclasses.dataclass(frozen=True)
-class Container:
+class Unread:
     """A kind of file that may hold images, and that is not read.
 
     Attributes:
@@ -27,30 +27,28 @@ class Container:
 _EXPORT = "write its images to a folder, a .tar or a .parquet first"
 _PACKED = ".gz .bz2 .xz .zst .lz4 .lz .lzma .br .z"
 _TARS = ".tgz .tbz .tbz2 .txz .tzst .tlz .taz " + " ".join(f".tar{suffix}" for suffix in _PACKED.split())
-_CONTAINERS = (
-    Container("compressed, so its members cannot be found", "unpack it to a plain .tar first", _TARS),
-    Container("compressed", "unpack it first", _PACKED),
-    Container(
+_UNREAD = (
+    Unread("compressed, so its members cannot be found", "unpack it to a plain .tar first", _TARS),
+    Unread("compressed", "unpack it first", _PACKED),
+    Unread(
         "an archive that is not read",
         "unpack it and give the folder",
         ".zipx .7z .rar .cab .cpio .lzh .cbz .cbr .jar",
     ),
-    Container("a disk image", "mount it and give the folder", ".iso .squashfs .sqsh .dmg .vhd .vhdx .qcow2"),
-    Container("an HDF5 file, which is not read", _EXPORT, ".h5 .hdf5 .hdf .he5"),
-    Container("a RecordIO file, which is not read", _EXPORT, ".rec .recordio"),
-    Container("an LMDB database, which is not read", _EXPORT, ".mdb .lmdb"),
-    Container("a SQLite database, which is not read", _EXPORT, ".sqlite .sqlite3 .db3"),
-    Container("a TFRecord file, which is not read", _EXPORT, ".tfrecord .tfrecords .tfrec"),
-    Container("a Zarr store, which is not read", _EXPORT, ".zarr"),
-    Container("a Lance data set, which is not read", _EXPORT, ".lance"),
-    Container("a shard that is not read", _EXPORT, ".beton .mds .msgpack .avro .orc"),
-    Container("a file of arrays, not of images", _EXPORT, ".npz .npy"),
-    Container("a file of Python objects, which is never opened", _EXPORT, ".pkl .pickle .pt .pth"),
-    Container("not named as a table", "if it is Parquet, name it .parquet", ".pq .parq"),
-    Container("not named as a table", "if it is Arrow IPC (Feather 2), name it .arrow", ".feather .ipc .arrows"),
-    Container(
-        "a video", "write its frames to a folder first", ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .3gp"
-    ),
+    Unread("a disk image", "mount it and give the folder", ".iso .squashfs .sqsh .dmg .vhd .vhdx .qcow2"),
+    Unread("an HDF5 file, which is not read", _EXPORT, ".h5 .hdf5 .hdf .he5"),
+    Unread("a RecordIO file, which is not read", _EXPORT, ".rec .recordio"),
+    Unread("an LMDB database, which is not read", _EXPORT, ".mdb .lmdb"),
+    Unread("a SQLite database, which is not read", _EXPORT, ".sqlite .sqlite3 .db3"),
+    Unread("a TFRecord file, which is not read", _EXPORT, ".tfrecord .tfrecords .tfrec"),
+    Unread("a Zarr store, which is not read", _EXPORT, ".zarr"),
+    Unread("a Lance data set, which is not read", _EXPORT, ".lance"),
+    Unread("a shard that is not read", _EXPORT, ".beton .mds .msgpack .avro .orc"),
+    Unread("a file of arrays, not of images", _EXPORT, ".npz .npy"),
+    Unread("a file of Python objects, which is never opened", _EXPORT, ".pkl .pickle .pt .pth"),
+    Unread("not named as a table", "if it is Parquet, name it .parquet", ".pq .parq"),
+    Unread("not named as a table", "if it is Arrow IPC (Feather 2), name it .arrow", ".feather .ipc .arrows"),
+    Unread("a video", "write its frames to a folder first", ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .3gp"),
 )
 _IMAGE_SUFFIXES = """
     .heic .heif .heics .hif .avci .jxl .jxr .wdp .hdp .jls .jph .jhc .bpg .flif .mpo .qoi .exr .hdr .pfm .pam .tga .pcx
@@ -68,7 +66,8 @@ _SYSTEM_FOLDERS = """
     @eadir @recycle #recycle #snapshot .@__thumb .snapshot .snapshots .zfs lost+found __macosx .appledouble
     .git .svn .hg .spotlight-v100 .fseventsd .trash .trashes .thumbnails .ipynb_checkpoints $recycle.bin
 """
-_BY_SUFFIX = {suffix: container for container in _CONTAINERS for suffix in container.suffixes.split()}
+# Whatever has come to be read since is no longer among them.
+_BY_SUFFIX = {suffix: kind for kind in _UNREAD for suffix in kind.suffixes.split() if suffix not in CONTAINERS}
 _IMAGES = frozenset(_IMAGE_SUFFIXES.split())
 _COUNTED = frozenset((*_BY_SUFFIX, *_IMAGES))
 INSIDE = frozenset(CONTAINERS)
@@ -87,8 +86,8 @@ def suffix_of(name: str) -> str:
     return f".tar{suffix}" if stem.endswith(".tar") and f".tar{suffix}" in _BY_SUFFIX else suffix
 
 
-def container_with(suffix: str) -> Container | None:
-    """The container that is not read whose files have this suffix."""
+def unread_with(suffix: str) -> Unread | None:
+    """The kind that is not read whose files have this suffix."""
     return _BY_SUFFIX.get(suffix)
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from fiqa_trt.errors import number_of, printable
-from fiqa_trt.inputs.foreign import INSIDE, container_with, is_system_folder, noted_as, noted_inside
+from fiqa_trt.inputs.foreign import INSIDE, is_system_folder, noted_as, noted_inside, unread_with
 from fiqa_trt.inputs.formats import SUFFIXES, find_format
 from fiqa_trt.inputs.marks import NOTE, OURS, holds_copies
 from fiqa_trt.storage.base import Entry
@@ -132,7 +132,7 @@ class LeftOut:
     def way_out(self) -> str:
         """What to do with the most frequent of the containers; empty if there are none."""
         for suffix, _ in self._suffixes.most_common():
-            container = container_with(suffix)
+            container = unread_with(suffix)
             if suffix in INSIDE:
                 return f"a {suffix} within a .tar is not read: unpack it first"
             if container is not None:

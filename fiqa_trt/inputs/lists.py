@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import as_uri, record_path
 from fiqa_trt.inputs.containers.registry import CONTAINERS
-from fiqa_trt.inputs.foreign import container_with, suffix_of
+from fiqa_trt.inputs.foreign import suffix_of, unread_with
 from fiqa_trt.inputs.formats import find_format
 from fiqa_trt.inputs.user_tables import (
     BATCH_ROWS,
@@ -92,7 +92,7 @@ def check_list(name: str) -> None:
     suffix = suffix_of(name)
     if name.lower().endswith((".txt", *KINDS)):
         return
-    container = container_with(suffix)
+    container = unread_with(suffix)
     if container is not None or suffix in _WAYS_OUT:
         way_out = container.way_out if container is not None else _WAYS_OUT[suffix]
         raise InputError(f"{name} is no list (.txt, {', '.join(KINDS)}): {way_out}")

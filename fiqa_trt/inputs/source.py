@@ -13,10 +13,10 @@ from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, OutputError, number_of, printable
 from fiqa_trt.fingerprint import FREE
-from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address, open_path, record_path, with_column
+from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address, as_path, record_path, with_column
 from fiqa_trt.inputs.containers.base import Container
 from fiqa_trt.inputs.containers.registry import CONTAINERS, TABLES, is_container, is_table
-from fiqa_trt.inputs.foreign import container_with, is_system_folder, suffix_of
+from fiqa_trt.inputs.foreign import is_system_folder, suffix_of, unread_with
 from fiqa_trt.inputs.formats import SUFFIXES
 from fiqa_trt.inputs.listing import LeftOut, walk
 from fiqa_trt.inputs.lists import PATHS, column_of_paths, path_batches, read_list, read_paths
@@ -122,8 +122,8 @@ def _is_folder(given: str) -> bool:
         return store_of(given).is_folder(given)
     except (OSError, ValueError) as exc:
         why = getattr(exc, "strerror", None) or str(exc)
-        if open_path(given) != given:
-            why = f"{why}; INPUT takes paths as they are ({open_path(given)}), --list takes file: URIs too"
+        if as_path(given) != given:
+            why = f"{why}; INPUT takes paths as they are ({as_path(given)}), --list takes file: URIs too"
         elif is_remote(given):
             why = REMOTE
         elif given == _STDIN:
@@ -133,7 +133,7 @@ def _is_folder(given: str) -> bool:
 
 def _refuse(given: str, *, alone: bool) -> None:
     suffix = suffix_of(given)
-    container = container_with(suffix)
+    container = unread_with(suffix)
     if container is not None:
         raise InputError(f"{given} is {container.what}: {container.way_out}")
     if alone and suffix in _LISTS:

@@ -29,12 +29,13 @@ from fiqa_trt.errors import InputError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.address import Address
-from fiqa_trt.inputs.ahead import READERS, Reader
+from fiqa_trt.inputs.read_ahead import READERS, Reader
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.verification import portrait
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Say, silent
+from fiqa_trt.runs import run
 from fiqa_trt.runs import score as scoring
 from fiqa_trt.storage.base import Blob
 from fiqa_trt.version import __version__
@@ -155,7 +156,7 @@ def generate(folder: Path, count: int, size: int, seed: int = 0) -> None:
 def read_rate(paths: Sequence[str], batch: int) -> float:
     """Images/s of reading alone."""
     reader = Reader()
-    units = [paths[start : start + scoring.UNIT_ROWS] for start in range(0, len(paths), scoring.UNIT_ROWS)]
+    units = [paths[start : start + run.UNIT_ROWS] for start in range(0, len(paths), run.UNIT_ROWS)]
 
     def chunks() -> Iterator[list[Address]]:
         for plan in bounded_map(reader.plan, units, lambda: 2):

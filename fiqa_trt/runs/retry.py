@@ -18,7 +18,7 @@ from fiqa_trt.inputs.containers.registry import TABLES
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Report, Say, silent
-from fiqa_trt.runs.score import Options, Summary, begin_in_place, open_run, refuse_incomparable
+from fiqa_trt.runs.run import Options, Summary, begin_in_place, open_run, refuse_incomparable
 from fiqa_trt.scores.files import (
     check_columns,
     output_metadata,
@@ -63,7 +63,7 @@ def retry_failed(
         source = Source(image_column=column)
         fingerprint = run.fingerprint("retry", source, digest, count)
         if count:
-            _refuse_elsewhere(output, finished())
+            _refuse_elsewhere(output, finished(), say)
         free = () if any(map(_scored_in_tables, finished())) else ("image_column",)
         refuse_incomparable(output, "--retry-failed", fingerprint, say, free=free)
         if metadata is not None and recorded_fingerprint(metadata).get("image_column", column) != column:
@@ -76,10 +76,9 @@ def retry_failed(
         return run.finish(schema, _merged(finished(), folder.units.parts(), own_columns(run.members)), rows)
 
 
-def _refuse_elsewhere(output: Path, tables: Iterable[pa.Table]) -> None:
-    """Raise InputError if not one image that has a score is there: of what failed, nothing could be learned.
-
-    A disk may be away, and relative paths count from where the command is given.
+def _refuse_elsewhere(output: Path, tables: Iterable[pa.Table], say: Say) -> None:
+    """Raise InputError if not one image that has a score is there and paths count from where the command is given: of
+    what failed, nothing could be learned there. Where they do not, as of a disk that is away, it is said.
     """
     first = None
     for table in tables:
@@ -87,10 +86,12 @@ def _refuse_elsewhere(output: Path, tables: Iterable[pa.Table]) -> None:
             if os.path.lexists(Address.parse(path).file):
                 return
             first = first or path
-    if first is not None:
-        raise InputError(
-            f"--retry-failed {output}: not one of the images that have scores is there now, for one not {sought(first)}"
-        )
+    if first is None:
+        return
+    gone = f"not one of the images that have scores is there now, for one not {sought(first)}"
+    if not os.path.isabs(Address.parse(first).file):
+        raise InputError(f"--retry-failed {output}: {gone}")
+    say(gone)
 
 
 def _scored_in_tables(table: pa.Table) -> bool:

@@ -22,24 +22,16 @@ import pyarrow.compute as pc
 
 from fiqa_trt.errors import DifferentRun, InputError, number_of, one_line
 from fiqa_trt.executors.base import Executor
-from fiqa_trt.inputs.address import Address, open_path, record_path
-from fiqa_trt.inputs.ahead import READERS
+from fiqa_trt.inputs.address import Address, as_path, record_path
 from fiqa_trt.inputs.containers.registry import CONTAINERS
+from fiqa_trt.inputs.read_ahead import READERS
 from fiqa_trt.inputs.reader import origin_of
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.outcomes import Origin
 from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs.retry import Fresh
-from fiqa_trt.runs.score import (
-    Options,
-    Run,
-    Summary,
-    apart_from,
-    begin_in_place,
-    open_run,
-    refuse_incomparable,
-    score_dataset,
-)
+from fiqa_trt.runs.run import Options, Run, Summary, apart_from, begin_in_place, open_run, refuse_incomparable
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import check_columns, holder, output_metadata, read_output, read_schema, with_metadata
 from fiqa_trt.scores.schema import output_schema, own_columns, own_types
 
@@ -191,14 +183,14 @@ def _refuse_unreadable(output: Path, gone: pa.ChunkedArray, now: pa.Table, chang
     above = set[str]()
     for paths in (shards, folders):
         for path in pc.unique(paths.filter(pc.not_equal(paths, gone))).to_pylist():
-            name = record_path(open_path(path))
+            name = record_path(as_path(path))
             while name and name not in above:
                 above.add(name)
                 name = name.rpartition("/")[0]
     names = pc.utf8_rtrim(now["path"].cast(pa.large_string()), "/")
     found = pc.and_(pc.is_null(now["bytes"]), pc.is_in(names, value_set=pa.array(above, pa.large_string())))
     unread = now["path"].filter(pc.and_(found, pa.array(changes.source < 0)))
-    broken = (name for name in above if os.path.islink(open_path(name)) and not os.path.exists(open_path(name)))
+    broken = (name for name in above if os.path.islink(as_path(name)) and not os.path.exists(as_path(name)))
     if culprit := unread[0].as_py() if len(unread) else next(broken, None):
         raise InputError(
             f"--update {output}: {culprit} cannot be read to its end, and the rows of what was in it would "

@@ -7,15 +7,16 @@ from importlib import import_module
 from fiqa_trt.storage.base import Store
 from fiqa_trt.storage.local import LocalStore
 
-# Each module has a function `opened`, which takes nothing.
-ELSEWHERE = dict[str, str]()
+# By scheme, as "s3": "fiqa_trt.storage.s3". Each module has a function `opened`, which takes nothing and is called for
+# each path, so that it gives the same store each time.
+STORES = dict[str, str]()
 _LOCAL = LocalStore()
 
 
 def store_of(path: str) -> Store:
     """The store that a path is in: by its scheme, or else this machine's."""
     scheme, found, _ = path.partition("://")
-    if found and scheme in ELSEWHERE:
-        store: Store = import_module(ELSEWHERE[scheme]).opened()
+    if found and scheme in STORES:
+        store: Store = import_module(STORES[scheme]).opened()
         return store
     return _LOCAL

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.errors import InputError, number_of, storage_error
-from fiqa_trt.inputs.address import Address, open_path
+from fiqa_trt.inputs.address import Address, as_path
 from fiqa_trt.inputs.formats import SUFFIXES
 from fiqa_trt.inputs.ratings import Form, read_ratings
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded
@@ -169,7 +169,7 @@ def _files(paths: list[str], folder: str, name: str, *, below: bool) -> tuple[li
 
     def file(written: str) -> str:
         nonlocal tree
-        path = os.path.join(folder, open_path(written))
+        path = os.path.join(folder, as_path(written))
         if is_remote(path):
             return path
         path = os.path.normpath(path)

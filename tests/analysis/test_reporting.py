@@ -25,7 +25,8 @@ from fiqa_trt.cli import group
 from fiqa_trt.curation.select import Amount, Rules, select
 from fiqa_trt.errors import DifferentRun, InputError, OutputError
 from fiqa_trt.inputs.source import Source
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.groups import STEPS, Ledger
 from tests.helpers import Row, mean_executor, row, tar, write
 

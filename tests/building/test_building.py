@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import shlex
 import shutil
 import subprocess
 import sys
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +14,22 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fiqa_trt import building
 from fiqa_trt.building import Request, cpu, measuring
 from fiqa_trt.building.calibration import Pixels, Trial, prefers_shipped, read_ranges
-from fiqa_trt.building.measuring import Measured, batch_sizes, choose, infer, quickest
-from fiqa_trt.cli import group
-from fiqa_trt.engines.base import Engine, EngineInfo, Scores
+from fiqa_trt.building.measuring import infer
+from fiqa_trt.engines.base import Engine
 from fiqa_trt.engines.manifest import MANIFEST, Manifest, this_processor
 from fiqa_trt.engines.opening import CHECKPOINT, RELEASED, open_engine
 from fiqa_trt.engines.openvino import half_arithmetic, pack_network, read_network
-from fiqa_trt.errors import EngineError, FiqaError, InputError
+from fiqa_trt.errors import EngineError, InputError
 from fiqa_trt.libraries import import_library
-from fiqa_trt.machine import doctor
 from fiqa_trt.models import verification
 from fiqa_trt.models.verification import Fidelity, Tolerance, compare, verification_batch
-
-INFO = EngineInfo("x", "y", "fp16", "fp16", 8, "0", ("a", "b"))
+from tests.helpers import invoke
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +51,6 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(*arguments: str | Path) -> Result:
-    result = CliRunner().invoke(group, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, (SystemExit, FiqaError)):
-        raise result.exception
-    return result
-
-
 def has_half() -> bool:
     try:
         open_engine("cpu", "fp16").close()
@@ -76,7 +60,7 @@ def has_half() -> bool:
 
 
 def test_build_list_and_score(store: Path, tmp_path: Path, crops: Path) -> None:
-    done = call("build", "--precision", "fp32", "--device", "cpu", "--max-batch", "4", "--json", "-q")
+    done = invoke("build", "--precision", "fp32", "--device", "cpu", "--max-batch", "4", "--json", "-q")
     assert not done.stderr
     built = json.loads(done.stdout)
     assert built["folder"] == str(store / "openvino-fp32")
@@ -86,16 +70,16 @@ def test_build_list_and_score(store: Path, tmp_path: Path, crops: Path) -> None:
     assert built["gain"] > 0
     assert built["batch"][1] == 4
     assert built["batch"][2] == 4
-    assert call("build", "--precision", "int8", "--max-batch", "4", "-q", "--device", "cpu").exit_code == 0
-    listed = call("engines").stdout
+    assert invoke("build", "--precision", "int8", "--max-batch", "4", "-q", "--device", "cpu").exit_code == 0
+    listed = invoke("engines").stdout
     assert f"{store}/openvino-fp32: openvino fp32" in listed
     assert f"{store}/openvino-int8: openvino int8" in listed
     assert listed.count("the choice of auto") <= 1  # none where both are slower than what runs without them
-    entries = json.loads(call("engines", "--json").stdout)["engines"]
+    entries = json.loads(invoke("engines", "--json").stdout)["engines"]
     assert [entry["problem"] for entry in entries] == [None, None]
     for precision, executed in (("fp32", "fp32"), ("int8", "int8 and ")):
         scores = tmp_path / f"{precision}.parquet"
-        done = call("score", crops, "-o", scores, "--device", "cpu", "--precision", precision, "--json")
+        done = invoke("score", crops, "-o", scores, "--device", "cpu", "--precision", precision, "--json")
         assert f"using {store}/openvino-{precision}" in done.stderr
         engine = json.loads(done.stdout.splitlines()[-1])["engine"]
         assert engine["precision"] == precision
@@ -184,7 +168,7 @@ def test_another_checkpoint(store: Path, tmp_path: Path) -> None:
     weights = load_file(CHECKPOINT)
     weights["members.mobilenet_v3_small.head.bias"] += 0.5
     save_file(weights, tmp_path / "mine.safetensors")
-    call(
+    invoke(
         "build",
         "--checkpoint",
         tmp_path / "mine.safetensors",
@@ -204,7 +188,7 @@ def test_another_checkpoint(store: Path, tmp_path: Path) -> None:
     ours, released = (infer(e, verification_batch()) for e in (engine, open_engine("cpu", "fp32")))
     assert (ours[:, 0] > released[:, 0]).all()
     assert np.abs(ours[:, 1] - released[:, 1]).max() < 1e-4
-    assert "of another checkpoint" in call("engines").stdout
+    assert "of another checkpoint" in invoke("engines").stdout
     # Its INT8 ranges are others.
     with pytest.raises(EngineError, match="of another checkpoint"):
         building.build(Request("int8", tmp_path / "mine.safetensors", "cpu"))
@@ -294,11 +278,11 @@ def test_a_plan_is_refused_by_the_cpu_and_by_a_machine_without_its_gpu(store: Pa
     if not torch.cuda.is_available():
         with pytest.raises(EngineError, match="sees no CUDA GPU"):
             open_engine(engine=str(built.folder))
-        assert "needs a CUDA GPU (H100)" in call("engines").stdout
+        assert "needs a CUDA GPU (H100)" in invoke("engines").stdout
 
 
 def test_export_with_qdq_nodes(tmp_path: Path, released: Engine) -> None:
-    done = call("export", "--format", "onnx", "--precision", "int8", "-o", tmp_path / "e")
+    done = invoke("export", "--format", "onnx", "--precision", "int8", "-o", tmp_path / "e")
     assert "ensemble.onnx" in done.stdout
     session = onnxruntime.InferenceSession(tmp_path / "e" / "ensemble.onnx", providers=["CPUExecutionProvider"])
     assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
@@ -317,11 +301,11 @@ def test_export_with_qdq_nodes(tmp_path: Path, released: Engine) -> None:
     zeros = [t for t in graph.initializer if t.name.endswith(".zero")]
     assert zeros
     assert not any(onnx.numpy_helper.to_array(t).any() for t in zeros)
-    done = call("export", "-o", tmp_path / "x", "--calibration", "y")
+    done = invoke("export", "-o", tmp_path / "x", "--calibration", "y")
     assert "--calibration is for" in str(done.exception)
-    done = call("export", "/gone.safetensors", "-o", tmp_path / "x", "--precision", "int8")
+    done = invoke("export", "/gone.safetensors", "-o", tmp_path / "x", "--precision", "int8")
     assert "cannot read /gone.safetensors" in str(done.exception)
-    facts = json.loads(call("export", "-o", tmp_path / "y", "--json", "-q").stdout)
+    facts = json.loads(invoke("export", "-o", tmp_path / "y", "--json", "-q").stdout)
     assert (facts["engine"], facts["triton"]) == (str(tmp_path / "y"), None)
     assert facts["manifest"]["payload"] == "ensemble.onnx"
 
@@ -347,70 +331,14 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         (["score", taken, "-o", tmp_path / "no" / "s.parquet"], "does not exist"),
         (["show", taken / "photo.jpg", taken / "photo.jpg", "--explain", "--engine", gone], "written twice"),
     ):
-        assert message in str(call(*map(str, words)).exception), words
-
-
-def test_the_quickest_way_within_tolerance_is_taken() -> None:
-    def measured(rate: int) -> Measured:
-        if rate > 50:
-            raise EngineError(f"{rate} is too far from FP32")
-        return Measured(INFO, rate, {}, np.zeros((0, 2), np.float32))
-
-    said = list[str]()
-    assert quickest(measured, [10, 30, 99, 20], said.append)[0] == 30
-    assert said == ["left out: 99 is too far from FP32"]
-    assert quickest(measured, [99, 10, 98], said.append)[1].rate == 10
-    assert quickest(measured, [48, 49, 50], said.append)[0] == 48  # as quick, but for noise
-    with pytest.raises(EngineError, match="98 is too far"):
-        quickest(measured, [99, 98], said.append)
-
-
-def test_ways_are_compared_beside_the_same_engine() -> None:
-    """Whatever the load was while each was timed."""
-    none = np.zeros((0, 2), np.float32)
-    found = {"a": Measured(INFO, 300, {}, none, 0.8), "b": Measured(INFO, 100, {}, none, 1.6)}
-    assert quickest(found.__getitem__, ["a", "b"], print)[0] == "b"
-
-
-def test_a_noisy_moment_chooses_nothing() -> None:
-    steady = [100.0] * 7
-    assert choose({8: steady, 4: [104.0] * 7, 16: steady}) == 8
-    assert choose({8: steady, 4: [120.0] * 6 + [90.0]}) == 4
-    assert choose({8: steady, 4: [300.0] * 5 + [90.0] * 2}) == 8
-    assert choose({8: [100.0, 30.0, 100.0, 30.0, 100.0, 30.0, 100.0], 4: [100.0, 33.0] * 3 + [100.0]}) == 8
-    assert choose({8: [50.0], 4: [100.0]}) == 4
-
-
-@pytest.mark.parametrize("batch", [1, 32])
-def test_all_that_goes_in_is_timed(batch: int) -> None:
-    """The same in every slot, from the first image to the last: else a large batch seems slower than it is."""
-    now, waited = list[Future[Scores]](), list[Future[Scores]]()
-
-    class Watched(Future[Scores]):
-        def result(self, timeout: float | None = None) -> Scores:
-            waited.append(self)
-            return super().result(timeout)
-
-    class Counting:
-        info, slots = dataclasses.replace(INFO, batch=batch), 3
-
-        def submit(self, images: Pixels) -> Future[Scores]:
-            assert len(images) == batch
-            future = Watched()
-            future.set_result(np.zeros((batch, 2), np.float32))
-            now.append(future)
-            return future
-
-    assert measuring.throughput(Counting(), 0.01) > 0  # type: ignore[arg-type]
-    assert len(now) % 3 == 0
-    assert sorted(map(id, now)) == sorted(map(id, waited))
+        assert message in str(invoke(*map(str, words)).exception), words
 
 
 def test_an_engine_that_is_slower_than_none(store: Path) -> None:
     built = building.build(Request("fp32", device="cpu", max_batch=2))
     values = json.loads((built.folder / MANIFEST).read_text())
     (built.folder / MANIFEST).write_text(json.dumps(values | {"gain": 0.5}))
-    listed = call("engines").stdout
+    listed = invoke("engines").stdout
     assert "0.50 times the speed without it); usable, but slower than without it: auto leaves it" in listed
     said = list[str]()
     open_engine("cpu", say=said.append).close()
@@ -419,82 +347,15 @@ def test_an_engine_that_is_slower_than_none(store: Path) -> None:
     assert said == [f"using {built.folder}"]
 
 
-def test_batch_sizes() -> None:
-    assert batch_sizes((1, 4, 8), 8) == [1, 4, 8]
-    assert batch_sizes((1, 4, 8), 6) == [1, 4, 6]
-    assert batch_sizes((8, 32), 64) == [8, 32]
-
-
 def test_engines_looks_at_the_payload_too(tmp_path: Path) -> None:
     shutil.copytree(RELEASED, tmp_path / "a" / "e", ignore=shutil.ignore_patterns("*.safetensors", "int8*"))
     manifest = json.loads((tmp_path / "a" / "e" / "engine.json").read_text())
     manifest |= {"backend": "openvino", "target": {**manifest["target"], "kind": "cpu", "name": this_processor()}}
     (tmp_path / "a" / "e" / "engine.json").write_text(json.dumps(manifest))
-    assert "usable" in call("engines", str(tmp_path / "a")).stdout
+    assert "usable" in invoke("engines", str(tmp_path / "a")).stdout
     (tmp_path / "a" / "e" / manifest["payload"]).write_bytes(b"x")
-    assert "is damaged" in call("engines", str(tmp_path / "a")).stdout
+    assert "is damaged" in invoke("engines", str(tmp_path / "a")).stdout
     (tmp_path / "a" / "e" / "engine.json").write_text("{}")
-    assert "it lacks" in call("engines", str(tmp_path / "a")).stdout
+    assert "it lacks" in invoke("engines", str(tmp_path / "a")).stdout
     for wrong, message in (("a/e", "is itself an engine"), ("gone", "no such folder")):
-        assert message in str(call("engines", str(tmp_path / wrong)).exception)
-
-
-def test_doctor_says_what_works_and_mends_the_rest() -> None:
-    report = json.loads(call("doctor", "--json").stdout)
-    checks = {check["name"]: check for check in report["checks"]}
-    assert checks["CPU engine (OpenVINO)"]["works"]
-    assert checks["CPU decoder (Pillow, libjpeg-turbo)"]["works"]
-    assert checks["PyTorch engine"]["works"]
-    assert checks["CUDA in PyTorch"]["works"] == torch.cuda.is_available()
-    for check in report["checks"]:
-        assert check["detail"]
-        assert bool(check["remedy"]) != check["works"], check
-    assert report["versions"]["openvino"]
-    text = call("doctor").stdout
-    assert "yes  CPU engine" in text
-    for check in report["checks"]:
-        assert check["works"] or f"-> {check['remedy']}" in text
-
-
-@pytest.mark.parametrize("has_gpu", [False, True])
-def test_commands_of_doctor_can_be_pasted(has_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus = [doctor.Gpu("H100", 80, "570")] if has_gpu else []
-    monkeypatch.setattr(doctor, "_gpus", lambda: (gpus, doctor.Check("GPU readings", True, "")))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
-    checks = {check.name: check for check in doctor.examine().checks}
-    for check in checks.values():
-        words = shlex.split(check.remedy) if check.remedy.startswith("pip") else ["pip", "install", "x"]
-        assert words[:2] == ["pip", "install"]
-        assert len([word for word in words[2:] if not word.startswith("--")]) == 1, check
-    modelopt = checks["INT8 on a GPU (modelopt)"].remedy
-    assert modelopt == ("pip install 'nvidia-modelopt[hf]'" if has_gpu else "needs an NVIDIA GPU")
-
-
-def test_doctor_names_the_right_extra_and_an_unwritable_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with monkeypatch.context() as patch:
-        patch.setenv("FIQA_TRT_CACHE", str(tmp_path / "file" / "cache"))
-        (tmp_path / "file").write_text("")
-        patch.setattr("importlib.util.find_spec", lambda name, *_: None)
-        checks = {check.name: check for check in doctor.examine().checks}
-    cache = checks["cache of compiled networks"]
-    assert not cache.works
-    assert str(tmp_path / "file" / "cache") in cache.detail
-    assert "FIQA_TRT_CACHE" in cache.remedy
-    for name, extra in (
-        ("export (onnxscript)", "build"),
-        ("training (matplotlib)", "train"),
-        ("eval (scipy)", "train"),
-    ):
-        assert checks[name].remedy == f"pip install 'fiqa-trt[{extra}]'"
-    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    for check in checks.values():  # whatever is recommended exists
-        assert all(f"\n{name} = [" in project for name in re.findall(r"fiqa-trt\[(\w+)\]", check.remedy))
-
-
-@given(st.text(), st.integers(0, 400))
-def test_doctor_cuts_no_word(text: str, words: int) -> None:
-    said = doctor._reason(RuntimeError(f"{text} " + "word " * words))
-    assert len(said) <= 160
-    whole = " ".join(f"{text} {'word ' * words}".split())
-    assert said == whole or said.endswith(" ...") or not whole or len(text) > 150
-    assert said.removesuffix(" ...") in whole or not whole
+        assert message in str(invoke("engines", str(tmp_path / wrong)).exception)

@@ -22,7 +22,7 @@ from PIL import Image
 from fiqa_trt.cli import COMMANDS, group
 from fiqa_trt.cli.score import describe
 from fiqa_trt.engines.base import PRECISIONS
-from fiqa_trt.runs.score import Summary
+from fiqa_trt.runs.run import Summary
 from tests.helpers import COMMAND, ROOT, call
 
 

@@ -23,7 +23,8 @@ from fiqa_trt.errors import FiqaError, UsageError
 from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.inputs.source import Source
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 from tests.helpers import jpeg, mean_executor, tar, tree
 
 Members = list[tuple[str, bytes]]

@@ -31,7 +31,8 @@ from fiqa_trt.errors import EngineError
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 from tests.helpers import MeanEngine, jpeg
 
 SIZES = ((224, 224), (600, 600), (250, 250), (500, 333), (301, 477), (112, 112), (90, 140), (1023, 900))

@@ -16,10 +16,11 @@ from fiqa_trt.errors import EngineError, RunError
 from fiqa_trt.executors.base import Executor, Setup
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.executors.processes import Processes, _Worker, parse_devices
-from fiqa_trt.executors.registry import ELSEWHERE, open_executor
+from fiqa_trt.executors.registry import EXECUTORS, open_executor
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Count
-from fiqa_trt.runs.score import Options, Summary, score_dataset
+from fiqa_trt.runs.run import Options, Summary
+from fiqa_trt.runs.score import score_dataset
 from tests.helpers import call
 
 SETUP = Setup(device="cpu", precision="fp32", batch=4)
@@ -67,7 +68,7 @@ def test_what_is_asked_for_is_opened(devices: str | None, kind: type) -> None:
 
 
 def test_every_executor_can_be_opened() -> None:
-    assert all(callable(importlib.import_module(module).opened) for module in ELSEWHERE.values())
+    assert all(callable(importlib.import_module(module).opened) for module in EXECUTORS.values())
 
 
 @pytest.mark.parametrize("victims", [1, 2])

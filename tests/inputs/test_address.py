@@ -18,7 +18,8 @@ from fiqa_trt.inputs.address import DEFAULT_COLUMN, SEPARATOR, Address, with_col
 from fiqa_trt.inputs.containers.registry import CONTAINERS, is_table
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.runs.retry import retry_failed
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
 from tests.helpers import mean_executor

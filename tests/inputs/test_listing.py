@@ -12,13 +12,14 @@ from PIL import Image
 
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs import foreign
+from fiqa_trt.inputs.containers.registry import CONTAINERS as CONTAINERS_READ
 from fiqa_trt.inputs.foreign import noted_as, suffix_of
 from fiqa_trt.inputs.formats import SUFFIXES
 from fiqa_trt.inputs.listing import LeftOut, walk
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 
 FORK = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(60)
-CONTAINERS = sorted({suffix for each in foreign._CONTAINERS for suffix in each.suffixes.split()})
+CONTAINERS = sorted({suffix for each in foreign._UNREAD for suffix in each.suffixes.split()})
 IMAGES = sorted(set(foreign._IMAGES) - set(SUFFIXES))
 
 
@@ -64,9 +65,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, suffix: str) -> None:
 
 def test_kinds_do_not_contradict_each_other() -> None:
     every = (
-        [s for each in foreign._CONTAINERS for s in each.suffixes.split()]
-        + [*foreign._IMAGES]
-        + [*foreign._WITHOUT_NOTE]
+        [s for each in foreign._UNREAD for s in each.suffixes.split()] + [*foreign._IMAGES] + [*foreign._WITHOUT_NOTE]
     )
     assert len(every) == len(set(every))
     assert all(suffix_of(f"a{suffix}") == suffix for suffix in every)
@@ -278,3 +277,10 @@ def test_every_file_that_is_an_image_is_listed_or_counted(
     assert bool(left_out) == bool(counts)
     if sum(what.startswith(".") for what in counts) <= 8:  # of more kinds only the most frequent are named
         assert all(f"{count} {what}" in said for what, count in counts.items())
+
+
+def test_nothing_is_read_and_left_out_at_once() -> None:
+    """A container that comes to be read leaves the list of those that are not by itself."""
+    assert not set(CONTAINERS_READ) & foreign._BY_SUFFIX.keys()
+    for suffix in CONTAINERS_READ:
+        assert foreign.unread_with(suffix) is None

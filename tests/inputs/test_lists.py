@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fiqa_trt.curation.delivery import write_rows
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import open_path
+from fiqa_trt.inputs.address import as_path
 from fiqa_trt.inputs.lists import as_line, read_paths
 from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.inputs.user_tables import read_columns
@@ -51,8 +51,8 @@ def test_either_byte_order(rows: list[str], encoding: str) -> None:
 @given(st.lists(st.binary(min_size=1).filter(lambda raw: not set(raw) & set(b'\0\r\n"')), min_size=1))
 def test_bytes_in_no_encoding_stay_the_bytes_of_names(rows: list[bytes]) -> None:
     data = b"first\n" + b"\n".join(rows)
-    assert [os.fsencode(open_path(path)) for path in text(data)[1:]] == [
-        row if not row.startswith(b"file:") else os.fsencode(open_path(row.decode(errors="surrogateescape")))
+    assert [os.fsencode(as_path(path)) for path in text(data)[1:]] == [
+        row if not row.startswith(b"file:") else os.fsencode(as_path(row.decode(errors="surrogateescape")))
         for row in rows
     ]
 
@@ -61,12 +61,12 @@ def test_bytes_in_no_encoding_stay_the_bytes_of_names(rows: list[bytes]) -> None
 def test_what_is_written_as_lines_is_read_back(rows: list[str]) -> None:
     paths = [row for row in rows if not row.startswith("file:")]
     read = text("\n".join(["first", *map(as_line, paths)]).encode())
-    assert [open_path(path) for path in read] == ["first", *paths]
-    assert [open_path(path) for path in text("\n".join(map(as_line, paths)).encode())] == paths
+    assert [as_path(path) for path in read] == ["first", *paths]
+    assert [as_path(path) for path in text("\n".join(map(as_line, paths)).encode())] == paths
 
 
 def test_a_path_like_the_head_of_a_table_is_read_back() -> None:
-    assert [open_path(path) for path in text(as_line("image,mos").encode())] == ["image,mos"]
+    assert [as_path(path) for path in text(as_line("image,mos").encode())] == ["image,mos"]
 
 
 def test_lines_are_taken_as_they_stand_but_for_quotes_and_blanks() -> None:
@@ -291,7 +291,7 @@ def test_a_delivered_text_is_read_back(tmp_path: Path) -> None:
     rows = {"path": paths, "score": pa.array([0.5] * 4, pa.float32()), "status": ["ok"] * 4}
     pq.write_table(pa.table(rows), tmp_path / "scores.parquet")
     write_rows(Kept(tmp_path / "scores.parquet", np.ones(4, bool)), tmp_path / "kept.txt")
-    assert [open_path(str(path)) for path in listed(tmp_path / "kept.txt")["path"]] == paths
+    assert [as_path(str(path)) for path in listed(tmp_path / "kept.txt")["path"]] == paths
 
 
 def test_standard_input_is_read_like_a_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,13 +22,14 @@ from PIL import Image
 
 from fiqa_trt.inputs import reader as shards
 from fiqa_trt.inputs.address import Address
-from fiqa_trt.inputs.ahead import Reader
 from fiqa_trt.inputs.containers import tar as tar_module
 from fiqa_trt.inputs.containers.tar import TarContainer
+from fiqa_trt.inputs.read_ahead import Reader
 from fiqa_trt.inputs.reader import ContainerReader, open_container, read_recorded
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.storage.base import MAX_BYTES
 from tests.helpers import mean_executor, tar
 

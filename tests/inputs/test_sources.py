@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import open_path
+from fiqa_trt.inputs.address import as_path
 from fiqa_trt.inputs.listing import walk
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
@@ -102,13 +102,13 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     Path(os.fsdecode(raw)).write_bytes(b"x")
     (recorded,) = paths(tmp_path)
     recorded.encode()
-    assert os.fsencode(open_path(recorded)) == raw
+    assert os.fsencode(as_path(recorded)) == raw
     text = tmp_path / "list.txt"
     text.write_bytes(raw + b"\n" + recorded.encode() + b"\n")
     table = tmp_path / "list.csv"
     table.write_bytes(b"path,id\n" + raw + b",1\n" + recorded.encode() + b",2\n")
     for file in (text, table):
-        assert [os.fsencode(open_path(path)) for path in listed(file)["path"].to_pylist()] == [raw, raw]
+        assert [os.fsencode(as_path(path)) for path in listed(file)["path"].to_pylist()] == [raw, raw]
 
 
 def test_text_list(tmp_path: Path) -> None:

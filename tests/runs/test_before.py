@@ -14,11 +14,13 @@ import pytest
 
 from fiqa_trt.analysis.report import survey
 from fiqa_trt.api import filter_scores
+from fiqa_trt.decoding.registry import libraries
 from fiqa_trt.errors import DifferentRun
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.retry import retry_failed
-from fiqa_trt.runs.score import Options, decoding_libraries, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.runs.update import update_dataset
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.version import __version__
@@ -38,7 +40,7 @@ def before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that it was all made in; what depends on other programs' versions says that it is of today's."""
     with tarfile.open(Path(__file__).parent / "before" / "outputs.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    today = {"version": __version__, "libraries": decoding_libraries("cpu")}
+    today = {"version": __version__, "libraries": libraries("cpu")}
     for run in tmp_path.glob("*.partial/run.json"):
         run.write_text(json.dumps(json.loads(run.read_text()) | today))
     for output in (tmp_path / "all.parquet", tmp_path / "face.parquet"):

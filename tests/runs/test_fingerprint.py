@@ -30,7 +30,8 @@ from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.fingerprint import counted
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.retry import retry_failed
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import output_metadata
 from fiqa_trt.version import __version__
 from tests.helpers import SMALL, MeanEngine, Stop, jpeg, mean_executor, rows, stop_after
@@ -42,7 +43,7 @@ FIELDS = {
     **dict.fromkeys(("unit_size", "restart"), Options),
 }
 NAMES = {"batch_size": "batch", "workers": "threads", "unit_size": "unit_rows"}
-ELSEWHERE = {"output", "retry_failed", "update", "keep_gone", "max_failed", "devices", "quiet", "as_json"}
+EXECUTORS = {"output", "retry_failed", "update", "keep_gone", "max_failed", "devices", "quiet", "as_json"}
 FREE = {
     # Of a source the list that it gives counts.
     Source: {"inputs", "list_file", "path_option", "all_files", "limit", "reserved", "exclude"},
@@ -61,8 +62,8 @@ def free(record: type) -> set[str]:
 
 
 def test_every_option_of_score_has_its_place() -> None:
-    assert {option.name for option in score_command.params} == FIELDS.keys() | ELSEWHERE
-    assert not FIELDS.keys() & ELSEWHERE
+    assert {option.name for option in score_command.params} == FIELDS.keys() | EXECUTORS
+    assert not FIELDS.keys() & EXECUTORS
     for option, record in FIELDS.items():
         assert NAMES.get(option, option) in fields(record)
 

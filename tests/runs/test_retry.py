@@ -13,7 +13,8 @@ from fiqa_trt.errors import DifferentRun, InputError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.runs.retry import retry_failed
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.runs.state import RunFolder
 from tests.helpers import SMALL, MeanEngine, Stop, in_process, jpeg, mean_executor, rows, score, spoil, stop_after
 

@@ -32,7 +32,8 @@ from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Status
 from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.progress import Progress
-from fiqa_trt.runs.score import Options, score_dataset
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.runs.state import RunFolder
 from fiqa_trt.scores.files import output_metadata
 from fiqa_trt.storage.base import Read

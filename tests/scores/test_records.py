@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiqa_trt.inputs.address import open_path, record_path
+from fiqa_trt.inputs.address import as_path, record_path
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.outcomes import Origin, Outcome, Status
 from fiqa_trt.scores.schema import own_columns, to_table
@@ -36,7 +36,7 @@ names = st.one_of(
 @given(names)
 def test_every_file_name_survives_the_round_trip(raw: bytes) -> None:
     recorded = record_path(raw)
-    assert os.fsencode(open_path(recorded)) == raw
+    assert os.fsencode(as_path(recorded)) == raw
     assert pa.array([recorded], pa.string()).to_pylist() == [recorded]
 
 
@@ -53,8 +53,8 @@ def test_utf8_names_stand_as_they_are(name: str) -> None:
 def test_other_names_are_file_uris() -> None:
     assert record_path(b"/data/caf\xe9.jpg") == "file:///data/caf%E9.jpg"
     assert record_path(b"sub/caf\xe9.jpg") == "file:sub/caf%E9.jpg"
-    assert open_path("file://localhost/data/a%20b.jpg") == "/data/a b.jpg"
-    assert open_path("file://host/data/a%20b.jpg") == "file://host/data/a%20b.jpg"
+    assert as_path("file://localhost/data/a%20b.jpg") == "/data/a b.jpg"
+    assert as_path("file://host/data/a%20b.jpg") == "file://host/data/a%20b.jpg"
 
 
 sides = st.none() | st.integers() | st.floats()

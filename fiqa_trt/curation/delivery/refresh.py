@@ -19,7 +19,7 @@ from fiqa_trt.curation.delivery.file import content, remove_empty
 from fiqa_trt.curation.delivery.plan import is_below, target_of
 from fiqa_trt.curation.kept import STAMP, Kept, stamps_of
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address, open_path, with_column
+from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address, as_path, with_column
 from fiqa_trt.inputs.marks import MOVE, TABLE, Mark
 from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.outcomes import ImageError
@@ -164,7 +164,7 @@ def _sources(table: pa.Table) -> pa.ChunkedArray:
 
 def _place(path: str, prefix: str) -> str:
     """Where below the folder a row of its table has its image. Raises InputError if it is not there."""
-    name = open_path(path)
+    name = as_path(path)
     if not name.startswith(prefix):
         raise InputError(f"{TABLE} is not as filter wrote it: {path} does not begin with {prefix}; choose another OUT")
     return name.removeprefix(prefix)

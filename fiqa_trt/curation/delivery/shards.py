@@ -16,7 +16,7 @@ from fiqa_trt.curation.delivery.common import Delivered, LeftBehind, Skips, imag
 from fiqa_trt.curation.delivery.companions import Companion, Companions, Sample, Wish
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import OutputError, already_there
-from fiqa_trt.inputs.address import Address, open_path
+from fiqa_trt.inputs.address import Address, as_path
 from fiqa_trt.inputs.containers.registry import is_table
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.inputs.reader import ContainerReader, read_addresses, read_recorded
@@ -188,7 +188,7 @@ class _Samples:
             self.skips.fail(path, blob)
             return None
         self.images += 1
-        suffix = os.path.splitext(open_path(path))[1].lower()
+        suffix = os.path.splitext(as_path(path))[1].lower()
         return _Member(extension or (suffix if suffix in IMAGE_SUFFIXES else image_suffix(blob)), blob)
 
     def _read(self, companions: Sequence[Companion]) -> list[_Member]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, one_line
-from fiqa_trt.inputs.address import DEFAULT_COLUMN, open_path
+from fiqa_trt.inputs.address import DEFAULT_COLUMN, as_path
 from fiqa_trt.inputs.containers.columns import find_column, images_in
 from fiqa_trt.inputs.containers.rows import ArrowRows, Damage, ParquetRows, Rows, check_unchanged, status_of
 from fiqa_trt.outcomes import ImageError, Status
@@ -147,7 +147,7 @@ class TableContainer:
         if scheme is not None:
             hint = f"the table names {path}, which is not read from {scheme[1]}://; fetch or unpack it to a file"
             raise ImageError(Status.UNSUPPORTED, hint)
-        beside = os.path.join(os.path.dirname(self._path), open_path(path))
+        beside = os.path.join(os.path.dirname(self._path), as_path(path))
         blob = store_of(beside).read(beside, max_bytes).blob
         if isinstance(blob, ImageError):
             raise ImageError(blob.outcome.status, f"the table names {path}: {blob}") from blob

@@ -7,16 +7,17 @@ on, as `tar -i` does, and so is what follows a damaged header; bytes that belong
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
 
 from fiqa_trt.errors import one_line
-from fiqa_trt.inputs.containers.members import FAULTY, SPARSE, Entries, Index
+from fiqa_trt.inputs.containers.members import SPARSE, Entries
+from fiqa_trt.inputs.containers.named import NamedContainer, whole
+from fiqa_trt.inputs.containers.registry import CONTAINERS
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.base import MAX_BYTES, Blob, File, FileChanged, Stamp
-from fiqa_trt.storage.registry import store_of
+from fiqa_trt.storage.base import File
 
 _PIECE = 1 << 20
 _SEARCHED = 64 << 20
@@ -31,96 +32,32 @@ _COMPRESSED = {
     b"\x1f\x9d": "uncompress -c",
     b"\x5d\0\0": "xz --format=lzma -dc",
 }
-_UNPACK = "unpack it and score the folder"
 _OTHERS = {
-    b"PK\x03\x04": ("ZIP", "name it .zip"),
-    b"PK\x05\x06": ("ZIP", "name it .zip"),
-    b"7z\xbc\xaf\x27\x1c": ("7z", _UNPACK),
-    b"Rar!": ("RAR", _UNPACK),
+    b"PK\x03\x04": ("ZIP", ".zip"),
+    b"PK\x05\x06": ("ZIP", ".zip"),
+    b"7z\xbc\xaf\x27\x1c": ("7z", ".7z"),
+    b"Rar!": ("RAR", ".rar"),
 }
 
 
-class TarContainer:
-    """An uncompressed tar file, as WebDataset's. Safe to use from several threads; nothing stays open between reads.
+class TarContainer(NamedContainer):
+    """An uncompressed tar file, as WebDataset's."""
 
-    Attributes:
-        error: see `Container`, like the next two.
-        stamp: of the file that was indexed; None if it could not be opened.
-        weight: bytes that the index takes.
-    """
+    what = "tar shard"
 
-    def __init__(self, path: str) -> None:
-        self.error: ImageError | None = None
-        self.stamp: Stamp | None = None
-        self._path, entries = path, Entries()
+    def _scan(self, file: File) -> ImageError | None:
+        return _Scan(file, self._entries).run()
+
+    def _bytes(self, file: File, member: int) -> bytes:
+        offset, size = self._entries.offsets[member], self._entries.sizes[member]
+        if self._entries.kinds[member] != SPARSE:
+            return whole(file, offset, size)
         try:
-            with store_of(path).open(path) as file:
-                self.stamp = file.stamp()
-                self.error = _Scan(file, entries).run()
-        except (OSError, ValueError) as exc:
-            missing = isinstance(exc, FileNotFoundError)
-            status = Status.MISSING if missing else Status.UNREADABLE
-            self.error = ImageError(status, f"this tar shard cannot be read: {getattr(exc, 'strerror', None) or exc}")
-        entries.resolve_links()
-        self._entries, self._index = entries, Index(entries)
-        self.weight = entries.weight + self._index.weight
-
-    def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
-        """See `Container.keys`; of several members of one name the second is `name::2`, and so on."""
-        return self._index.keys(suffixes, others=others)
-
-    def position(self, key: str) -> int:
-        """See `Container.position`."""
-        member = self._index.find(key)
-        return -1 if member is None else self._entries.offsets[member]
-
-    def read(self, key: str, max_bytes: int = MAX_BYTES) -> bytes:
-        """See `Container.read`."""
-        blob = self.read_all([key], max_bytes)[0]
-        if isinstance(blob, ImageError):
-            raise blob
-        return blob
-
-    def read_all(self, keys: Sequence[str], max_bytes: int = MAX_BYTES) -> list[Blob]:
-        """See `Container.read_all`."""
-        if self.stamp is None and self.error is not None:
-            return [self.error] * len(keys)
-        try:
-            with store_of(self._path).open(self._path) as file:
-                if file.stamp() != self.stamp:
-                    raise FileChanged
-                blobs = [self._read(file, key, max_bytes) for key in keys]
-                if file.stamp() != self.stamp:
-                    raise FileChanged
-        except OSError as exc:
-            return [ImageError(Status.UNREADABLE, f"the shard cannot be opened: {exc.strerror or exc}")] * len(keys)
-        return blobs
-
-    def _read(self, file: File, key: str, max_bytes: int) -> Blob:
-        member = self._index.find(key)
-        if member is None:
-            known = "" if self.error is None else f" as far as it can be read ({self.error})"
-            return ImageError(Status.MISSING, f"no such member in the shard{known}")
-        kind, offset, size = self._entries.kinds[member], self._entries.offsets[member], self._entries.sizes[member]
-        if kind == FAULTY:
-            fault = self._entries.faults[member]
-            return ImageError(fault.status, fault.error)
-        if not size:
-            return ImageError(Status.EMPTY, "0 bytes")
-        if size > max_bytes:
-            return ImageError(Status.TOO_LARGE, f"{size} bytes, more than {max_bytes}")
-        try:
-            data = _read_sparse(file.raw, offset) if kind == SPARSE else file.read_at(offset, size)
-        except OSError as exc:
-            return ImageError(Status.UNREADABLE, one_line(exc))
-        except Exception as exc:  # whatever tarfile makes of a damaged map of a sparse member
-            return ImageError(Status.CORRUPT, f"a damaged sparse member: {one_line(exc)}")
-        if len(data) < size:
-            return ImageError(Status.TRUNCATED, f"the shard ends within it: {len(data)} of {size} bytes")
-        return data
-
-    def close(self) -> None:
-        """Nothing to release."""
+            return _read_sparse(file.raw, offset)
+        except OSError:
+            raise
+        except Exception as exc:  # whatever tarfile makes of a damaged map
+            raise ImageError(Status.CORRUPT, f"a damaged sparse member: {one_line(exc)}") from exc
 
 
 class _Headers(tarfile.TarFile):
@@ -218,8 +155,9 @@ class _Scan:
                     f"this shard is compressed, so its members cannot be found: unpack it first ({command} "
                     "compressed.tar > plain.tar)",
                 )
-        for magic, (name, way_out) in _OTHERS.items():
+        for magic, (name, suffix) in _OTHERS.items():
             if start.startswith(magic):
+                way_out = f"name it {suffix}" if suffix in CONTAINERS else "unpack it and score the folder"
                 return ImageError(Status.UNSUPPORTED, f"a {name} archive, not a tar: {way_out}")
         return None
 

@@ -12,14 +12,14 @@ import struct
 import zipfile
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from fiqa_trt.errors import one_line
-from fiqa_trt.inputs.containers.members import FAULTY, FILE, FOLDER, Entries, Fault, Index
+from fiqa_trt.inputs.containers.members import FAULTY, FILE, FOLDER, Fault
+from fiqa_trt.inputs.containers.named import NamedContainer, whole
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.base import MAX_BYTES, Blob, File, FileChanged, Stamp
-from fiqa_trt.storage.registry import store_of
+from fiqa_trt.storage.base import MAX_BYTES, File
 
 _PIECE = 1 << 20
 _LOCAL = struct.Struct("<4s5H3L2H")  # before a member: APPNOTE.TXT 4.3.7
@@ -44,50 +44,33 @@ class _Member(NamedTuple):
     mode: int = 0
 
 
-class ZipContainer:
-    """A ZIP archive. Safe to use from several threads; nothing stays open between reads.
+class ZipContainer(NamedContainer):
+    """A ZIP archive."""
 
-    Attributes:
-        error: see `Container`, like the next two.
-        stamp: of the file that was indexed; None if it could not be opened.
-        weight: bytes that the index takes.
-    """
+    what = "zip archive"
 
     def __init__(self, path: str) -> None:
-        self.error: ImageError | None = None
-        self.stamp: Stamp | None = None
-        self._path, self._entries = path, Entries()
         self._packed, self._crcs, self._methods = array("q"), array("L"), bytearray()
-        try:
-            with store_of(path).open(path) as file:
-                self.stamp = file.stamp()
-                self._scan(file)
-        except (OSError, ValueError) as exc:
-            status = Status.MISSING if isinstance(exc, FileNotFoundError) else Status.UNREADABLE
-            self.error = ImageError(status, f"this zip archive cannot be read: {getattr(exc, 'strerror', None) or exc}")
-        self._index = Index(self._entries)
-        self.weight = self._entries.weight + self._index.weight + 17 * len(self._entries)
+        super().__init__(path)
+        self.weight += 17 * len(self._entries)
 
-    def _scan(self, file: File) -> None:
-        """Index the members, and find out what is wrong."""
+    def _scan(self, file: File) -> ImageError | None:
         if not file.size:
-            self.error = ImageError(Status.EMPTY, "0 bytes")
-            return
+            return ImageError(Status.EMPTY, "0 bytes")
+        error = None
         try:
             members: Iterable[_Member] = list(_directory(file))
         except Exception as exc:  # BadZipFile, or what damaged fields make zipfile raise
             if isinstance(exc, OSError) and exc.errno != errno.EINVAL:  # which is of a place that there cannot be
                 raise
             if not _begins(file, 0):
-                self.error = ImageError(Status.CORRUPT, f"this is no zip archive: {one_line(exc)}")
-                return
+                return ImageError(Status.CORRUPT, f"this is no zip archive: {one_line(exc)}")
             members = _headers(file)
-            self.error = ImageError(
-                Status.TRUNCATED,
-                f"this zip archive has lost its directory ({one_line(exc)}): members may be missing",
-            )
+            lost = f"this zip archive has lost its directory ({one_line(exc)}): members may be missing"
+            error = ImageError(Status.TRUNCATED, lost)
         for member in members:
             self._add(member)
+        return error
 
     def _add(self, member: _Member) -> None:
         number, kind, fault = len(self._entries), FILE, None
@@ -107,76 +90,20 @@ class ZipContainer:
         self._crcs.append(member.crc)
         self._methods.append(member.method & 0xFF)
 
-    def keys(self, suffixes: tuple[str, ...] = (), *, others: bool = False) -> Iterator[str]:
-        """See `Container.keys`; of several members of one name the second is `name::2`, and so on."""
-        return self._index.keys(suffixes, others=others)
-
-    def position(self, key: str) -> int:
-        """See `Container.position`."""
-        member = self._index.find(key)
-        return -1 if member is None else self._entries.offsets[member]
-
-    def read(self, key: str, max_bytes: int = MAX_BYTES) -> bytes:
-        """See `Container.read`."""
-        blob = self.read_all([key], max_bytes)[0]
-        if isinstance(blob, ImageError):
-            raise blob
-        return blob
-
-    def read_all(self, keys: Sequence[str], max_bytes: int = MAX_BYTES) -> list[Blob]:
-        """See `Container.read_all`."""
-        if self.stamp is None and self.error is not None:
-            return [self.error] * len(keys)
-        try:
-            with store_of(self._path).open(self._path) as file:
-                if file.stamp() != self.stamp:
-                    raise FileChanged
-                blobs = [self._read(file, key, max_bytes) for key in keys]
-                if file.stamp() != self.stamp:
-                    raise FileChanged
-        except OSError as exc:
-            return [ImageError(Status.UNREADABLE, f"the shard cannot be opened: {exc.strerror or exc}")] * len(keys)
-        return blobs
-
-    def _read(self, file: File, key: str, max_bytes: int) -> Blob:
-        member = self._index.find(key)
-        if member is None:
-            known = "" if self.error is None else f" as far as it can be read ({self.error})"
-            return ImageError(Status.MISSING, f"no such member in the shard{known}")
-        if self._entries.kinds[member] == FAULTY:
-            fault = self._entries.faults[member]
-            return ImageError(fault.status, fault.error)
-        size = self._entries.sizes[member]
-        if not size:
-            return ImageError(Status.EMPTY, "0 bytes")
-        if size > max_bytes:
-            return ImageError(Status.TOO_LARGE, f"{size} bytes, more than {max_bytes}")
-        try:
-            return self._unpacked(file, member, size)
-        except OSError as exc:
-            return ImageError(Status.UNREADABLE, one_line(exc))
-        except zlib.error as exc:
-            return ImageError(Status.CORRUPT, f"a damaged member: {one_line(exc)}")
-
-    def _unpacked(self, file: File, member: int, size: int) -> Blob:
-        offset, packed = self._entries.offsets[member], self._packed[member]
+    def _bytes(self, file: File, member: int) -> bytes:
+        offset, size = self._entries.offsets[member], self._entries.sizes[member]
         header = file.read_at(offset, _LOCAL.size) if offset >= 0 else b""
         if len(header) < _LOCAL.size or not header.startswith(_LOCAL_MAGIC):
-            return ImageError(Status.CORRUPT, "there is no member where the directory has it")
+            raise ImageError(Status.CORRUPT, "there is no member where the directory has it")
         *_, name, extra = _LOCAL.unpack(header)
-        data = file.read_at(offset + _LOCAL.size + name + extra, packed)
-        if len(data) < packed:
-            return ImageError(Status.TRUNCATED, f"the shard ends within it: {len(data)} of {packed} bytes")
+        data = whole(file, offset + _LOCAL.size + name + extra, self._packed[member])
         if self._methods[member] == zipfile.ZIP_DEFLATED:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
         if len(data) != size:
-            return ImageError(Status.CORRUPT, f"a damaged member: {len(data)} bytes instead of {size}")
+            raise ValueError(f"{len(data)} bytes instead of {size}")
         if zlib.crc32(data) != self._crcs[member]:
-            return ImageError(Status.CORRUPT, "a damaged member: its checksum is another one")
+            raise ValueError("its checksum is another one")
         return data
-
-    def close(self) -> None:
-        """Nothing to release."""
 
 
 def _directory(file: File) -> Iterator[_Member]:
