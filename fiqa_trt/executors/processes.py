@@ -29,10 +29,10 @@ _CLOSING_SECONDS = 3.0
 
 
 def parse_devices(devices: str) -> list[str]:
-    """`0,1` as [`cuda:0`, `cuda:1`]; `all` for every GPU; `cpu` may stand among them, also repeatedly.
+    """`0,1` as [`cuda:0`, `cuda:1`]; `all` for every GPU; `cpu` may stand among them, and each of them repeatedly.
 
     Raises:
-        EngineError: something else, or a GPU twice, or `all` without a GPU.
+        EngineError: something else, or `all` without a GPU.
     """
     if devices == "all":
         from fiqa_trt.engines.cuda import count_gpus
@@ -42,9 +42,8 @@ def parse_devices(devices: str) -> list[str]:
             raise EngineError("--devices all: there is no GPU that torch can use here; see fiqa-trt doctor")
         return found
     names = [f"cuda:{name}" if name.isdigit() else name for name in devices.replace(" ", "").split(",")]
-    gpus = [name for name in names if name != "cpu"]
-    if any(not name.removeprefix("cuda:").isdigit() for name in gpus) or len(set(gpus)) < len(gpus):
-        raise EngineError(f"--devices {devices}: give different GPUs by number, as in 0,1, or `all`, or cpu,cpu")
+    if any(name != "cpu" and not name.removeprefix("cuda:").isdigit() for name in names):
+        raise EngineError(f"--devices {devices}: give GPUs by number, as in 0,1, or `all`, or cpu,cpu")
     return names
 
 

@@ -152,7 +152,8 @@ def test_devices() -> None:
     assert parse_devices("0,1") == ["cuda:0", "cuda:1"]
     assert parse_devices("cuda:3, 0") == ["cuda:3", "cuda:0"]
     assert parse_devices("cpu,cpu") == ["cpu", "cpu"]
-    for wrong in ("", "0,0", "gpu", "1,", "cuda", "-1"):
+    assert parse_devices("0,0,1") == ["cuda:0", "cuda:0", "cuda:1"]
+    for wrong in ("", "gpu", "1,", "cuda", "-1"):
         with pytest.raises(EngineError, match="--devices"):
             parse_devices(wrong)
 
