@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 ORIENTATION = 0x0112
+_CROP = (PreprocessSpec().size,) * 2
 _SHORT = re.compile("truncated|not enough image data", re.IGNORECASE)
 """What Pillow says of a file that ends before its pixels do."""
 _UPRIGHT = {
@@ -65,7 +66,11 @@ class CpuDecoder:
         try:
             if isinstance(blob, ImageError):
                 raise blob
-            image = decode_image(blob, self.max_pixels)
+            found = _decoded(blob, self.max_pixels)
+            if isinstance(found, np.ndarray) and found.shape == row.shape:
+                row[...] = found
+                return Outcome(Status.OK, *row.shape[1::-1])
+            image = _as_image(found)
             row[...] = fit(image, len(row))
         except ImageError as exc:
             return exc.outcome
@@ -83,6 +88,15 @@ def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, reference
     Raises:
         ImageError: `not_an_image`, `unsupported`, `truncated`, `corrupt` or `too_large`.
     """
+    return _as_image(_decoded(data, max_pixels, reference))
+
+
+def _as_image(found: Image.Image | Pixels) -> Image.Image:
+    return Image.fromarray(found) if isinstance(found, np.ndarray) else found
+
+
+def _decoded(data: bytes, max_pixels: int, reference: bool = False) -> Image.Image | Pixels:
+    """See `decode_image`; an array if that is a crop already, as Pillow would copy it twice to no end."""
     try:
         return _decode_file(data, max_pixels, reference)
     except ImageError:
@@ -91,7 +105,7 @@ def decode_image(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, reference
         raise unforeseen(exc) from exc
 
 
-def _decode_file(data: bytes, max_pixels: int, reference: bool) -> Image.Image:
+def _decode_file(data: bytes, max_pixels: int, reference: bool) -> Image.Image | Pixels:
     kind = find_format(data)
     if kind is None:
         other = find_other(data)
@@ -114,7 +128,7 @@ def _decode_file(data: bytes, max_pixels: int, reference: bool) -> Image.Image:
             raise (exc if still.outcome.status in (Status.CORRUPT, Status.TRUNCATED) else still) from None
 
 
-def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Image:
+def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Image | Pixels:
     """Here bytes become pixels: by libjpeg-turbo or one of Pillow's plugins. Raises ImageError."""
     data, opened = file.data, False
     width, height = announced_size(name, data) or (None, None)
@@ -132,12 +146,15 @@ def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Im
         opened = True
         width, height = image.size
         pillow.check(image.size)
-        upright = None if reference else _turbo(image, data)
-        if upright is None:
+        found: Image.Image | Pixels | None = None if reference else _turbo(image, data)
+        if found is None:
             image.info.pop("xmp", None)  # an orientation counts in EXIF alone
             image.load()
-            upright = pillow.public(to_rgb(image, data))
-        return turned(upright, _orientation(file.exif or image.info.get("exif")))
+            found = pillow.public(to_rgb(image, data))
+        orientation = _orientation(file.exif or image.info.get("exif"))
+        if isinstance(found, np.ndarray) and found.shape[:2] == _CROP and orientation not in _UPRIGHT:
+            return found
+        return turned(_as_image(found), orientation)
     except ImageError:
         raise
     except pillow.TooManyPixelsError as exc:
@@ -156,13 +173,14 @@ def _decode(name: str, file: Bare, max_pixels: int, reference: bool) -> Image.Im
         raise ImageError(Status.CORRUPT, error, width, height) from exc
 
 
-def _turbo(image: ImageFile.ImageFile, data: bytes) -> Image.Image | None:
+def _turbo(image: ImageFile.ImageFile, data: bytes) -> Pixels | None:
     """The JPEG's pixels as Pillow would give them, or None where only Pillow can tell."""
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
     try:
         # `strict` (the default) objects to everything that libjpeg so much as warns about.
-        return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB"))
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+        return pixels
     except ValueError:
         return None
 
