@@ -2,8 +2,8 @@
 
 The listing, the reader, the pipeline, the check of structure, everything that the DALI decoder hands to DALI and the
 writer are the real ones; the work of the GPU is replaced: a batch is decoded in WAIT seconds without the GIL, and the
-engine takes no time. So the figure is the ceiling that the host sets, whatever the GPU. With `--against`, the same is
-measured with the package as it was at a commit, in turn with this one.
+engine takes no time. With the CPU decoder everything but the engine is real. So the figures are the ceiling that the
+host sets, whatever the engine. With `--against`, the same is measured with the package as it was at a commit, in turn.
 
 Images by second of wall clock tell little on a machine that others use, those by second of CPU time do: where the
 ratio of the two is 1.0 on an idle machine, the GIL is the bound, and the two figures are one.
@@ -12,6 +12,7 @@ ratio of the two is 1.0 on an idle machine, the GIL is the bound, and the two fi
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import os
@@ -20,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,14 +72,48 @@ class Dali:
         return Nothing()
 
 
-def measure(source: Path, size: int, images: int, threads: int) -> dict[str, float]:
-    """Seconds and CPU seconds of a whole run over `source`, crops of `size` px; a run before it warms up."""
+def released() -> list[float]:
+    """Where the CPU seconds of every call are added that lets go of the GIL for nearly all of its time."""
+    import simplejpeg
+    from PIL import Image
+
+    found = list[float]()
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                found.append(time.thread_time() - began)
+
+        return call
+
+    simplejpeg.decode_jpeg = timed(simplejpeg.decode_jpeg)
+    Image.Image.resize = timed(Image.Image.resize)  # type: ignore[method-assign]
+    return found
+
+
+def measure(source: Path, size: int, images: int, threads: int, decoding: str) -> dict[str, float]:
+    """Seconds, CPU seconds and those of them without the GIL that a whole run over `source` takes, when it is warm.
+
+    Args:
+        source: crops of `size` px, all JPEGs.
+        size: in px.
+        images: there are.
+        threads: that decode.
+        decoding: `dali` with nothing behind it, or `cpu`, whose decoder is the real one.
+    """
+    from fiqa_trt.decoding.cpu import CpuDecoder
     from fiqa_trt.decoding.dali import DaliDecoder
     from fiqa_trt.engines.base import EngineInfo, finished
     from fiqa_trt.executors.in_process import InProcess
     from fiqa_trt.inputs.source import Source
     from fiqa_trt.models.spec import MEMBERS
     from fiqa_trt.runs.score import score_dataset
+
+    without_gil, on_cpu = released(), decoding == "cpu"
 
     class Decoder(DaliDecoder):
         def _empty(self, batch: int) -> Any:
@@ -91,20 +126,22 @@ def measure(source: Path, size: int, images: int, threads: int) -> dict[str, flo
             return Nothing()
 
     class Engine:
-        slots, place, kept = 2, "cuda", None
-        info = EngineInfo("none", "none", "fp16", "fp16", BATCH, "0" * 64, MEMBERS)
+        slots, place, kept = 2, "cpu" if on_cpu else "cuda", None
+        info = EngineInfo("none", "none", "fp16", "fp16", 8 if on_cpu else BATCH, "0" * 64, MEMBERS)
 
         def submit(self, images: object) -> Any:
-            return finished(np.full((BATCH, len(MEMBERS)), 0.5, np.float32))
+            return finished(np.full((self.info.batch, len(MEMBERS)), 0.5, np.float32))
 
         def close(self) -> None:
             """Nothing to do."""
 
-    decoder = Decoder("cpu", workers=2)
+    decoder: Any = CpuDecoder() if on_cpu else Decoder("cpu", workers=2)
     decoder.threads = threads
-    decoder._ndd = cast(Any, Dali(decoder._ndd, size))
+    if not on_cpu:
+        decoder._ndd = Dali(decoder._ndd, size)
     with tempfile.TemporaryDirectory() as scratch:
         for turn in ("cold", "warm"):
+            without_gil.clear()
             wall, cpu = time.perf_counter(), time.process_time()
             found = score_dataset(
                 Source((str(source),)),
@@ -112,9 +149,9 @@ def measure(source: Path, size: int, images: int, threads: int) -> dict[str, flo
                 lambda: InProcess(cast(Any, Engine()), decoder),
             )
             seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-            if found.images != images or decoder.failures:
-                raise RuntimeError(f"{found}, {decoder.failures} failures")
-    return seconds
+            if found.images != images or (not on_cpu and decoder.failures):
+                raise RuntimeError(f"not what was to be measured: {found}")
+    return {**seconds, "released": sum(without_gil)}
 
 
 def packed(folder: Path, shards: Path) -> None:
@@ -145,56 +182,64 @@ def side_by_side(tree: Path, arguments: Sequence[object], images: int) -> float:
         return sum(images / found["wall"] for found in pool.map(lambda _: measured(tree, arguments), range(2)))
 
 
+def tree_of(commit: str, folder: Path) -> Path:
+    """The project as it was at a commit, in a folder in `folder`."""
+    tree = folder / commit
+    tree.mkdir()
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
+    return tree
+
+
 def main() -> None:
     """Measure each kind of source in turn, several times, and record the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", metavar="COMMIT", help="to compare with")
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--threads", type=int, default=2, help="that decode")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        source, *numbers = options.measure
-        print(json.dumps(measure(Path(source), *map(int, numbers))))
+        source, size, images, threads, decoding = options.measure
+        print(json.dumps(measure(Path(source), int(size), int(images), int(threads), decoding)))
         return
     from benchmarks.common import machine, median, record
     from fiqa_trt.machine.benchmark import generate
 
-    facts = machine()
+    facts, images = machine(), options.images
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        trees = {"now": ROOT}
-        if options.against:
-            trees["before"] = root / "before"
-            trees["before"].mkdir()
-            archive = subprocess.run(["git", "archive", options.against], cwd=ROOT, stdout=subprocess.PIPE, check=True)
-            subprocess.run(["tar", "-x", "-C", trees["before"]], input=archive.stdout, check=True)
-        for size in (224, 512):
-            generate(root / f"{size} px", options.images, size)
+        trees = {"now": ROOT, **({"before": tree_of(options.against, root)} if options.against else {})}
+        few = {"224 px, CPU decoder": 224, "512 px, CPU decoder": 512}
+        for name, size in {"224 px": 224, "512 px": 512, **few}.items():
+            generate(root / name, images // 10 if name in few else images, size)
         packed(root / "224 px", root / "224 px in tars")
-        kinds = {"224 px": 224, "224 px in tars": 224, "512 px": 512}
+        kinds = {"224 px": 224, "224 px in tars": 224, "512 px": 512, **few}
         rounds: dict[str, list[float]] = {}
         for _ in range(ROUNDS):
             found = dict[str, float]()
             for kind, size in kinds.items():
-                arguments = (root / kind, size, options.images, options.threads)
+                count, decoding = (images // 10, "cpu") if kind in few else (images, "dali")
+                arguments = (root / kind, size, count, options.threads, decoding)
                 for name, tree in trees.items():
-                    for clock, seconds in measured(tree, arguments).items():
-                        found[f"{kind}, {name}, images by second of {clock} time"] = options.images / seconds
+                    seconds = measured(tree, arguments)
+                    found[f"{kind}, {name}, images/s"] = count / seconds["wall"]
+                    found[f"{kind}, {name}, images by second of CPU time"] = count / seconds["cpu"]
+                    under = seconds["cpu"] - seconds["released"]
+                    found[f"{kind}, {name}, microseconds under the GIL by image"] = under / count * 1e6
                 if options.against:
-                    each = [found[f"{kind}, {name}, images by second of cpu time"] for name in ("now", "before")]
-                    found[f"{kind}, now over before, cpu time"] = each[0] / each[1]
-            arguments = (root / "224 px", 224, options.images, options.threads)
-            found["224 px, now, two processes, images by second of wall time"] = side_by_side(
-                ROOT, arguments, options.images
-            )
+                    each = [found[f"{kind}, {name}, images by second of CPU time"] for name in ("now", "before")]
+                    found[f"{kind}, now over before, CPU time"] = each[0] / each[1]
+            arguments = (root / "224 px", 224, images, options.threads, "dali")
+            found["224 px, now, two processes, images/s"] = side_by_side(ROOT, arguments, images)
             for name, value in found.items():
                 rounds.setdefault(name, []).append(value)
             print({name: round(value, 2) for name, value in found.items()}, file=sys.stderr, flush=True)
     record(
         "host",
         {
-            "what": f"{options.images} JPEGs, decoded in {WAIT} s a batch of {BATCH} by {options.threads} threads; "
+            "what": f"{images} JPEGs (a tenth with the CPU decoder) and {options.threads} threads; a batch of {BATCH} is "
+            f"decoded in {WAIT} s, or by the CPU decoder; what is under the GIL includes the system calls of reading; "
             f"medians of {ROUNDS} rounds (also of the ratios)",
             "against": options.against,
             "machine": facts,
