@@ -238,9 +238,9 @@ def main() -> None:
     record(
         "host",
         {
-            "what": f"{images} JPEGs (a tenth with the CPU decoder) and {options.threads} threads; a batch of {BATCH} is "
-            f"decoded in {WAIT} s, or by the CPU decoder; what is under the GIL includes the system calls of reading; "
-            f"medians of {ROUNDS} rounds (also of the ratios)",
+            "what": f"{images} JPEGs (a tenth with the CPU decoder) and {options.threads} threads; a batch of {BATCH} "
+            f"is decoded in {WAIT} s, or by the CPU decoder; what is under the GIL has the system calls of reading in "
+            f"it; medians of {ROUNDS} rounds (also of the ratios)",
             "against": options.against,
             "machine": facts,
             "load_after": os.getloadavg()[0],
