@@ -17,8 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fiqa_trt.analysis.report import BARS, survey, write_report
 from fiqa_trt.cli import group
@@ -27,7 +25,7 @@ from fiqa_trt.errors import DifferentRun, InputError, OutputError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
-from fiqa_trt.scores.groups import STEPS, Ledger
+from fiqa_trt.scores.groups import STEPS
 from tests.helpers import Row, mean_executor, row, tar, write
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">.jpg"
@@ -264,20 +262,6 @@ def test_many_images_are_told_in_coarser_steps(
         assert found.groups == exact.groups
         for step in (0, 340, 347):
             assert list(found.runs.left(step)) == list(exact.runs.left(step // unit * unit))
-
-
-@pytest.mark.slow
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, STEPS) | st.none()), max_size=60), st.integers(1, 600))
-def test_a_ledger_is_a_plain_count(rows: list[tuple[int, int | None]], times: int) -> None:
-    ledger = Ledger()
-    for number, step in rows:
-        score = np.float32(np.nan if step is None else np.float32(step / STEPS))
-        ledger.add(pa.array([f"g{number}"] * times), np.full(times, score))
-    groups, runs = ledger.groups()
-    assert sorted(g.name for g in groups) == sorted({f"g{number}" for number, _ in rows})
-    for step in (0, 1, 500, STEPS):
-        plain = {g.name: times * sum(s is not None and s >= step for n, s in rows if f"g{n}" == g.name) for g in groups}
-        assert dict(zip(plain, runs.left(step), strict=True)) == plain
 
 
 @pytest.mark.slow
