@@ -39,6 +39,7 @@ def scorer() -> Iterator[Scorer]:
         yield opened
 
 
+@pytest.mark.slow
 def test_every_form_of_an_image(scorer: Scorer, crops: Path, tmp_path: Path) -> None:
     path = crops / "a" / "0.jpg"
     data = path.read_bytes()
@@ -65,6 +66,7 @@ def test_failures_are_statuses(scorer: Scorer, tmp_path: Path) -> None:
             scorer.score([wrong])  # type: ignore[list-item]
 
 
+@pytest.mark.slow
 def test_the_command_lines_scores(scorer: Scorer, crops: Path, tmp_path: Path) -> None:
     summary = score_dataset(crops, tmp_path / "s.parquet", device="cpu", precision="fp32")
     assert summary.statuses == {"ok": 10}
@@ -82,6 +84,7 @@ def test_the_command_lines_scores(scorer: Scorer, crops: Path, tmp_path: Path) -
     assert pq.read_table(tmp_path / "t.parquet")["path"].to_pylist() == files[:4]
 
 
+@pytest.mark.slow
 def test_retrying(crops: Path, tmp_path: Path) -> None:
     output, said = tmp_path / "s.parquet", list[str]()
     good = (crops / "a" / "0.jpg").read_bytes()
@@ -97,6 +100,7 @@ def test_retrying(crops: Path, tmp_path: Path) -> None:
         retry_failed(tmp_path / "gone.parquet")
 
 
+@pytest.mark.slow
 def test_filtering_in_steps(scores: Path, crops: Path, tmp_path: Path) -> None:
     kept = list[int]()
 
@@ -144,6 +148,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_small_calls_run_small(engine: str, crops: Path, calls: list[int]) -> None:
     path = crops / "a" / "0.jpg"
@@ -154,6 +159,7 @@ def test_small_calls_run_small(engine: str, crops: Path, calls: list[int]) -> No
             assert sorted(calls, reverse=True) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_a_score_does_not_depend_on_how_many_are_asked_for(precision: str, crops: Path) -> None:
     files = sorted(map(str, crops.rglob("*.jpg")))[:8]
@@ -162,6 +168,7 @@ def test_a_score_does_not_depend_on_how_many_are_asked_for(precision: str, crops
     assert [s.score for s in alone] == pytest.approx([s.score for s in together], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_threads(scorer: Scorer, crops: Path) -> None:
     files = sorted(map(str, crops.rglob("*.jpg"))) * 3
     expected, wrong = scorer.score(files), list[int]()
@@ -193,6 +200,7 @@ def show(*arguments: object, code: int = 0) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_show(crops: Path, tmp_path: Path) -> None:
     good, bad = crops / "a" / "0.jpg", tmp_path / "bad.jpg"
     bad.write_bytes(b"x")
@@ -227,6 +235,7 @@ def test_show(crops: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.jpg.explain.png").exists()
 
 
+@pytest.mark.slow
 def test_scores_of_another_engine_are_named(tmp_path: Path, crops: Path) -> None:
     score_dataset(crops, tmp_path / "s.parquet", device="cpu", precision="fp32", engine="openvino")
     score_dataset(crops, tmp_path / "s.csv", device="cpu", precision="fp32", engine="openvino")
@@ -244,6 +253,7 @@ def test_scores_of_another_engine_are_named(tmp_path: Path, crops: Path) -> None
     assert "does not record" in str(read_distribution(tmp_path / "s.csv").difference(info))
 
 
+@pytest.mark.slow
 def test_distributions(tmp_path: Path, crops: Path) -> None:
     among = Distribution(np.zeros(50, np.int64), np.array([0.1, 0.2, 0.2, 0.9], np.float32))
     assert [among.share_below(score) for score in (0.0, 0.2, 0.5, 1.0)] == [0, 0.25, 0.75, 1]
@@ -253,6 +263,7 @@ def test_distributions(tmp_path: Path, crops: Path) -> None:
         read_distribution(tmp_path / "s.parquet")
 
 
+@pytest.mark.slow
 def test_members_of_a_tar_are_read_together(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [path.read_bytes() for path in sorted(crops.rglob("*.jpg"))]
     members = [(f"{number}.jpg", images[number % len(images)]) for number in range(100)]

@@ -80,6 +80,7 @@ def odd(value: Any) -> Any:
     return "odd" if isinstance(value, str) else type(value)() if isinstance(value, dict | list | float) else None
 
 
+@pytest.mark.slow
 def test_no_switch_of_pillow_matters(portrait: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every one at once; then those that programs really set, each with the values that they are given."""
     blobs = files(portrait)
@@ -220,6 +221,7 @@ for name in ("a.avif", "a.webp", "a.jpg"):
 """
 
 
+@pytest.mark.slow
 def test_a_pillow_that_was_built_without_a_format(portrait: Image.Image, tmp_path: Path) -> None:
     for name in ("a.avif", "a.webp", "a.jpg"):
         portrait.save(tmp_path / name)
@@ -227,6 +229,7 @@ def test_a_pillow_that_was_built_without_a_format(portrait: Image.Image, tmp_pat
     assert (found.stdout.split(), found.stderr) == (["unsupported", "unsupported", "ok"], "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", [None, "/nowhere/PIL/__init__.py"])
 def test_a_pillow_that_cannot_be_used_is_one_line(origin: str | None, tmp_path: Path) -> None:
     lines = [

@@ -91,6 +91,7 @@ def test_the_list_has_no_more_than_there_is() -> None:
     assert set(LEVEL) == {part(path) for path in FILES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in FILES if not name(path).startswith(LOADED_LATE)], ids=name)
 def test_heavy_libraries_are_imported_where_they_are_needed(path: Path) -> None:
     found = {module.split(".")[0] for module in imported(ast.parse(path.read_text()), top_only=True)}

@@ -94,6 +94,7 @@ def test_a_run_goes_on(folder: Path, tmp_path: Path, mean_engine: Callable[[], E
     assert summary.unforeseen == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stumble")
 def test_the_command_says_so(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(group, ["score", str(folder), "-o", str(tmp_path / "s.parquet"), "--device", "cpu"])
@@ -101,6 +102,7 @@ def test_the_command_says_so(folder: Path, tmp_path: Path) -> None:
     assert "1 of the errors should not occur" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stumble")
 def test_a_scorer_goes_on(portrait: object) -> None:
     with Scorer("cpu", "fp32") as scorer:

@@ -65,6 +65,7 @@ def call(*arguments: object, code: int = 0) -> str:
     return done.output or str(done.exception)
 
 
+@pytest.mark.slow
 def test_eval_of_ratings(scores: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [[f"/d/{i}.jpg", i + rng.normal(0, 4), "ab"[i % 2] if i < 39 else "c"] for i in range(40)]
@@ -80,6 +81,7 @@ def test_eval_of_ratings(scores: Path, tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_eval_of_pairs(scores: Path, tmp_path: Path) -> None:
     rows = [[f"/d/{i}.jpg", f"/d/{i + 1}.jpg", int(i % 3 > 0), 0.9 - (i < 10) * 0.6] for i in range(39)]
     pairs = write(tmp_path / "p.csv", "a,b,same,similarity", rows)
@@ -91,6 +93,7 @@ def test_eval_of_pairs(scores: Path, tmp_path: Path) -> None:
     assert "pAUC to 30%" in call(scores, "--pairs", pairs, "--fmr", 0.1)
 
 
+@pytest.mark.slow
 def test_groups_have_columns_of_their_own_and_numbers(tmp_path: Path) -> None:
     """Long names, and groups whose bootstrap draws lie on one side of a steep logistic."""
     rng, names = np.random.default_rng(0), ["a", "a rather long name of a camera", "x|y_&%"]
@@ -190,6 +193,7 @@ def test_quiet_leaves_the_table(scores: Path, tmp_path: Path) -> None:
     assert f"columns of {labels}: path = path, score = score" in loud.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_that_is_nowhere_is_refused(scores: Path, tmp_path: Path) -> None:
     labels = write(tmp_path / "l.csv", "path,score", [[f"{i}.jpg", i] for i in range(40)])
     pairs = write(tmp_path / "p.csv", "a,b,same,similarity", [["1.jpg", "2.jpg", 1, 0.5]])
@@ -257,6 +261,7 @@ def test_verdicts_on_pairs_are_words_as_well(scores: Path, tmp_path: Path) -> No
         )
 
 
+@pytest.mark.slow
 def test_plots_are_of_the_kind_that_their_name_says(scores: Path, tmp_path: Path) -> None:
     labels = write(tmp_path / "l.csv", "path,score", [[f"/d/{i}.jpg", i % 7] for i in range(40)])
     for kind, start in {"pdf": b"%PDF", "svg": b"<?xml", "PNG": b"\x89PNG"}.items():
@@ -286,6 +291,7 @@ def test_scores_and_labels_in_each_others_place(scores: Path, tmp_path: Path) ->
         assert message not in call(scores, "--labels", labels, "--resamples", 0)
 
 
+@pytest.mark.slow
 def test_scores_against_others(scores: Path, tmp_path: Path) -> None:
     rows = [[f"/d/{i}.jpg", i, "ab"[i % 2]] for i in range(40)]
     labels = write(tmp_path / "l.csv", "path,score,camera", rows)

@@ -44,6 +44,7 @@ def test_agreement_is_what_scipy_says() -> None:
     assert values["rmse_logistic"] < values["rmse"]
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_the_bootstrap() -> None:
     rng = np.random.default_rng(1)
     scores = rng.normal(size=200)
@@ -158,6 +159,7 @@ def test_rates_that_so_few_pairs_cannot_show_are_refused() -> None:
         threshold_at_fnmr(SIMILARITY, 0.05)
 
 
+@pytest.mark.slow
 def test_a_difference_is_that_of_a_paired_bootstrap() -> None:
     rng = np.random.default_rng(4)
     ratings = rng.uniform(1, 5, 60)

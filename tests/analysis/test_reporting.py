@@ -17,8 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fiqa_trt.analysis.report import BARS, survey, write_report
 from fiqa_trt.cli import group
@@ -27,7 +25,7 @@ from fiqa_trt.errors import DifferentRun, InputError, OutputError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
-from fiqa_trt.scores.groups import STEPS, Ledger
+from fiqa_trt.scores.groups import STEPS
 from tests.helpers import Row, mean_executor, row, tar, write
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">.jpg"
@@ -47,6 +45,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
     return write(tmp_path_factory.mktemp("many") / "s.parquet", rows), rows
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     path = write(tmp_path / "s.parquet", [row("d/a.jpg", 0.5), row("d/b.jpg", 0.6)])
     done = CliRunner().invoke(group, ["report", str(path), "-o", str(tmp_path / "r.html")], catch_exceptions=False)
@@ -68,6 +67,7 @@ def test_scores_out_of_range(tmp_path: Path) -> None:
         survey(write(tmp_path / "s.parquet", [row("a.jpg", 1.5), row("b.jpg", 0.5)]))
 
 
+@pytest.mark.slow
 def test_figures(many: tuple[Path, list[Row]]) -> None:
     path, rows = many
     found = survey(path, sheet=5)
@@ -140,6 +140,7 @@ def report(*arguments: object) -> str:
     return done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_other_formats(crops: Path, tmp_path: Path, suffix: str) -> None:
     (crops / "bad.jpg").write_bytes(b"x")
@@ -150,6 +151,7 @@ def test_other_formats(crops: Path, tmp_path: Path, suffix: str) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_the_command(scored: Path, tmp_path: Path) -> None:
     page = tmp_path / "r.html"
     assert "13 images, 1 failed" in report(scored, "-o", page)
@@ -181,6 +183,7 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 800, 1600])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(browser: Any, scored: Path, tmp_path: Path, width: int, scheme: str) -> None:
@@ -230,6 +233,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, lis
     return write(tmp_path_factory.mktemp("crowd") / "my scores.parquet", rows), by_group
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 1, 333, 700, 999, STEPS])
 def test_what_is_left_of_groups_is_what_filter_leaves(crowd: tuple[Path, dict[str, list[float]]], step: int) -> None:
     path, by_group = crowd
@@ -244,6 +248,7 @@ def test_what_is_left_of_groups_is_what_filter_leaves(crowd: tuple[Path, dict[st
     assert sum(left.values()) == chosen.kept
 
 
+@pytest.mark.slow
 def test_many_images_are_told_in_coarser_steps(
     crowd: tuple[Path, dict[str, list[float]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,19 +264,7 @@ def test_many_images_are_told_in_coarser_steps(
             assert list(found.runs.left(step)) == list(exact.runs.left(step // unit * unit))
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, STEPS) | st.none()), max_size=60), st.integers(1, 600))
-def test_a_ledger_is_a_plain_count(rows: list[tuple[int, int | None]], times: int) -> None:
-    ledger = Ledger()
-    for number, step in rows:
-        score = np.float32(np.nan if step is None else np.float32(step / STEPS))
-        ledger.add(pa.array([f"g{number}"] * times), np.full(times, score))
-    groups, runs = ledger.groups()
-    assert sorted(g.name for g in groups) == sorted({f"g{number}" for number, _ in rows})
-    for step in (0, 1, 500, STEPS):
-        plain = {g.name: times * sum(s is not None and s >= step for n, s in rows if f"g{n}" == g.name) for g in groups}
-        assert dict(zip(plain, runs.left(step), strict=True)) == plain
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1280])
 def test_all_groups_in_a_browser(
     browser: Any, crowd: tuple[Path, dict[str, list[float]]], tmp_path: Path, width: int
@@ -325,6 +318,7 @@ def test_all_groups_in_a_browser(
     page.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1280])
 def test_without_javascript_all_of_it_is_there(
     browser: Any, crowd: tuple[Path, dict[str, list[float]]], tmp_path: Path, width: int
@@ -349,6 +343,7 @@ def test_without_javascript_all_of_it_is_there(
     context.close()
 
 
+@pytest.mark.slow
 def test_groups_without_a_score_and_rows_of_no_group(tmp_path: Path) -> None:
     rows = [row("p1/a.jpg", 0.9), row("p2/a.jpg", None), row("p3/a.jpg", 0.1), row("stray.jpg", None)]
     path = write(tmp_path / "s.parquet", rows)
@@ -362,6 +357,7 @@ def test_groups_without_a_score_and_rows_of_no_group(tmp_path: Path) -> None:
     assert (quiet.output, quiet.exit_code) == ("", 0)
 
 
+@pytest.mark.slow
 def test_the_command_can_be_copied_and_pasted(
     browser: Any, crowd: tuple[Path, dict[str, list[float]]], tmp_path: Path
 ) -> None:
@@ -380,6 +376,7 @@ def test_the_command_can_be_copied_and_pasted(
     context.close()
 
 
+@pytest.mark.slow
 def test_a_large_file_makes_a_small_page(many: tuple[Path, list[Row]], tmp_path: Path) -> None:
     write_report(tmp_path / "r.html", survey(many[0]))
     text = (tmp_path / "r.html").read_text()

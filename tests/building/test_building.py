@@ -59,6 +59,7 @@ def has_half() -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_build_list_and_score(store: Path, tmp_path: Path, crops: Path) -> None:
     done = invoke("build", "--precision", "fp32", "--device", "cpu", "--max-batch", "4", "--json", "-q")
     assert not done.stderr
@@ -87,6 +88,7 @@ def test_build_list_and_score(store: Path, tmp_path: Path, crops: Path) -> None:
         assert engine["payload"] == Manifest.read(store / f"openvino-{precision}").payload_sha256
 
 
+@pytest.mark.slow
 def test_an_fp16_engine_is_half_as_large(store: Path) -> None:
     if not has_half():
         pytest.skip("this processor has neither BF16 nor FP16 arithmetic")
@@ -99,6 +101,7 @@ def test_an_fp16_engine_is_half_as_large(store: Path) -> None:
         open_engine("cpu", "fp32", str(built.folder))
 
 
+@pytest.mark.slow
 def test_bf16_does_not_round_the_scores_of_an_fp16_engine() -> None:
     """A million faces would share some two hundred scores."""
     core = import_library("openvino").Core()
@@ -112,6 +115,7 @@ def test_bf16_does_not_round_the_scores_of_an_fp16_engine() -> None:
     assert np.mean(scores.view(np.uint32) & 0xFFFF != 0) > 0.5
 
 
+@pytest.mark.slow
 def test_int8_from_ranges_and_by_calibration_agree(store: Path, crops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nncf")
     monkeypatch.setattr("fiqa_trt.building.cpu.shipped_for", lambda model: None)
@@ -129,6 +133,7 @@ def test_int8_from_ranges_and_by_calibration_agree(store: Path, crops: Path, mon
     assert agreement.srcc >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoilt", ["own", "shipped"])
 def test_the_better_ranges_are_kept_and_said(spoilt: str, crops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one side is made to be bad, it is the other that is built."""
@@ -164,6 +169,7 @@ def test_which_ranges_are_better() -> None:
     assert not prefers_shipped(trial(0.01, 0.01), trial(0.001, 0.023), said.append)
 
 
+@pytest.mark.slow
 def test_another_checkpoint(store: Path, tmp_path: Path) -> None:
     weights = load_file(CHECKPOINT)
     weights["members.mobilenet_v3_small.head.bias"] += 0.5
@@ -194,6 +200,7 @@ def test_another_checkpoint(store: Path, tmp_path: Path) -> None:
         building.build(Request("int8", tmp_path / "mine.safetensors", "cpu"))
 
 
+@pytest.mark.slow
 def test_no_space_for_temporary_files_is_one_line(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "fiqa_trt", "build", "--precision", "fp32", "--device", "cpu", "-o", tmp_path / "e"]
     call = ["bash", "-c", 'ulimit -f 100; "$@"', "bash", *map(str, words)]
@@ -204,6 +211,7 @@ def test_no_space_for_temporary_files_is_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_out_of_tolerance_nothing_is_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(verification.TOLERANCES, "int8", Tolerance(mean=1e-6))
     with pytest.raises(EngineError, match=r"too far from FP32.*mean 0\.0.*needs mean <= 1e-06"):
@@ -211,6 +219,7 @@ def test_out_of_tolerance_nothing_is_written(store: Path, monkeypatch: pytest.Mo
     assert not list(store.iterdir())
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_wrong_is_not_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate, end to end: a network whose weights were lost on the way."""
     from fiqa_trt.engines import openvino as backend
@@ -267,6 +276,7 @@ def test_a_foreign_checkpoint_is_one_line(tmp_path: Path) -> None:
         building.build(Request("fp32", tmp_path / "x.safetensors", "cpu"))
 
 
+@pytest.mark.slow
 def test_a_plan_is_refused_by_the_cpu_and_by_a_machine_without_its_gpu(store: Path) -> None:
     built = building.build(Request("fp32", device="cpu", max_batch=2))
     values = json.loads((built.folder / MANIFEST).read_text())
@@ -281,6 +291,7 @@ def test_a_plan_is_refused_by_the_cpu_and_by_a_machine_without_its_gpu(store: Pa
         assert "needs a CUDA GPU (H100)" in invoke("engines").stdout
 
 
+@pytest.mark.slow
 def test_export_with_qdq_nodes(tmp_path: Path, released: Engine) -> None:
     done = invoke("export", "--format", "onnx", "--precision", "int8", "-o", tmp_path / "e")
     assert "ensemble.onnx" in done.stdout
@@ -334,6 +345,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         assert message in str(invoke(*map(str, words)).exception), words
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_slower_than_none(store: Path) -> None:
     built = building.build(Request("fp32", device="cpu", max_batch=2))
     values = json.loads((built.folder / MANIFEST).read_text())

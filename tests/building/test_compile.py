@@ -150,6 +150,7 @@ def test_an_engine_of_the_wrong_type_is_an_error() -> None:
         check_layer_types({"fp16", "fp32"}, "int8")
 
 
+@pytest.mark.slow
 def test_a_graph_of_the_wrong_type_is_an_error() -> None:
     """The silent FP32 engine: `prepare` forgotten."""
     network = load_checkpoint(CHECKPOINT)

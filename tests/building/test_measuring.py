@@ -48,6 +48,7 @@ def test_a_noisy_moment_chooses_nothing() -> None:
     assert choose({8: [50.0], 4: [100.0]}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 32])
 def test_all_that_goes_in_is_timed(batch: int) -> None:
     """The same in every slot, from the first image to the last: else a large batch seems slower than it is."""

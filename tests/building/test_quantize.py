@@ -60,6 +60,7 @@ def exported() -> onnx.ModelProto:
     return onnx.load(RELEASED / "ensemble.onnx")
 
 
+@pytest.mark.slow
 def test_the_shipped_ranges_are_of_the_shipped_checkpoint(shipped: Ranges, network: Ensemble) -> None:
     assert shipped.model == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
     assert shipped.images == 512
@@ -75,6 +76,7 @@ def test_sensitive_layers_are_left_alone(network: Ensemble) -> None:
     assert len(left) == 18 + 2 + 2
 
 
+@pytest.mark.slow
 def test_a_range_is_not_ruled_by_outliers(network: Ensemble, crops: Pixels) -> None:
     layer = "members.mobilenet_v3_small.features.1.block.0.0"
     seen = list[torch.Tensor]()
@@ -87,6 +89,7 @@ def test_a_range_is_not_ruled_by_outliers(network: Ensemble, crops: Pixels) -> N
     assert ranges[layer] == pytest.approx(float(expected), rel=0.02)
 
 
+@pytest.mark.slow
 def test_simulation_ends_with_its_block(network: Ensemble, crops: Pixels, shipped: Ranges) -> None:
     images = torch.from_numpy(crops[:2])
     with torch.inference_mode():
@@ -97,6 +100,7 @@ def test_simulation_ends_with_its_block(network: Ensemble, crops: Pixels, shippe
     assert 0 < (during - before).abs().max() < 0.2
 
 
+@pytest.mark.slow
 def test_pytorch_onnx_runtime_and_openvino_compute_the_same(
     network: Ensemble, crops: Pixels, shipped: Ranges, exported: onnx.ModelProto
 ) -> None:
@@ -132,6 +136,7 @@ def test_every_range_becomes_a_pair_of_nodes(exported: onnx.ModelProto, shipped:
     assert len(exported.graph.node) == len(onnx.load(RELEASED / "ensemble.onnx").graph.node)  # the input is left alone
 
 
+@pytest.mark.slow
 def test_calibration_leaves_out_what_does_harm(crops: Pixels) -> None:
     network = load_checkpoint(CHECKPOINT)
     network.fold()
@@ -195,6 +200,7 @@ def test_calibration_crops_must_be_enough(tmp_path: Path, crops: Pixels) -> None
     assert ranges_file().name == "int8_ranges.json"
 
 
+@pytest.mark.slow
 def test_crops_to_calibrate_on_are_given_as_to_score(
     tmp_path: Path, crops: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def call(*arguments: object) -> Any:
     return CliRunner().invoke(group, ["export", *map(str, arguments)], catch_exceptions=False, standalone_mode=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_configuration_is_true_of_the_network(precision: str, tmp_path: Path) -> None:
     call("--triton", tmp_path / "models", "--precision", precision, "--name", "faces.v1")
@@ -138,6 +139,7 @@ tensors = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.tuples(tensors), st.tuples(tensors), st.integers(1, 3), st.integers(3, 600))
 def test_any_network_is_described(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], low: int, high: int) -> None:
     """The rules of Triton: dimensions without the batch where it batches, with it where it does not."""

@@ -36,6 +36,7 @@ def complaint(*arguments: str | Path, code: int = 2, **options: object) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_score_a_folder(crops: Path, tmp_path: Path) -> None:
     (crops / "empty.jpg").touch()
     done = call("score", crops, "-o", tmp_path / "s.parquet")
@@ -53,6 +54,7 @@ def test_score_a_folder(crops: Path, tmp_path: Path) -> None:
     assert all(0 <= score <= 1 for score in table["score"].drop_null().to_pylist())
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_stdout(crops: Path, tmp_path: Path) -> None:
     done = call("score", crops, "-o", tmp_path / "s.csv", "--json", "-q", "--precision", "fp32")
     assert not done.stderr
@@ -62,6 +64,7 @@ def test_json_is_one_object_on_stdout(crops: Path, tmp_path: Path) -> None:
     assert list(summary["quantiles"]) == ["0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99"]
 
 
+@pytest.mark.slow
 def test_standard_input_and_retry(crops: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
     listing = "\n".join(str(path) for path in sorted(crops.rglob("*.jpg"))) + f"\n{crops}/late.jpg\n"
@@ -72,6 +75,7 @@ def test_standard_input_and_retry(crops: Path, tmp_path: Path) -> None:
     assert scores[-1] == scores[0] is not None
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(crops: Path, tmp_path: Path) -> None:
     name = os.fsencode(crops) + b"/caf\xe9.jpg"
     shutil.copy(crops / "a" / "0.jpg", os.fsdecode(name))
@@ -83,6 +87,7 @@ def test_names_that_are_not_utf8(crops: Path, tmp_path: Path) -> None:
     assert set(again["status"].to_pylist()) == {"ok"}
 
 
+@pytest.mark.slow
 def test_users_mistakes(crops: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.parquet"
     (tmp_path / "none").mkdir()
@@ -109,12 +114,14 @@ def test_users_mistakes(crops: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crops", "l.csv", "none", "s.parquet"]
 
 
+@pytest.mark.slow
 def test_explicit_cuda_without_cuda(crops: Path, tmp_path: Path) -> None:
     if Path("/proc/driver/nvidia/version").exists():
         pytest.skip("this machine has a GPU")
     assert "cuda" in complaint(crops, "-o", tmp_path / "s.parquet", "--device", "cuda")
 
 
+@pytest.mark.slow
 def test_read_only_folder(crops: Path, tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
@@ -123,6 +130,7 @@ def test_read_only_folder(crops: Path, tmp_path: Path) -> None:
     assert f"cannot write {folder}" in complaint(crops, "-o", folder / "s.parquet")
 
 
+@pytest.mark.slow
 def test_max_failed_and_nothing_scored(crops: Path, tmp_path: Path) -> None:
     (crops / "bad.jpg").touch()
     for accepted in ("1", "10%"):
@@ -138,6 +146,7 @@ def _small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_line_and_the_run_goes_on_afterwards(crops: Path, tmp_path: Path) -> None:
     """A limit on the size of a file stands for a full disk: the write fails in the same place, for real."""
     listing = tmp_path / "l.txt"
@@ -162,6 +171,7 @@ def many(tmp_path: Path, crops: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_is_resumable(many: Path, tmp_path: Path, number: signal.Signals) -> None:
     arguments = [*COMMAND, "score", str(many), "-o", str(tmp_path / "s.parquet"), "--unit-size", "64"]
@@ -205,6 +215,7 @@ def test_every_option_of_score_is_in_the_readme() -> None:
     assert not missing
 
 
+@pytest.mark.slow
 def test_help_and_scoring_load_no_more_than_they_need(crops: Path, tmp_path: Path) -> None:
     program = "import sys; sys.argv[0] = 'x'\nfrom fiqa_trt.cli import group\n"
     shown = (
@@ -239,6 +250,7 @@ def test_a_rate_is_said_of_what_was_scored_now() -> None:
     assert describe(dataclasses.replace(whole, scored_now=0, seconds=0)).startswith("1,000 images, 1 failed\n")
 
 
+@pytest.mark.slow
 def test_libraries_do_not_complain_of_damaged_images(crops: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((200, 200), 80).save(buffer, "TIFF", compression="tiff_lzw")
@@ -261,6 +273,7 @@ def test_libraries_do_not_complain_of_damaged_images(crops: Path, tmp_path: Path
     assert "error: after" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_colour_and_no_bar_where_there_is_no_terminal(crops: Path, tmp_path: Path) -> None:
     done = call("score", crops, "-o", tmp_path / "s.parquet")
     assert "\x1b" not in done.stderr

@@ -23,6 +23,7 @@ def call(*arguments: object, code: int = 0) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_the_command(scores: Path, crops: Path, tmp_path: Path) -> None:
     said = call(scores, "--dry-run", "-o", tmp_path / "out", "--copy", "--top", 3)
     assert "3 of 11 rows kept" in said

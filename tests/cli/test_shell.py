@@ -22,6 +22,7 @@ MADE = {"command_line", "path_word"}
 WORD = st.binary(min_size=1, max_size=12).filter(lambda word: b"\0" not in word).map(os.fsdecode)
 
 
+@pytest.mark.slow
 @given(st.lists(WORD, min_size=1, max_size=4))
 def test_a_shell_reads_back_what_was_meant(words: list[str]) -> None:
     line = command_line(*words)
@@ -66,6 +67,7 @@ def _careless(node: ast.JoinedStr | ast.Constant) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_every_value_in_a_command_is_quoted() -> None:
     assert [where for where, node in _texts() if _careless(node)] == []
 
@@ -85,6 +87,7 @@ def test_the_test_above_can_fail(code: str, careless: bool) -> None:
     assert _careless(node) == careless
 
 
+@pytest.mark.slow
 def test_commands_without_values_are_quoted() -> None:
     """`pip install x[gpu]` is a pattern to zsh, and `a>=1` writes a file in every shell."""
     for where, node in _texts():
@@ -93,6 +96,7 @@ def test_commands_without_values_are_quoted() -> None:
             assert not re.search(r"[\[<>*?]", bare), f"{where}: {node.value!r}"
 
 
+@pytest.mark.slow
 def test_remedies_of_doctor_can_be_pasted() -> None:
     for check in examine().checks:
         if check.remedy.startswith("pip install"):

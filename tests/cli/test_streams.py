@@ -81,6 +81,7 @@ def _cases() -> Iterator[Any]:
             yield pytest.param(name, redirection, marks=[pytest.mark.slow] if name in HEAVY else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "redirection"), list(_cases()))
 def test_messages_end_no_command(name: str, redirection: str, place: Path, tmp_path: Path) -> None:
     if name in HEAVY:
@@ -96,6 +97,7 @@ def test_messages_end_no_command(name: str, redirection: str, place: Path, tmp_p
         assert list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_in_any_state(name: str) -> None:
     for redirection in BROKEN:
@@ -108,6 +110,7 @@ def test_help_in_any_state(name: str) -> None:
     assert shell("", name, "--help", env={**os.environ, "PYTHONOPTIMIZE": "2"}).stdout == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["show", "eval", "engines", "score", "filter"])
 def test_results_that_are_lost_are_an_error(name: str, place: Path, tmp_path: Path) -> None:
     for folder in ("full", "gone", "closed"):
@@ -158,6 +161,7 @@ def _with_json() -> Iterator[Any]:
             yield pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(_with_json()))
 def test_json_is_all_there_is_on_standard_output(name: str, place: Path, tmp_path: Path) -> None:
     if name in HEAVY:
@@ -185,6 +189,7 @@ def test_every_command_is_silent_on_request_and_speaks_json(name: str) -> None:
     assert {"-q", "--quiet", "--json"} <= options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [each.values[0] for each in _with_json()])
 def test_nothing_but_a_reason_comes_of_a_failure(name: str, place: Path, tmp_path: Path) -> None:
     """Standard output is empty, standard error ends in a line, and the exit code tells."""
@@ -209,12 +214,14 @@ def test_nothing_but_a_reason_comes_of_a_failure(name: str, place: Path, tmp_pat
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["fiqa-trt"]
 
 
+@pytest.mark.slow
 def test_json_though_nothing_could_be_scored(place: Path, tmp_path: Path) -> None:
     cut = place / "crops" / "cut.jpg"
     assert json.loads(shell("", "show", cut, "--json", code=3).stdout)["images"][0]["status"] == "truncated"
     assert json.loads(shell("", "score", cut, "-o", tmp_path / "s.csv", "--json", code=3).stdout)["failed"] == 1
 
 
+@pytest.mark.slow
 def test_what_libraries_warn_of_is_for_their_users(place: Path) -> None:
     program = """
 import logging, sys, warnings
@@ -234,11 +241,13 @@ cli.main()
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_pictures_are_written_though_the_reader_of_the_table_left(place: Path, tmp_path: Path) -> None:
     shell("-q | true; exit ${PIPESTATUS[0]}", "show", place / "crops" / "0.jpg", "--explain", "-o", tmp_path, code=141)
     assert (tmp_path / "0.jpg.explain.png").exists()
 
 
+@pytest.mark.slow
 def test_errors_keep_their_exit_codes(place: Path, tmp_path: Path) -> None:
     for redirection in BROKEN:
         shell(redirection, "score", tmp_path / "gone", "-o", tmp_path / "s.parquet", code=2)
@@ -247,6 +256,7 @@ def test_errors_keep_their_exit_codes(place: Path, tmp_path: Path) -> None:
         shell(redirection, code=2)
 
 
+@pytest.mark.slow
 def test_several_processes(place: Path, tmp_path: Path) -> None:
     for number, redirection in enumerate(BROKEN[1:4:2]):
         out = tmp_path / f"{number}.parquet"
@@ -254,6 +264,7 @@ def test_several_processes(place: Path, tmp_path: Path) -> None:
         assert pq.read_table(out)["status"].to_pylist().count("ok") == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [150, 400, 700, 1000])
 def test_too_little_memory_is_one_line(megabytes: int, place: Path, tmp_path: Path) -> None:
     """Or enough of it. Now and then a C library dies of it before anything is said; then nothing may be half done."""
@@ -268,6 +279,7 @@ def test_too_little_memory_is_one_line(megabytes: int, place: Path, tmp_path: Pa
     assert not output.exists() or pq.read_metadata(output).num_rows == 41
 
 
+@pytest.mark.slow
 def test_a_reader_that_sleeps(place: Path, tmp_path: Path) -> None:
     """It holds the run up for some seconds, and not for ever."""
     reading, writing = os.pipe()
@@ -280,6 +292,7 @@ def test_a_reader_that_sleeps(place: Path, tmp_path: Path) -> None:
     os.close(reading)
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_slow_gets_all_results(place: Path) -> None:
     """Also through a descriptor that somebody made non-blocking."""
     reading, writing = os.pipe()
@@ -294,6 +307,7 @@ def test_a_reader_that_is_slow_gets_all_results(place: Path) -> None:
     assert process.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nohup", "code"), [(False, 130), (True, 0)])
 def test_a_closed_terminal(nohup: bool, code: int, place: Path, tmp_path: Path) -> None:
     listing = tmp_path / "l.txt"
@@ -319,6 +333,7 @@ def test_a_closed_terminal(nohup: bool, code: int, place: Path, tmp_path: Path) 
     assert (tmp_path / "s.parquet").exists() == nohup
 
 
+@pytest.mark.slow
 def test_names_outside_the_encoding(place: Path, tmp_path: Path) -> None:
     folder = tmp_path / "zä€😀"
     folder.mkdir()

@@ -76,6 +76,7 @@ def test_samples_are_delivered_whole(tmp_path: Path, crop: bytes) -> None:
 extensions = st.lists(st.sampled_from(["txt", "cls", "seg.jpg", "json", "left.json", "npy"]), unique=True, max_size=4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 9), extensions), min_size=1, max_size=6, unique_by=lambda one: one[0]), st.data()
@@ -124,6 +125,7 @@ def test_rows_in_another_order_do_not_repeat_a_sample(tmp_path: Path, crop: byte
     assert (done.written, len(names), len(set(names))) == (4, 6, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 40])
 def test_dotted_names_of_an_ordinary_tar_are_images_of_their_own(tmp_path: Path, crop: bytes, count: int) -> None:
     """WebDataset would take `v1.0_0001.jpg` and all that follow for one sample."""

@@ -64,6 +64,7 @@ amounts = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     items=st.lists(
@@ -203,6 +204,7 @@ def test_rules_that_cannot_be_meant() -> None:
     assert Amount.parse("80%") == Amount(80, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_other_formats(scores: Path, tmp_path: Path, suffix: str) -> None:
     from fiqa_trt.curation.delivery import write_rows

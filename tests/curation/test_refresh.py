@@ -32,6 +32,7 @@ def names_in(table: Path, column: str, start: Path) -> list[str]:
     return [os.path.relpath(path, start) for path in pq.read_table(table)[column].to_pylist()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["copy", "hardlink", "symlink"])
 def test_a_filled_folder_is_brought_up_to_date(scores: Path, mask: Any, crops: Path, tmp_path: Path, way: str) -> None:
     """Of nine images one is not kept any more, one is another now, one is gone, one was edited, and one is new."""
@@ -119,6 +120,7 @@ def test_what_was_moved_stays_and_more_comes(scores: Path, mask: Any, crops: Pat
     assert tree(crops) == {**expected, "b/new.jpg": expected["a/0.jpg"]}
 
 
+@pytest.mark.slow
 def test_an_update_of_members_of_shards(crops: Path, tmp_path: Path) -> None:
     files = [(f"{index}.jpg", (crops / "ab"[index % 2] / f"{index}.jpg").read_bytes()) for index in range(4)]
     scores, out, shard = tmp_path / "s.parquet", tmp_path / "out", tmp_path / "s.tar"
@@ -186,6 +188,7 @@ def test_a_tree_that_is_elsewhere_now(
         assert tree(Path("out")) == {name: data for name, data in whole.items() if name != "a/2.jpg"}
 
 
+@pytest.mark.slow
 def test_a_folder_made_of_a_folder(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     """What leaves it takes no caption along that is another folder's."""
     first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
@@ -237,6 +240,7 @@ def test_updates_that_are_refused(scores: Path, mask: Any, crops: Path, tmp_path
         delivery.deliver(Kept(scores, mask), tmp_path / "k.txt", update=True)
 
 
+@pytest.mark.slow
 def test_the_loop_of_every_week(scores: Path, crops: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     call_filter(scores, "-o", out, "--copy", "--top", 3, "--update")

@@ -27,6 +27,7 @@ from fiqa_trt.scores.files import output_metadata, read_output
 from tests.helpers import Stop, call_filter, mean_executor, only, tar, tree, wanted
 
 
+@pytest.mark.slow
 def test_the_tree_is_that_of_all_rows(scores: Path, mask: Any, crops: Path, tmp_path: Path) -> None:
     """Whatever is kept, an image has the same place."""
     whole = fill_folder(Kept(scores, mask), tmp_path / "all", "symlink")
@@ -261,6 +262,7 @@ def test_folders_that_have_no_move(scores: Path, mask: Any, tmp_path: Path) -> N
         undo_move(tmp_path / "old")
 
 
+@pytest.mark.slow
 def test_the_command(scores: Path, crops: Path, tmp_path: Path) -> None:
     expected, out = tree(crops), tmp_path / "my folder"
     said = call_filter(scores, "-o", out, "--move", "--top", 3)

@@ -157,6 +157,7 @@ def test_bombs_are_refused_by_their_header(portrait: Image.Image) -> None:
     assert decode_image(jpeg(portrait), max_pixels=224 * 224).size == (224, 224)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_damage_escapes_as_an_exception(data: st.DataObject) -> None:

@@ -79,6 +79,7 @@ CASES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_pixels_are_pillows(
     dali: DaliDecoder, pictures: list[Image.Image], case: str, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +95,7 @@ def test_pixels_are_pillows(
     assert difference.max() < 6
 
 
+@pytest.mark.slow
 def test_scores_are_the_cpu_decoders(dali: DaliDecoder, released: Engine, pictures: list[Image.Image]) -> None:
     batch = released.info.batch
     blobs = [jpeg(image, quality=quality) for image in pictures for quality in (95, 60, 20)]
@@ -105,6 +107,7 @@ def test_scores_are_the_cpu_decoders(dali: DaliDecoder, released: Engine, pictur
     assert np.quantile(changes, 0.99) < 0.005
 
 
+@pytest.mark.slow
 def test_the_edge_of_an_image_in_every_place(dali: DaliDecoder) -> None:
     rng = np.random.default_rng(1)
     blobs = [
@@ -167,6 +170,7 @@ def compare(dali: DaliDecoder, blobs: Sequence[bytes | ImageError]) -> None:
     assert not good or np.abs(pixels[0] - pixels[1]).max() < 6
 
 
+@pytest.mark.slow
 def test_damage_of_every_kind_gives_the_cpu_decoders_statuses(portrait: Image.Image) -> None:
     dali = DaliDecoder("cpu")
     rng = random.Random(0)
@@ -181,6 +185,7 @@ def test_damage_of_every_kind_gives_the_cpu_decoders_statuses(portrait: Image.Im
     compare(dali, [b"\xff\xd8\xff\xdb" + b"hello" * 99 + b"\xff\xd9", good])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_flipped_and_moved_bytes_give_the_cpu_decoders_statuses(dali: DaliDecoder, data: st.DataObject) -> None:
@@ -281,6 +286,7 @@ def test_limits(portrait: Image.Image) -> None:
     assert small.decode([jpeg(portrait)], 1).outcomes[0].status is Status.TOO_LARGE
 
 
+@pytest.mark.slow
 def test_a_run_with_dali_has_the_rows_of_one_without(crops: Path, tmp_path: Path, portrait: Image.Image) -> None:
     rng, good = random.Random(1), jpeg(portrait)
     for index in range(40):

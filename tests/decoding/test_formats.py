@@ -71,6 +71,7 @@ def test_images_that_are_not_decoded(name: str) -> None:
     assert (found.error or "").startswith(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PCX", "TGA", "SGI", "ICO", "DDS", "ICNS"])
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])
 def test_what_pillow_writes_and_we_do_not_read(portrait: Image.Image, kind: str, mode: str) -> None:

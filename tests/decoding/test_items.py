@@ -37,6 +37,7 @@ def scorer() -> Iterator[Scorer]:
         yield opened
 
 
+@pytest.mark.slow
 def test_every_form_scores_alike(scorer: Scorer, portrait: Image.Image, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     portrait.save(path)
@@ -81,6 +82,7 @@ def test_a_pil_image_is_worth_its_file(scorer: Scorer, portrait: Image.Image, mo
     )
 
 
+@pytest.mark.slow
 def test_orientation_and_damage_of_pil_images(scorer: Scorer, portrait: Image.Image) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -95,6 +97,7 @@ def test_orientation_and_damage_of_pil_images(scorer: Scorer, portrait: Image.Im
         assert [s.status for s in small.score([portrait, jpeg(portrait)])] == ["too_large"] * 2
 
 
+@pytest.mark.slow
 @given(arrays.arrays(np.uint8, st.one_of(*(arrays.array_shapes(min_dims=n, max_dims=n, max_side=9) for n in (2, 3)))))
 def test_any_array_is_scored_or_refused(array: Any) -> None:
     good = array.ndim == 2 or array.shape[2] in (1, 3)
@@ -182,6 +185,7 @@ def test_tensors(scorer: Scorer, portrait: Image.Image) -> None:
     assert scorer.score([tensor.numpy()])[0].score == scorer.score([portrait])[0].score
 
 
+@pytest.mark.slow
 def test_closed_and_pickled(portrait: Image.Image) -> None:
     with Scorer("cpu", "fp32") as opened:
         for protocol in range(2, 6):
@@ -221,6 +225,7 @@ print("same" if scorer.score([path]) == want else "other")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_a_fork(crops: Path, engine: str) -> None:
     if engine == "torch":
@@ -234,6 +239,7 @@ def test_a_fork(crops: Path, engine: str) -> None:
     assert lines[2:] == [*["same"] * (engine == "openvino"), "[0, 0, 0]", "same"]
 
 
+@pytest.mark.slow
 def test_closing_while_others_score(portrait: Image.Image) -> None:
     """Each of them has its scores or hears of it."""
     for delay in (0.0, 0.01, 0.1):
@@ -256,6 +262,7 @@ def test_closing_while_others_score(portrait: Image.Image) -> None:
         assert len(heard) == 4
 
 
+@pytest.mark.slow
 def test_a_generator_that_closes(portrait: Image.Image) -> None:
     opened = Scorer("cpu", "fp32", threads=1)
 
@@ -273,6 +280,7 @@ def _score(path: str) -> float | None:
         return scorer.score([path])[0].score
 
 
+@pytest.mark.slow
 def test_spawned_workers_have_their_own(scorer: Scorer, crops: Path) -> None:
     path = os.fspath(crops / "a" / "0.jpg")
     with multiprocessing.get_context("spawn").Pool(1) as pool:

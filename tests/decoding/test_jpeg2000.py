@@ -81,6 +81,7 @@ def test_kinds_that_are_refused(small: Image.Image) -> None:
         assert outcome(data[:header] + inside + data[header + size :]).status is Status.UNSUPPORTED, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("options", [{}, {"tile_size": (32, 32)}, {"irreversible": True}])
 def test_cut_anywhere(small: Image.Image, bare: bool, options: dict[str, object]) -> None:
@@ -89,6 +90,7 @@ def test_cut_anywhere(small: Image.Image, bare: bool, options: dict[str, object]
         assert outcome(data[:end]).status is Status.TRUNCATED, end
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damage_gives_a_status(data: st.DataObject) -> None:

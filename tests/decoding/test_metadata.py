@@ -32,6 +32,7 @@ def inserted(data: bytes, part: bytes, *, first: bool = True) -> bytes:
     return data[:at] + part + data[at:]
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     mode=st.sampled_from(["RGB", "L"]),
@@ -115,6 +116,7 @@ def part(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("<L", len(body)) + body + bytes(len(body) % 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     kind=st.sampled_from([b"EXIF", b"XMP ", b"ICCP", b"abcd"]),
@@ -146,6 +148,7 @@ def test_a_webp_keeps_its_transparency_and_its_frames() -> None:
         assert np.array_equal(pixels(stripped.data), pixels(whole))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     kind=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF"]),

@@ -51,6 +51,7 @@ def test_every_kind(colours: int, bits: int, key: bool) -> None:
     assert np.abs(pixels(data) - over_white(rgb, alpha)).max() <= 1
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     kind=st.sampled_from(ANCILLARY),
@@ -72,6 +73,7 @@ def test_nothing_but_pixels_counts(kind: bytes, body: bytes, sound: bool, last: 
     assert outcome(data).status is Status.OK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2 << 20, 80 << 20])
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt", b"tEXt"])
 def test_texts_and_profiles_of_any_size(kind: bytes, size: int) -> None:

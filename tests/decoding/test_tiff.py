@@ -52,6 +52,7 @@ def shown(samples: Levels, bits: int, photometric: int, extra: tuple[int, ...], 
     return np.asarray(np.rint(colours)).astype(int)
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(
     photometric=st.sampled_from(sorted(COLOURS)),
@@ -202,6 +203,7 @@ def test_other_ways_of_pillow(portrait: Image.Image) -> None:
     assert np.array_equal(pixels(encode(image, "TIFF", big_tiff=True)), np.asarray(image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
 def test_cut_anywhere(portrait: Image.Image, big: bool, compression: str) -> None:
@@ -212,6 +214,7 @@ def test_cut_anywhere(portrait: Image.Image, big: bool, compression: str) -> Non
             assert outcome(data[:end]).status is Status.TRUNCATED, end
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     tag=st.integers(300, 65535), kind=st.integers(0, 20), count=st.integers(0, 1 << 32), place=st.integers(0, 1 << 32)
@@ -231,6 +234,7 @@ def test_metadata_cannot_harm(tag: int, kind: int, count: int, place: int) -> No
     assert np.array_equal(pixels(broken), samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", [1, 8])
 def test_values_that_share_their_room_take_none(compression: int) -> None:
     """Libtiff reads every tag: thousands of them, each with the whole file for a value, would fill the memory."""
@@ -267,6 +271,7 @@ def test_without_metadata() -> None:
     assert without_metadata(b"II*\0\xff\xff\xff\xff") is None
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_damage_gives_a_status(data: st.DataObject) -> None:

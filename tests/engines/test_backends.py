@@ -65,6 +65,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
+@pytest.mark.slow
 def test_a_backend_is_a_module_and_a_line(mine: Path) -> None:
     with pytest.raises(EngineError, match="there is no Mine engine that can be used here; make one with: fiqa-trt b"):
         open_engine("cpu", engine="mine")
@@ -86,6 +87,7 @@ def test_a_backend_is_a_module_and_a_line(mine: Path) -> None:
     assert f"{built.folder}: mine fp16" in CliRunner().invoke(group, ["engines"]).output
 
 
+@pytest.mark.slow
 def test_a_backend_that_cannot_be_built_is_passed_over(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

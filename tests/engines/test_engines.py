@@ -28,6 +28,7 @@ def images() -> Pixels:
     return np.concatenate([np.stack([np.asarray(crop) for crop in samples.crops().values()]), verification_batch()])
 
 
+@pytest.mark.slow
 def test_openvino_equals_torch(released: Engine, images: Pixels) -> None:
     pytest.importorskip("torch")
     reference = open_engine("cpu", engine="torch")
@@ -37,6 +38,7 @@ def test_openvino_equals_torch(released: Engine, images: Pixels) -> None:
     reference.close()
 
 
+@pytest.mark.slow
 def test_shipped_onnx_equals_the_shipped_checkpoint(images: Pixels) -> None:
     pytest.importorskip("torch")
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -52,6 +54,7 @@ def test_shipped_onnx_equals_the_shipped_checkpoint(images: Pixels) -> None:
     reference.close()
 
 
+@pytest.mark.slow
 def test_half_precision_is_within_its_tolerance(images: Pixels, released: Engine) -> None:
     try:
         engine = OpenVinoEngine(RELEASED, "fp16")
@@ -62,6 +65,7 @@ def test_half_precision_is_within_its_tolerance(images: Pixels, released: Engine
     engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_a_score_does_not_depend_on_its_neighbours(precision: str, portrait: Image.Image) -> None:
     engine = OpenVinoEngine(RELEASED, precision, batch=5)
@@ -75,6 +79,7 @@ def test_a_score_does_not_depend_on_its_neighbours(precision: str, portrait: Ima
     engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processor", "quicker"),
     [
@@ -95,6 +100,7 @@ def test_auto_takes_half_precision_where_it_is_quicker(
     engine.close()
 
 
+@pytest.mark.slow
 def test_an_exported_directory_is_an_engine(tmp_path: Path, images: Pixels, released: Engine) -> None:
     pytest.importorskip("torch")
     from fiqa_trt.building.export import export
@@ -108,6 +114,7 @@ def test_an_exported_directory_is_an_engine(tmp_path: Path, images: Pixels, rele
     engine.close()
 
 
+@pytest.mark.slow
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file, save_file
@@ -207,6 +214,7 @@ def test_a_batch_that_a_gpu_has_no_memory_for_is_halved(released: Engine, monkey
         open_engine("cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["doctor"], ["show", "face.png"], ["export", "-o", "onnx"]])
 def test_libraries_call_nobody(tmp_path: Path, arguments: list[str], portrait: Image.Image) -> None:
     """Those that would have an identity in the home folder."""

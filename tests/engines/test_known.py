@@ -36,6 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_known_crops_are_of_the_verification_batch() -> None:
     assert np.array_equal(known_crops(), verification_batch()[list(KNOWN)])
 
@@ -58,6 +59,7 @@ class _Recorded(MeanEngine):
         return finished(scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4, 13])
 def test_every_place_and_slot_is_tried(batch: int) -> None:
     manifest = Manifest.read(RELEASED)
@@ -84,6 +86,7 @@ def test_an_engine_that_fails_at_once() -> None:
         check_known(lambda: (_Failing(), Manifest.read(RELEASED)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_no_backend_escapes(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if engine == "torch":
@@ -112,6 +115,7 @@ def _scores(said: list[str]) -> Scores:
         engine.close()
 
 
+@pytest.mark.slow
 def test_a_cache_is_used(cache: Path, released: Engine) -> None:
     engine = OpenVinoEngine(RELEASED, "fp32", 2)
     assert engine.kept is None
@@ -134,6 +138,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bytes
         yield blob, blob.read_bytes(), expected
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1), length=st.sampled_from([1, 64, 65536]), cut=st.booleans(), value=st.integers(0, 255))
 def test_no_damage_to_the_cache_changes_a_score(
@@ -157,6 +162,7 @@ def _slot_of(path: Path) -> Slot:
     return slot
 
 
+@pytest.mark.slow
 def test_a_wrong_network_of_a_right_digest(cache: Path) -> None:
     """What a broken memory would have written: the blob is whole, and its scores are wrong."""
     expected = _scores([])
@@ -191,6 +197,7 @@ def test_what_is_no_file_is_not_read(what: str, cache: Path) -> None:
     assert slot.read() == (None if what == "folder" else b"network")
 
 
+@pytest.mark.slow
 def test_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("FIQA_TRT_CACHE", str(tmp_path / "file" / "below"))
@@ -212,6 +219,7 @@ def _write(slot: Slot, letter: bytes) -> None:
         slot.write(letter * 500_000)
 
 
+@pytest.mark.slow
 def test_several_processes_write_at_once(tmp_path: Path) -> None:
     slot = Slot(tmp_path, {"a": 1})
     context = multiprocessing.get_context("spawn")
@@ -227,6 +235,7 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
     assert _blobs(tmp_path) == [slot.path]
 
 
+@pytest.mark.slow
 def test_an_engine_of_an_earlier_version(tmp_path: Path) -> None:
     """It recorded no scores: of the released checkpoint, those of FP32 take their place; of another, it is said."""
     folder, said = tmp_path / "e", list[str]()

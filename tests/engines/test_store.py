@@ -155,6 +155,7 @@ def test_the_list_says_what_can_be_used(tmp_path: Path) -> None:
     assert "gpu" not in {entry.folder.name for entry in list_engines(tmp_path, MODEL, None)}
 
 
+@pytest.mark.slow
 def test_auto_takes_the_quickest(tmp_path: Path) -> None:
     def best(precision: str = "auto") -> str | None:
         found = best_engine(list_engines(tmp_path, MODEL), "cpu", precision)

@@ -48,6 +48,7 @@ def many(tmp_path: Path, crops: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_output_is_that_of_one_process(many: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
     score(many, one, lambda: InProcess.open(SETUP))
@@ -57,6 +58,7 @@ def test_the_output_is_that_of_one_process(many: Path, tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "kind"), [(None, InProcess), ("cpu", Processes)])
 def test_what_is_asked_for_is_opened(devices: str | None, kind: type) -> None:
     said = list[str]()
@@ -71,6 +73,7 @@ def test_every_executor_can_be_opened() -> None:
     assert all(callable(importlib.import_module(module).opened) for module in EXECUTORS.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victims", [1, 2])
 def test_killed_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victims: int) -> None:
     expected, output = tmp_path / "expected.parquet", tmp_path / "s.parquet"
@@ -102,6 +105,7 @@ def test_killed_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert pq.read_table(output).equals(pq.read_table(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victims", [1, 2])
 def test_workers_killed_while_they_start(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victims: int
@@ -124,6 +128,7 @@ def test_workers_killed_while_they_start(
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_small_units_do_not_wait_for_each_other(crops: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
     workers = Processes(["cpu", "cpu"], SETUP)
@@ -131,6 +136,7 @@ def test_small_units_do_not_wait_for_each_other(crops: Path, tmp_path: Path) -> 
     assert summary.statuses == {"ok": 10}
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_all_of_them(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "s.parquet"
     workers = processes()
@@ -158,6 +164,7 @@ def test_devices() -> None:
             parse_devices(wrong)
 
 
+@pytest.mark.slow
 def test_devices_that_cannot_be_used(tmp_path: Path) -> None:
     if Path("/proc/driver/nvidia/version").exists():
         pytest.skip("this machine has a GPU")
@@ -168,12 +175,14 @@ def test_devices_that_cannot_be_used(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_at_its_start(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no such directory"):
         Processes(["cpu", "cpu"], Setup(engine=str(tmp_path / "gone")))
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_the_command(crops: Path, tmp_path: Path) -> None:
     done = call(
         "score", crops, "-o", tmp_path / "s.csv", "--devices", "cpu,cpu", "--decoder", "dali", "--unit-size", "3"

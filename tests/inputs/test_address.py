@@ -83,6 +83,7 @@ def test_a_list_without_columns_takes_the_one_that_is_given(table: Path, tmp_pat
     assert listed(source) == [f"{table}::face::0", f"{table}::image::1", f"{table}::face::2", "a.jpg"]
 
 
+@pytest.mark.slow
 def test_both_columns_of_a_table_in_one_run(table: Path, tmp_path: Path) -> None:
     paths = [f"{table}::{column}{row}" for row in range(9, -1, -1) for column in ("", "face::")]
     pacsv.write_csv(pa.table({"path": paths}), tmp_path / "l.csv")
@@ -102,6 +103,7 @@ def test_the_column_is_no_folder(table: Path, tmp_path: Path) -> None:
     assert set(grouping(PARENT, output)(rows).to_pylist()) == {str(table)}
 
 
+@pytest.mark.slow
 def test_an_output_that_names_the_column_beside_its_paths(table: Path, tmp_path: Path) -> None:
     """As versions before did; whoever reads it finds the images."""
     output = tmp_path / "s.parquet"

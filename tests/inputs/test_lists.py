@@ -38,16 +38,19 @@ def text(data: bytes) -> list[str]:
     return list(read_paths(io.BytesIO(data), "l.txt"))
 
 
+@pytest.mark.slow
 @given(st.lists(plain, min_size=1), st.sampled_from(ENCODINGS), st.sampled_from(ENDS), st.booleans())
 def test_a_text_in_any_encoding(rows: list[str], encoding: str, end: str, closed: bool) -> None:
     assert text((end.join(rows) + end * closed).encode(encoding)) == rows
 
 
+@pytest.mark.slow
 @given(st.lists(plain, min_size=1), st.sampled_from(["utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le"]))
 def test_either_byte_order(rows: list[str], encoding: str) -> None:
     assert text(("\ufeff" + "\n".join(rows)).encode(encoding)) == rows
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(min_size=1).filter(lambda raw: not set(raw) & set(b'\0\r\n"')), min_size=1))
 def test_bytes_in_no_encoding_stay_the_bytes_of_names(rows: list[bytes]) -> None:
     data = b"first\n" + b"\n".join(rows)
@@ -107,6 +110,7 @@ def test_texts_that_are_no_lists(tmp_path: Path, content: bytes, message: str) -
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(names, names), min_size=1),
@@ -132,6 +136,7 @@ def test_a_csv_however_it_is_written(
     assert read_columns(file, ("path",)) == {"id": [row[0] for row in rows], "path": [row[1] for row in rows]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_csv_longer_than_what_is_read_at_once(tmp_path: Path, encoding: str) -> None:
     file, rows = tmp_path / "l.csv", [f"{number:0100}.jpg" for number in range(100_000)]
@@ -310,6 +315,7 @@ def test_standard_input_is_read_like_a_text(monkeypatch: pytest.MonkeyPatch) -> 
         check_source(Source(list_file="-"), Path("o.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["<&-", "0>nowhere"])
 def test_standard_input_that_cannot_be_read(tmp_path: Path, redirection: str) -> None:
     command = f'exec "$0" -m fiqa_trt score - -o out.parquet --device cpu {redirection}'

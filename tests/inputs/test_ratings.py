@@ -38,6 +38,7 @@ def text(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], separator: st
     return file.getvalue()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(HEADERS),
@@ -119,6 +120,7 @@ def test_blank_ratings_are_skipped_on_request_and_rows_of_nothing_always(tmp_pat
 CELLS = st.sampled_from(["a.jpg", "two\nlines", "three\r\n\r\nlines", "b;c", 'd"e'])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(CELLS, min_size=1, max_size=6),
@@ -341,6 +343,7 @@ def test_ratings_of_one_image_that_disagree_about_it(tmp_path: Path) -> None:
 SIDES = st.sampled_from(["train", "val", "test", "", "Validation"])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 5), SIDES), min_size=34, max_size=60))
 def test_no_group_is_on_two_sides_whatever_the_table_says(tmp_path: Path, rows: list[tuple[int, str]]) -> None:

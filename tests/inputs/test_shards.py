@@ -29,6 +29,7 @@ def images(crops: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(crops.rglob("*.jpg"))]
 
 
+@pytest.mark.slow
 def test_members_are_listed_in_order_and_score_as_files_do(crops: Path, images: list[bytes], tmp_path: Path) -> None:
     members = [(f"{index:03}{suffix}", data) for index, data in enumerate(images) for suffix in (".jpg", ".json")]
     shard = tar(tmp_path / "shard.tar", members)
@@ -92,6 +93,7 @@ def test_links_within_a_shard(images: list[bytes], tmp_path: Path) -> None:
     assert rows[0]["score"] == rows[1]["score"] == rows[2]["score"]
 
 
+@pytest.mark.slow
 def test_every_place_where_a_shard_may_be_cut(images: list[bytes], tmp_path: Path) -> None:
     whole = tar(tmp_path / "whole.tar", [(f"{i}.jpg", data) for i, data in enumerate(images)]).read_bytes()
     expected = [row["score"] for row in scored(tmp_path, tmp_path / "whole.tar")]
@@ -154,6 +156,7 @@ def test_sizes_of_members(tmp_path: Path) -> None:
     shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["parquet", "arrow", "stream.arrow"])
 @pytest.mark.parametrize("kind", ["binary", "large_binary", "struct"])
 def test_tables(images: list[bytes], tmp_path: Path, suffix: str, kind: str) -> None:
@@ -189,6 +192,7 @@ def test_tables(images: list[bytes], tmp_path: Path, suffix: str, kind: str) -> 
     shard.close()
 
 
+@pytest.mark.slow
 def test_a_row_group_is_not_held_as_a_whole(tmp_path: Path) -> None:
     blob = os.urandom(100_000)
     # A page is the least that can be read; the writer fills it by so many values.
@@ -202,6 +206,7 @@ def test_a_row_group_is_not_held_as_a_whole(tmp_path: Path) -> None:
     shard.close()
 
 
+@pytest.mark.slow
 def test_damaged_tables(images: list[bytes], tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     noise = [os.urandom(20_000) for _ in range(40)]
@@ -234,6 +239,7 @@ def test_tables_of_paths_alone(images: list[bytes], tmp_path: Path) -> None:
     assert [row["status"] for row in scored(tmp_path, tmp_path / "t.parquet")] == ["ok", "missing"]
 
 
+@pytest.mark.slow
 def test_damaged_offsets_in_a_table(images: list[bytes], tmp_path: Path) -> None:
     table, good = pa.table({"image": pa.array(images, pa.binary())}), tmp_path / "good.jpg"
     good.write_bytes(images[0])
@@ -283,6 +289,7 @@ def test_members_named_like_the_numbered_ones(images: list[bytes], tmp_path: Pat
     assert [read_recorded(path, ContainerReader()) for path in found] == images[:5]
 
 
+@pytest.mark.slow
 def test_a_mended_shard_when_retried(images: list[bytes], tmp_path: Path) -> None:
     shard = tar(tmp_path / "s.tar", [("a.jpg", images[0]), ("b.jpg", images[1])])
     whole = shard.read_bytes()

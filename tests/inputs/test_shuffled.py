@@ -77,6 +77,7 @@ def scored(paths: list[str], folder: Path, unit_rows: int) -> list[dict[str, obj
     return list(pq.read_table(folder / "s.parquet").to_pylist())
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 120))
 def test_any_order_gives_each_row_its_own_score(
@@ -116,6 +117,7 @@ def test_a_plan_follows_each_shard_and_restores_the_order(mixed: dict[str, int])
         reader.close()
 
 
+@pytest.mark.slow
 def test_progress_counts_every_row_once(mixed: dict[str, int], tmp_path: Path) -> None:
     paths = sorted(mixed)
     random.Random(4).shuffle(paths)

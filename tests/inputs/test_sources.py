@@ -62,6 +62,7 @@ def test_symbolic_links_are_followed_and_loops_survived(tmp_path: Path) -> None:
     assert found == ["a.jpg", "gone.jpg", "link/b.jpg", "self.jpg", "up/other/b.jpg"]
 
 
+@pytest.mark.slow
 def test_very_deep_folders(tmp_path: Path) -> None:
     here = Path.cwd()
     try:
@@ -97,6 +98,7 @@ def test_the_runs_own_output_is_left_out(tmp_path: Path) -> None:
     assert paths(tmp_path, all_files=True, exclude=own) == [str(tmp_path / "a.jpg")]
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     raw = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
     Path(os.fsdecode(raw)).write_bytes(b"x")
@@ -237,6 +239,7 @@ def test_reading(tmp_path: Path) -> None:
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\0\r\n"), min_size=1, max_size=20)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(names, min_size=1, max_size=30), st.integers(1, 40))
 def test_a_list_is_kept_row_for_row(tmp_path: Path, rows: list[str], limit: int) -> None:

@@ -248,6 +248,7 @@ def test_a_table_that_pyarrow_cannot_open(tmp_path: Path) -> None:
     assert error.outcome.status is Status.UNREADABLE
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_bytes_flipped_anywhere_in_a_table_never_raise(
@@ -268,6 +269,7 @@ def test_bytes_flipped_anywhere_in_a_table_never_raise(
         assert len(list(open_container(str(path)).keys())) <= 20
 
 
+@pytest.mark.slow
 def test_a_table_that_claims_more_rows_than_it_has(tmp_path: Path) -> None:
     """A footer with a bit too many must not become millions of rows, nor go without a word."""
     path = Path(write(tmp_path / "t.parquet", pa.table({"image": [b"x"] * 20}), rows=5))

@@ -103,6 +103,7 @@ def assert_same(data: bytes) -> None:
             assert value == (content or Status.EMPTY), name
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(_ENTRIES, _FORMATS, st.booleans())
 def test_random_archives_read_as_tarfile_reads_them(entries: Entries, form: int, globally: bool) -> None:
@@ -113,6 +114,7 @@ def test_random_archives_read_as_tarfile_reads_them(entries: Entries, form: int,
         assert by_us(data)[1] is None
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(_ENTRIES, _FORMATS), min_size=2, max_size=3), st.integers(0, 5))
 def test_joined_archives(parts: list[tuple[Entries, int]], more: int) -> None:
@@ -122,6 +124,7 @@ def test_joined_archives(parts: list[tuple[Entries, int]], more: int) -> None:
         assert by_us(joined)[1] is None
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(_ENTRIES, _FORMATS, st.data())
 def test_wherever_it_is_damaged_the_rest_is_read_and_the_place_is_named(
@@ -150,6 +153,7 @@ def test_a_tar_of_one_member_whose_own_header_is_damaged() -> None:
     assert (found, "a damaged header" in str(error)) == ([], True)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(_ENTRIES, _FORMATS, st.data())
 def test_wherever_it_is_cut_something_says_so(entries: Entries, form: int, draw: st.DataObject) -> None:
@@ -295,6 +299,7 @@ def test_what_is_no_file_or_is_not_there(tmp_path: Path) -> None:
         assert blob.outcome.status is status
 
 
+@pytest.mark.slow
 def test_an_index_takes_little_memory(tmp_path: Path) -> None:
     names = [f"{number:09}.jpg" for number in range(5000)]
     with tarfile.open(tmp_path / "t.tar", "w") as archive:

@@ -88,12 +88,14 @@ def assert_same(entries: Entries, data: bytes) -> None:
         assert value == whole
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(_ENTRIES, st.booleans(), st.sampled_from([b"", b"#!/bin/sh\n" * 30]))
 def test_random_archives_read_as_zipfile_reads_them(entries: Entries, stream: bool, prefix: bytes) -> None:
     assert_same(entries, build(entries, stream=stream, prefix=prefix))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(_ENTRIES, st.booleans(), st.data())
 def test_wherever_it_is_cut_what_is_before_is_read(entries: Entries, stream: bool, draw: st.DataObject) -> None:
@@ -114,6 +116,7 @@ def test_wherever_it_is_cut_what_is_before_is_read(entries: Entries, stream: boo
     assert all(isinstance(value, Status) or value in [v for _, v in expected(entries)] for value in values[whole:])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(_ENTRIES, st.data())
 def test_a_damaged_byte_costs_one_member_or_is_named(entries: Entries, draw: st.DataObject) -> None:

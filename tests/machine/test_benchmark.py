@@ -41,6 +41,7 @@ def test_words() -> None:
     assert "2.00" in next(line for line in table.splitlines() if line.startswith("engine"))
 
 
+@pytest.mark.slow
 def test_generated_crops(tmp_path: Path) -> None:
     generate(tmp_path / "a", 1200, 112)
     files = sorted((tmp_path / "a").rglob("*.jpg"))
@@ -52,6 +53,7 @@ def test_generated_crops(tmp_path: Path) -> None:
     assert next((tmp_path / "b").rglob("*.jpg")).read_bytes() == files[0].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_whole_benchmark(crops: Path, tmp_path: Path) -> None:
     output = tmp_path / "r.json"
     arguments = ["bench", str(crops), "--device", "cpu", "--precision", "fp32", "-q", "-o", str(output)]
@@ -67,6 +69,7 @@ def test_a_whole_benchmark(crops: Path, tmp_path: Path) -> None:
     assert "end to end is" in done.stdout
 
 
+@pytest.mark.slow
 def test_wrong_use(crops: Path, tmp_path: Path) -> None:
     def call(*arguments: object) -> None:
         CliRunner().invoke(group, ["bench", *map(str, arguments)], catch_exceptions=False, standalone_mode=False)
@@ -83,6 +86,7 @@ def test_wrong_use(crops: Path, tmp_path: Path) -> None:
         call(tmp_path / "bad.jpg", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_latency(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (crops / "a" / "bad.jpg").write_bytes(b"x")
     monkeypatch.setattr("fiqa_trt.machine.latency.measure_latency", functools.partial(measure_latency, seconds=0.2))

@@ -16,6 +16,7 @@ from fiqa_trt.machine import doctor
 from tests.helpers import invoke
 
 
+@pytest.mark.slow
 def test_doctor_says_what_works_and_mends_the_rest() -> None:
     report = json.loads(invoke("doctor", "--json").stdout)
     checks = {check["name"]: check for check in report["checks"]}
@@ -33,6 +34,7 @@ def test_doctor_says_what_works_and_mends_the_rest() -> None:
         assert check["works"] or f"-> {check['remedy']}" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_commands_of_doctor_can_be_pasted(has_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = [doctor.Gpu("H100", 80, "570")] if has_gpu else []
@@ -47,6 +49,7 @@ def test_commands_of_doctor_can_be_pasted(has_gpu: bool, monkeypatch: pytest.Mon
     assert modelopt == ("pip install 'nvidia-modelopt[hf]'" if has_gpu else "needs an NVIDIA GPU")
 
 
+@pytest.mark.slow
 def test_doctor_names_the_right_extra_and_an_unwritable_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("FIQA_TRT_CACHE", str(tmp_path / "file" / "cache"))
@@ -68,6 +71,7 @@ def test_doctor_names_the_right_extra_and_an_unwritable_cache(monkeypatch: pytes
         assert all(f"\n{name} = [" in project for name in re.findall(r"fiqa-trt\[(\w+)\]", check.remedy))
 
 
+@pytest.mark.slow
 @given(st.text(), st.integers(0, 400))
 def test_doctor_cuts_no_word(text: str, words: int) -> None:
     said = doctor._reason(RuntimeError(f"{text} " + "word " * words))

@@ -27,11 +27,13 @@ def engine() -> Iterator[Engine]:
     engine.close()
 
 
+@pytest.mark.slow
 def test_scores_of_tensors(engine: Engine, golden: dict[str, Any]) -> None:
     assert engine.info.model == golden["model"]
     assert np.abs(np.array(of_tensors(engine)) - golden["tensors"]).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_scores_of_decoded_images(engine: Engine, golden: dict[str, Any]) -> None:
     # Another version of libjpeg may encode or decode the samples a level differently.
     scores = of_files(engine)
@@ -39,6 +41,7 @@ def test_scores_of_decoded_images(engine: Engine, golden: dict[str, Any]) -> Non
     assert np.abs(np.array(list(scores.values())) - list(golden["files"].values())).max() < 0.02
 
 
+@pytest.mark.slow
 def test_the_samples_are_ranked_sensibly(engine: Engine) -> None:
     score = {name: float(np.mean(members)) for name, members in of_files(engine).items()}
     assert max(score, key=lambda name: score[name]) == "sharp"

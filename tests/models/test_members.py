@@ -79,6 +79,7 @@ def test_scoring(scored: Path) -> None:
     assert (again.already, again.failed) == (True, 1)
 
 
+@pytest.mark.slow
 def test_retry_and_update(scored: Path) -> None:
     before = rows(scored)
     Image.new("RGB", (224, 224), (10, 20, 90)).save(scored.parent / "d" / "bad.png")
@@ -91,6 +92,7 @@ def test_retry_and_update(scored: Path) -> None:
     assert rows(scored)["score_third"][0].as_py() == 1
 
 
+@pytest.mark.slow
 def test_filter_by_disagreement(scored: Path, tmp_path: Path) -> None:
     three = np.stack([rows(scored).slice(0, 40)[name].to_numpy() for name in COLUMNS])
     apart = three.max(axis=0) - three.min(axis=0)
@@ -148,6 +150,7 @@ def test_a_file_that_records_nothing_is_known_by_its_columns(names: list[str], m
     assert members_of(schema.with_metadata({b"fiqa_trt": b'{"engine": {"members": ["x"]}}'})) == ("x",)
 
 
+@pytest.mark.slow
 def test_a_member_without_a_column(plain: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.parquet"
     score_dataset(Source(list_file=str(plain)), output, lambda: mean_executor(members=THREE))
@@ -158,6 +161,7 @@ def test_a_member_without_a_column(plain: Path, tmp_path: Path) -> None:
     assert json.loads(call("report", output, "-o", tmp_path / "r.html", "--json"))["agreement"] == {}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_three_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks = pytest.importorskip("fiqa_trt.models.networks")
     from safetensors.torch import save_file

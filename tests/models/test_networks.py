@@ -8,6 +8,7 @@ from fiqa_trt.models.networks import Ensemble, ShuffleNetV2  # noqa: E402
 from fiqa_trt.models.spec import MEMBERS  # noqa: E402
 
 
+@pytest.mark.slow
 def test_budget_of_the_competition() -> None:
     network = Ensemble().eval()
     images = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
@@ -20,6 +21,7 @@ def test_budget_of_the_competition() -> None:
     assert 2 < parameters < 5
 
 
+@pytest.mark.slow
 def test_scores_are_between_0_and_1_one_for_each_member() -> None:
     images = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)
     with torch.inference_mode():
@@ -42,6 +44,7 @@ def test_backbone_with_a_foreign_name_is_refused() -> None:
         shufflenet.load_backbone({"nonsense": torch.zeros(1)})
 
 
+@pytest.mark.slow
 def test_folding_changes_nothing() -> None:
     torch.manual_seed(0)
     network = Ensemble().eval()

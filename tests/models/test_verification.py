@@ -15,6 +15,7 @@ from fiqa_trt.errors import EngineError
 from fiqa_trt.models.verification import TOLERANCES, Fidelity, check, compare, portrait, verification_batch
 
 
+@pytest.mark.slow
 def test_the_batch_is_the_same_on_every_machine() -> None:
     images = verification_batch()
     assert images.shape == (64, 224, 224, 3)

@@ -57,6 +57,7 @@ def rows(output: Path) -> list[dict[str, Any]]:
     return list(pq.read_table(output).to_pylist())
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on() -> None:
     summary = score_dataset(EVERY, Path("stopped.parquet"), workers, SMALL)
     assert 0 < summary.scored_now < summary.images == 13

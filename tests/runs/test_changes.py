@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ origins = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(st.integers())
 def test_a_recorded_time_fits_every_format(modified_ns: int) -> None:
     found = microseconds(modified_ns)
@@ -24,6 +26,7 @@ def test_a_recorded_time_fits_every_format(modified_ns: int) -> None:
         assert 1 <= pa.scalar(found, pa.timestamp("us")).as_py().year <= 9999
 
 
+@pytest.mark.slow
 @given(origins, origins)
 def test_every_row_is_accounted_for(now: list[Any], then: list[Any]) -> None:
     def table(found: list[Any]) -> pa.Table:

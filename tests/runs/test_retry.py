@@ -54,6 +54,7 @@ def test_retry_scores_only_the_failed_rows_in_place(crops: Path, tmp_path: Path,
     assert not Path(f"{output}.partial").exists()
 
 
+@pytest.mark.slow
 def test_retry_survives_kills(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(crops)
     output = tmp_path / "s.parquet"

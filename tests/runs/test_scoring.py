@@ -88,6 +88,7 @@ def test_metadata_says_how_the_scores_were_made(crops: Path, tmp_path: Path) -> 
     assert {"version", "fingerprint"} <= set(metadata)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     stops=st.lists(st.integers(1, 14), max_size=5),
@@ -259,6 +260,7 @@ def test_a_file_deleted_or_replaced_after_listing(crops: Path, tmp_path: Path) -
     assert [row["status"] for row in rows(tmp_path / "s.parquet")][-2:] == ["not_an_image", "missing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.02])
 def test_a_slow_disk_and_a_fast_one(crops: Path, tmp_path: Path, delay: float, monkeypatch: pytest.MonkeyPatch) -> None:
     files = sorted(map(str, crops.rglob("*.jpg"))) * 30
@@ -330,6 +332,7 @@ def test_full_disk(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert score(crops, tmp_path / "s.parquet").images == 10
 
 
+@pytest.mark.slow
 @given(st.integers(0, 40), st.integers(1, 9))
 def test_bounded_map_is_in_order_and_bounded(count: int, ahead: int) -> None:
     begun = 0

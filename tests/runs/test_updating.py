@@ -88,6 +88,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "d"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_only_what_differs_is_scored(folder: Path, tmp_path: Path, suffix: str) -> None:
     output, anew = tmp_path / f"s{suffix}", tmp_path / f"anew{suffix}"
@@ -122,6 +123,7 @@ def test_gone_rows_are_kept_on_request(folder: Path, tmp_path: Path) -> None:
     assert update(folder, output)[0].images == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("keep_gone", [False, True])
 def test_columns_that_only_the_output_has_stay(folder: Path, tmp_path: Path, suffix: str, keep_gone: bool) -> None:
@@ -146,6 +148,7 @@ def test_columns_that_only_the_output_has_stay(folder: Path, tmp_path: Path, suf
     assert [(row["person"], row["shot"]) for row in rows(output)] == [("other", "0")]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_changes_give_what_scoring_anew_gives(tmp_path: Path, data: st.DataObject) -> None:
@@ -280,6 +283,7 @@ def test_outputs_that_cannot_be_updated(folder: Path, tmp_path: Path) -> None:
         update(folder, kept)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_costs_no_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output, inner, shard = tmp_path / "s.parquet", folder / os.fsdecode(b"caf\xe9"), folder / "s.tar"
     put(inner / "deep" / "0.jpg", 5, 1)

@@ -149,6 +149,7 @@ def output(rows: int) -> pa.Table:
     return pa.table(columns, names=own_columns(MEMBERS))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tables(5), st.sampled_from(SUFFIXES), st.sampled_from(SUFFIXES))
 def test_any_columns_are_held_or_refused_and_filtered(carried: pa.Table, suffix: str, other: str) -> None:
@@ -199,6 +200,7 @@ class _Watched(InProcess):
         super().work(units, report)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), suffix=st.sampled_from(SUFFIXES))
 def test_any_list_is_scored_and_retried_or_refused_before_an_image_is_read(

@@ -11,6 +11,7 @@ from fiqa_trt.errors import InputError
 from fiqa_trt.scores.files import read_output, write_output
 
 
+@pytest.mark.slow
 def test_rows_as_json(tmp_path: Path) -> None:
     values = [None] * 9000 + [3, 2**64 - 1]
     table = pa.table({"path": [str(i) for i in range(9002)], "hash": pa.array(values, pa.uint64())})

@@ -40,6 +40,7 @@ def test_every_file_name_survives_the_round_trip(raw: bytes) -> None:
     assert pa.array([recorded], pa.string()).to_pylist() == [recorded]
 
 
+@pytest.mark.slow
 @given(names, names)
 def test_different_names_are_recorded_differently(one: bytes, other: bytes) -> None:
     assert (record_path(one) == record_path(other)) == (one == other)
@@ -60,6 +61,7 @@ def test_other_names_are_file_uris() -> None:
 sides = st.none() | st.integers() | st.floats()
 
 
+@pytest.mark.slow
 @given(st.sampled_from(Status), sides, sides, st.none() | st.text(st.characters(categories=None)))
 def test_an_outcome_holds_nothing_that_its_row_cannot(
     status: Status, width: float | None, height: float | None, error: str | None

@@ -171,6 +171,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REWRITTEN)
 def test_rewritten_files_read_as_written(plain: Path, tmp_path: Path, name: str) -> None:
     suffix, rewrite = REWRITTEN[name]
@@ -282,6 +283,7 @@ def test_files_without_rows(tmp_path: Path, suffix: str) -> None:
             read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1_000_000, 2_500_000, 20_000_000])
 def test_text_of_any_length(crops: Path, tmp_path: Path, length: int) -> None:
     paths = sorted(str(path) for path in crops.rglob("*.jpg"))
@@ -301,6 +303,7 @@ def test_text_of_any_length(crops: Path, tmp_path: Path, length: int) -> None:
     assert (again.failed, [row["note"] for row in rows(tmp_path / "t.csv")]) == (0, notes)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=5), min_size=1, max_size=30), st.integers(16, 60))
 def test_blocks_that_are_too_small_lose_nothing(tmp_path: Path, notes: list[str], block: int) -> None:

@@ -223,6 +223,7 @@ def test_an_output_with_a_long_name(crops: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == {"crops", output.name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_an_output_that_is_a_link(crops: Path, tmp_path: Path, suffix: str) -> None:
     spoil(crops)

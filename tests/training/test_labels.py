@@ -26,6 +26,7 @@ def test_a_degradation_is_deterministic_and_leaves_its_input_alone(family: str) 
     assert np.array_equal(before, FACE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_severity_costs_more_than_a_touch(family: str) -> None:
     def label(severity: float) -> float:
@@ -35,6 +36,7 @@ def test_full_severity_costs_more_than_a_touch(family: str) -> None:
     assert label(1.0) < label(0.05)
 
 
+@pytest.mark.slow
 def test_metrics_fall_from_identical_to_blurred() -> None:
     blurred = [apply_chain(FACE, [("gaussian_blur", s)], np.random.default_rng(0)) for s in (0.2, 0.5, 0.9)]
     values = full_reference([FACE, *blurred], [FACE] * 4)

@@ -56,6 +56,7 @@ def crops(faces: list[Face], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_files(faces: list[Face], crops: Path, tmp_path: Path) -> None:
     synthesize(faces, tmp_path, per_face=5, seed=1, workers=1)
     assert made(tmp_path) == made(crops)
@@ -69,6 +70,7 @@ def test_the_same_arguments_give_the_same_files(faces: list[Face], crops: Path, 
         assert chained == {name for name in FAMILIES if float(row[name]) > 0}
 
 
+@pytest.mark.slow
 def test_what_was_killed_goes_on(faces: list[Face], crops: Path, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
@@ -87,6 +89,7 @@ def test_what_was_killed_goes_on(faces: list[Face], crops: Path, tmp_path: Path)
         synthesize(faces, tmp_path, per_face=5, seed=1)
 
 
+@pytest.mark.slow
 def test_the_reference_lowers_the_label_of_what_it_rates_low(faces: list[Face], crops: Path, tmp_path: Path) -> None:
     from fiqa_trt.engines.opening import CHECKPOINT
 
@@ -96,6 +99,7 @@ def test_the_reference_lowers_the_label_of_what_it_rates_low(faces: list[Face], 
         assert float(row["score"]) <= float(row["quality"])
 
 
+@pytest.mark.slow
 def test_a_crop_and_its_mirror_image_are_rated_alike() -> None:
     from fiqa_trt.engines.opening import CHECKPOINT
     from fiqa_trt.training.synthesis import _opinions
@@ -137,6 +141,7 @@ def test_the_column_of_persons_can_be_named_and_its_want_is_told(tmp_path: Path)
         read_faces(source, said.append, "person")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed(faces: list[Face], tmp_path: Path) -> None:
     def kill(progress: Progress) -> None:
         for process in multiprocessing.active_children():
@@ -148,16 +153,19 @@ def test_a_worker_that_is_killed(faces: list[Face], tmp_path: Path) -> None:
     assert synthesize(faces, tmp_path / "o", per_face=16, workers=1).crops == 48
 
 
+@pytest.mark.slow
 def test_faces_in_shards(faces: list[Face], tmp_path: Path) -> None:
     shard = tar(tmp_path / "s.tar", [(Path(face.path).name, Path(face.path).read_bytes()) for face in faces])
     assert synthesize(read_faces(Source((str(shard),))), tmp_path / "o", per_face=1, workers=1).crops == 3
 
 
+@pytest.mark.slow
 def test_nothing_readable(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the 1 photographs"):
         synthesize([Face(str(tmp_path / "gone.jpg"))], tmp_path / "o", per_face=1)
 
 
+@pytest.mark.slow
 def test_the_command_and_its_interruption(crops: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for index in range(6):

@@ -48,6 +48,7 @@ def given_shard(photos: Path, place: Path) -> list[object]:
     return [tar(place / "s.tar", [(path.name, path.read_bytes()) for path in sorted(photos.iterdir())])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [given_folder, given_list, given_split, given_shard])
 def test_what_was_synthesized_can_be_trained_on(
     photos: Path, tmp_path: Path, inputs: Callable[[Path, Path], list[object]]

@@ -57,6 +57,7 @@ def test_a_recipe_is_toml_and_options_win(tmp_path: Path) -> None:
             read_recipe(config, {})
 
 
+@pytest.mark.slow
 def test_training_learns_and_keeps_what_it_measured(data: Dataset, tmp_path: Path) -> None:
     done = train(data, SMALL, folder(tmp_path / "a.safetensors"), start([CHECKPOINT]))
     assert done.history[-1].loss < done.history[0].loss
@@ -75,6 +76,7 @@ def test_training_learns_and_keeps_what_it_measured(data: Dataset, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.curves.png", "a.log.csv", "a.safetensors"]
 
 
+@pytest.mark.slow
 def test_resuming_changes_nothing(data: Dataset, tmp_path: Path) -> None:
     whole = train(data, SMALL, folder(tmp_path / "whole.safetensors"), start([]))
 
@@ -101,6 +103,7 @@ def test_resuming_changes_nothing(data: Dataset, tmp_path: Path) -> None:
         folder(part)
 
 
+@pytest.mark.slow
 def test_one_member_alone_and_both_again(data: Dataset, tmp_path: Path) -> None:
     first, second = (
         train(
@@ -126,6 +129,7 @@ def test_one_member_alone_and_both_again(data: Dataset, tmp_path: Path) -> None:
     load_checkpoint(tmp_path / "c.safetensors")
 
 
+@pytest.mark.slow
 def test_a_backbone_goes_to_its_member_and_its_classifier_nowhere(tmp_path: Path) -> None:
     from torchvision.models import mobilenet_v3_small, shufflenet_v2_x1_0
 
@@ -143,6 +147,7 @@ def test_a_backbone_goes_to_its_member_and_its_classifier_nowhere(tmp_path: Path
         start([file])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(data: Dataset) -> None:
     labels = dataclasses.replace(data.labels, weights=np.full_like(data.labels.weights, np.inf))
     model = Ensemble()
@@ -153,6 +158,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(data: Da
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
+@pytest.mark.slow
 def test_early_stop(data: Dataset, tmp_path: Path) -> None:
     said = list[str]()
     recipe = dataclasses.replace(SMALL, epochs=30, rate=1e-9, ema=0, patience=1)
@@ -169,6 +175,7 @@ def test_the_best_epoch_is_the_one_with_the_most_merit() -> None:
     assert best_of(epochs).number == 2
 
 
+@pytest.mark.slow
 def test_a_test_split_is_measured_and_chooses_nothing(data: Dataset, tmp_path: Path) -> None:
     split = data.labels.split.copy()
     split[np.flatnonzero(data.labels.train)[:8]] = "test"
@@ -201,6 +208,7 @@ def test_a_test_split_is_measured_and_chooses_nothing(data: Dataset, tmp_path: P
     assert re.search(r"that chose nothing\): .* RMSE 0\.\d+ of the scale$", describe_test(one.best, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 0.004])
 def test_where_labels_are_all_but_alike_rmse_chooses(data: Dataset, tmp_path: Path, spread: float) -> None:
     scores = data.labels.scores.copy()
@@ -268,6 +276,7 @@ def call(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_the_command(table: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     command = [sys.executable, "-m", "fiqa_trt", "train", str(table), "-o", str(out), "--epochs", "1", "--rate", "1e-5"]
@@ -281,6 +290,7 @@ def test_the_command(table: Path, tmp_path: Path) -> None:
     assert "--restart replaces it" in again.stderr
 
 
+@pytest.mark.slow
 def test_mistakes_of_the_command(table: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     for arguments, message in {
