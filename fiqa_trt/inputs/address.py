@@ -56,7 +56,7 @@ class Address(NamedTuple):
         """As it stands in a table; reversed by `parse`."""
         if not self.key:
             return record_path(self.file)
-        named = "" if self.column == DEFAULT_COLUMN else self.column + SEPARATOR
+        named = self.column + SEPARATOR if self.column != DEFAULT_COLUMN and is_table(self.file) else ""
         return record_path(f"{self.file}{SEPARATOR}{named}{self.key}")
 
 

@@ -239,7 +239,7 @@ def _images(path: str, source: Source, left_out: LeftOut) -> Iterator[str]:
     if not is_container(path):
         yield record_path(path)
         return
-    column = source.image_column or DEFAULT_COLUMN
+    column = (source.image_column or DEFAULT_COLUMN) if is_table(path) else DEFAULT_COLUMN
     container = open_container(path, column)
     try:
         for key in container.keys() if source.all_files or is_table(path) else _members(container, left_out):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
-from tests.helpers import mean_executor
+from tests.helpers import mean_executor, tar
 
 SMALL = Options(unit_rows=4)
 FILES = [f"{folder}{name}{suffix}" for folder in ("/d/", "", "a::b/", "caf\udce9/") for name in ("x", "y.tar")
@@ -94,6 +95,20 @@ def test_both_columns_of_a_table_in_one_run(table: Path, tmp_path: Path) -> None
     assert [row["path"] for row in rows] == paths
     assert rows[1]["status"] == "not_an_image"
     assert [row["score"] for row in rows[2::2]] == [row["score"] for row in rows[3::2]]
+
+
+def test_a_column_is_of_tables_alone(table: Path, crops: Path, tmp_path: Path) -> None:
+    """Beside archives and files in one run, and whatever an address of theirs is made with."""
+    files = sorted(crops.rglob("*.jpg"))
+    shard = tar(tmp_path / "s.tar", [(file.name, file.read_bytes()) for file in files])
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+    inputs = (str(shard), str(tmp_path / "s.zip"), str(table), str(crops))
+    output = tmp_path / "s.parquet"
+    summary = score_dataset(Source(inputs, image_column="face"), output, mean_executor, SMALL)
+    assert summary.statuses == {"ok": 39, "not_an_image": 1}
+    assert Address("s.tar", "a.jpg", "face").recorded == "s.tar::a.jpg"
 
 
 def test_the_column_is_no_folder(table: Path, tmp_path: Path) -> None:
