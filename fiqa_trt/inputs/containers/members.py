@@ -54,11 +54,11 @@ class Entries:
 
     def put(self, name: bytes, kind: int, offset: int, size: int) -> None:
         """Take an entry in."""
-        self._names += name
-        self._ends.append(len(self._names))
-        self.kinds.append(kind)
         self.offsets.append(offset)
         self.sizes.append(size)
+        self._names += name
+        self._ends.append(len(self._names))
+        self.kinds.append(kind)  # the last, as it is what makes it one
 
     def add(self, entry: tarfile.TarInfo) -> None:
         """Take an entry of a tar in."""

@@ -35,6 +35,8 @@ class NamedContainer:
             status = Status.MISSING if isinstance(exc, FileNotFoundError) else Status.UNREADABLE
             why = getattr(exc, "strerror", None) or exc
             self.error = ImageError(status, f"this {self.what} cannot be read: {why}")
+        except Exception as exc:  # the last net: what is damaged costs itself alone, and what was found is read
+            self.error = ImageError(Status.CORRUPT, f"this {self.what} cannot be read to its end: {one_line(exc)}")
         self._entries.resolve_links()
         self._index = Index(self._entries)
         self.weight = self._entries.weight + self._index.weight

@@ -23,8 +23,10 @@ from fiqa_trt.storage.base import MAX_BYTES, File
 
 _PIECE = 1 << 20
 _LOCAL = struct.Struct("<4s5H3L2H")  # before a member: APPNOTE.TXT 4.3.7
-_END = struct.Struct("<10xH10x")  # of the archive: the number of its members: 4.3.16
+_END, _END_MAGIC = struct.Struct("<10xH10x"), b"PK\x05\x06"  # of the archive: the number of its members: 4.3.16
 _MANY = 0xFFFF  # or more
+_LARGEST = 1 << 48  # of an offset or a size that is no damage
+_DESCRIPTOR_MAGIC = b"PK\x07\x08"  # of what may follow a member that was streamed: 4.3.9
 _LOCAL_MAGIC, _DIRECTORY_MAGIC = b"PK\x03\x04", b"PK\x01\x02"
 _ENCRYPTED, _SIZES_FOLLOW, _UTF8 = 1 << 0, 1 << 3, 1 << 11  # of a member's flags
 _ZIP64 = 0xFFFFFFFF  # in place of a size that stands in the extra field: APPNOTE.TXT 4.5.3
@@ -60,6 +62,8 @@ class ZipContainer(NamedContainer):
         error = None
         try:
             members: Iterable[_Member] = list(_directory(file))
+        except ImageError as exc:
+            return exc
         except Exception as exc:  # BadZipFile, or what damaged fields make zipfile raise
             if isinstance(exc, OSError) and exc.errno != errno.EINVAL:  # which is of a place that there cannot be
                 raise
@@ -74,7 +78,10 @@ class ZipContainer(NamedContainer):
 
     def _add(self, member: _Member) -> None:
         number, kind, fault = len(self._entries), FILE, None
-        if member.name.endswith(b"/"):
+        if not all(0 <= value < _LARGEST for value in (member.offset, member.packed, member.size)):
+            fault = Fault(Status.CORRUPT, f"a damaged entry: {member.size} bytes at {member.offset}")
+            member = member._replace(offset=0, packed=0, size=0)
+        elif member.name.endswith(b"/") and not member.size:
             kind = FOLDER
         elif stat.S_ISLNK(member.mode):
             fault = Fault(Status.UNREADABLE, "a link; give what it leads to")
@@ -110,8 +117,11 @@ def _directory(file: File) -> Iterator[_Member]:
     """The entries of the directory at the end. Raises what zipfile does, and BadZipFile where they cannot be right."""
     with zipfile.ZipFile(file.raw) as archive:
         found = archive.infolist()
-        end = file.size - _END.size - len(archive.comment)
-        (count,) = _END.unpack(file.read_at(end, _END.size))
+        if any(entry.volume for entry in found):
+            raise ImageError(Status.UNSUPPORTED, "a part of a split archive: join its parts first (zip -s 0)")
+        if not found and _begins(file, 0):
+            raise zipfile.BadZipFile("its directory is empty, and a member begins it")
+        count = _count(file)
         if count != len(found) & _MANY and count != _MANY:
             raise zipfile.BadZipFile(f"its directory names {len(found)} members, and should name {count}")
         # Where the end says wrongly where the directory is, all of them are moved by as much.
@@ -119,7 +129,10 @@ def _directory(file: File) -> Iterator[_Member]:
         if some and not any(_begins(file, entry.header_offset) for entry in some):
             raise zipfile.BadZipFile("its directory does not lead to its members")
         for entry in found:
-            name = entry.filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437")
+            try:
+                name = entry.filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437")
+            except UnicodeEncodeError:  # zipfile has taken it from an extra field that holds it in UTF-8
+                name = entry.filename.encode()
             sizes = (entry.header_offset, entry.compress_size, entry.file_size)
             yield _Member(
                 _name(name, entry.flag_bits),
@@ -129,6 +142,18 @@ def _directory(file: File) -> Iterator[_Member]:
                 entry.CRC,
                 entry.external_attr >> 16,
             )
+
+
+def _count(file: File) -> int:
+    """How many members the end of an archive says that it has, modulo 2¹⁶: of the end that zipfile takes for it."""
+    start = max(file.size - _END.size - _MANY, 0)
+    tail = file.read_at(start, file.size - start)
+    plain = tail[-_END.size :].startswith(_END_MAGIC) and tail.endswith(b"\0\0")
+    at = len(tail) - _END.size if plain else tail.rfind(_END_MAGIC)
+    if at < 0 or at + _END.size > len(tail):
+        raise zipfile.BadZipFile("its end is damaged")
+    (count,) = _END.unpack_from(tail, at)
+    return int(count)
 
 
 def _begins(file: File, offset: int) -> bool:
@@ -154,7 +179,7 @@ def _headers(file: File) -> Iterator[_Member]:
         if magic != _LOCAL_MAGIC or start > file.size:
             return
         called, more = (file.read_at(*where) for where in ((at + _LOCAL.size, name), (start - extra, extra)))
-        if packed == _ZIP64 and more[:2] == b"\1\0":
+        if packed == _ZIP64 and more[:2] == b"\1\0" and len(more) >= 20:
             whole, packed = struct.unpack_from("<2Q", more, 4)
         if flags & _SIZES_FOLLOW and not packed:
             if method != zipfile.ZIP_DEFLATED:
@@ -168,14 +193,23 @@ def _headers(file: File) -> Iterator[_Member]:
 
 
 def _measure(file: File, start: int) -> tuple[int, int, int]:
-    """Bytes of a deflated member, packed and not, and its checksum: the stream says itself where it ends."""
-    unpack, at, stop, size, crc = zlib.decompressobj(-zlib.MAX_WBITS), start, file.size, 0, 0
-    while not unpack.eof and at < stop and size <= MAX_BYTES:
-        piece = file.read_at(at, min(_PIECE, stop - at))
+    """Bytes of a deflated member, packed and not, and its checksum: the stream says itself where it ends.
+
+    The checksum is what the descriptor behind it says. Of what is cut before that the bytes are one more than there
+    are, so that it is found out.
+    """
+    unpack, at, size = zlib.decompressobj(-zlib.MAX_WBITS), start, 0
+    while not unpack.eof and at < file.size and size <= MAX_BYTES:
+        piece = file.read_at(at, _PIECE)
         try:
-            data = unpack.decompress(piece)
+            data = unpack.decompress(piece, _PIECE)
         except zlib.error:
             break
-        at, size, crc = at + len(piece) - len(unpack.unused_data), size + len(data), zlib.crc32(data, crc)
-    # Cut within: one byte more than there is, so that it is found out.
-    return at - start + (not unpack.eof), size or (not unpack.eof), crc
+        used = len(piece) - len(unpack.unused_data) - len(unpack.unconsumed_tail)
+        if not used and not data:
+            break
+        at, size = at + used, size + len(data)
+    descriptor = file.read_at(at, 8).removeprefix(_DESCRIPTOR_MAGIC)[:4]
+    if not unpack.eof or len(descriptor) < 4:
+        return file.size - start + 1, max(size, 1), 0
+    return at - start, size, int.from_bytes(descriptor, "little")
