@@ -189,15 +189,16 @@ def score_units(units: Iterable[Unit], decoder: Decoder, engine: Engine, report:
                 yield Chunk(plan.addresses[start : start + batch], engine)
 
     try:
-        done = list[Scored]()
+        done, images = list[Scored](), 0
         for scored in pipeline.run(chunks()):
             done.append(scored)
+            images += len(scored.outcomes)
             report(len(scored.outcomes), sum(outcome.status is not Status.OK for outcome in scored.outcomes))
             (number, table), plan = begun[0]
-            if sum(len(part.outcomes) for part in done) == len(plan.addresses):
+            if images == len(plan.addresses):
                 yield number, _rows(table, plan, done, engine.info.members)
                 begun.popleft()
-                done = []
+                done, images = [], 0
     finally:
         pipeline.close()
 

@@ -8,6 +8,7 @@ import io
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -28,10 +29,11 @@ from fiqa_trt.engines.manifest import Manifest, Target, new_engine, this_process
 from fiqa_trt.errors import FiqaError
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.inputs.containers.registry import kind_of
 from fiqa_trt.inputs.marks import OURS
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
-from fiqa_trt.outcomes import ImageError
+from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress
 from fiqa_trt.runs.run import Options, Summary
 from fiqa_trt.runs.score import score_dataset
@@ -91,6 +93,18 @@ def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     return path
+
+
+def members_of(suffix: str, data: bytes) -> tuple[list[tuple[str, bytes | Status]], ImageError | None]:
+    """Key and bytes, or status, of each member of a container, and what is wrong with it."""
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        file.write(data)
+        file.flush()
+        container = kind_of(file.name).open(file.name, None)
+        keys = list(container.keys())
+        blobs = container.read_all(keys)
+    values = [blob.outcome.status if isinstance(blob, ImageError) else blob for blob in blobs]
+    return list(zip(keys, values, strict=True)), container.error
 
 
 def listed(*inputs: Path, **options: object) -> list[str]:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.analysis.report import survey
+from fiqa_trt.building.calibration import read_crops
 from fiqa_trt.inputs.address import DEFAULT_COLUMN, SEPARATOR, Address, with_column
 from fiqa_trt.inputs.containers.registry import CONTAINERS, is_table
 from fiqa_trt.inputs.source import Source, list_inputs
@@ -23,6 +24,7 @@ from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
+from fiqa_trt.training.dataset import decode_images, read_labels
 from tests.helpers import mean_executor, tar
 
 SMALL = Options(unit_rows=4)
@@ -141,3 +143,17 @@ def test_an_output_that_names_the_column_beside_its_paths(table: Path, tmp_path:
     pacsv.write_csv(old.select(["path", "score", "status"]), tmp_path / "s.csv")
     (read,) = read_output(tmp_path / "s.csv", ["path"], "face")
     assert read["path"].to_pylist() == now["path"].to_pylist()
+
+
+@pytest.mark.slow
+def test_labels_and_calibration_find_images_by_the_address_alone(crops: Path, tmp_path: Path) -> None:
+    images = [path.read_bytes() for path in sorted(crops.rglob("*.jpg"))] * 4
+    table = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"image": [b"x"] * 40, "face": images}), table)
+    paths = [f"{table}::face::{row}" for row in range(40)]
+    (tmp_path / "l.txt").write_text("\n".join(paths))
+    assert len(read_crops(tmp_path / "l.txt")) == 40
+    splits = ["val" if row % 4 == 0 else "train" for row in range(40)]
+    labels = pa.table({"path": paths, "score": [row / 40 for row in range(40)], "split": splits})
+    pacsv.write_csv(labels, tmp_path / "labels.csv")
+    assert not decode_images(read_labels(tmp_path / "labels.csv"), tmp_path / "cache").skipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from fiqa_trt.inputs.containers.tar import TarContainer
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.base import MAX_BYTES
+from tests.helpers import members_of
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "caf\udce9", "..", ".", "", "x" * 90, "y" * 160])
 _NAMES = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)
@@ -77,16 +79,7 @@ def by_tarfile(data: bytes) -> list[tuple[str, bytes | None]]:
     return found
 
 
-def by_us(data: bytes) -> tuple[list[tuple[str, bytes | Status]], ImageError | None]:
-    """Key and bytes, or status, of each member, and what is wrong with the shard."""
-    with tempfile.NamedTemporaryFile(suffix=".tar") as file:
-        file.write(data)
-        file.flush()
-        shard = TarContainer(file.name)
-        keys = list(shard.keys())
-        blobs = shard.read_all(keys)
-    values = [blob.outcome.status if isinstance(blob, ImageError) else blob for blob in blobs]
-    return list(zip(keys, values, strict=True)), shard.error
+by_us = functools.partial(members_of, ".tar")
 
 
 def assert_same(data: bytes) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import shutil
 import stat
 import struct
 import subprocess
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,7 +21,7 @@ from fiqa_trt.inputs.containers.zip import ZipContainer
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.base import MAX_BYTES
-from tests.helpers import listed, scored
+from tests.helpers import listed, members_of, scored
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "..", ".", "x" * 90, "::2", "人"])
 _NAMES = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)
@@ -62,16 +62,7 @@ def build(entries: Entries, *, stream: bool = False, prefix: bytes = b"") -> byt
     return pipe.data if stream else buffer.getvalue()
 
 
-def by_us(data: bytes) -> tuple[list[tuple[str, bytes | Status]], ImageError | None]:
-    """Key and bytes, or status, of each member, and what is wrong with the archive."""
-    with tempfile.NamedTemporaryFile(suffix=".zip") as file:
-        file.write(data)
-        file.flush()
-        container = ZipContainer(file.name)
-        keys = list(container.keys())
-        blobs = container.read_all(keys)
-    values = [blob.outcome.status if isinstance(blob, ImageError) else blob for blob in blobs]
-    return list(zip(keys, values, strict=True)), container.error
+by_us = functools.partial(members_of, ".zip")
 
 
 def expected(entries: Entries) -> list[tuple[str, bytes | Status]]:

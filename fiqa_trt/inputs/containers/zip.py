@@ -174,18 +174,18 @@ def _headers(file: File) -> Iterator[_Member]:
     """What the headers before the members say, up to the first that is none, or does not say where the next one is."""
     at = 0
     while at + _LOCAL.size <= file.size:
-        magic, _, flags, method, _, _, crc, packed, whole, name, extra = _LOCAL.unpack(file.read_at(at, _LOCAL.size))
+        magic, _, flags, method, _, _, crc, packed, size, name, extra = _LOCAL.unpack(file.read_at(at, _LOCAL.size))
         start = at + _LOCAL.size + name + extra
         if magic != _LOCAL_MAGIC or start > file.size:
             return
         called, more = (file.read_at(*where) for where in ((at + _LOCAL.size, name), (start - extra, extra)))
         if packed == _ZIP64 and more[:2] == b"\1\0" and len(more) >= 20:
-            whole, packed = struct.unpack_from("<2Q", more, 4)
+            size, packed = struct.unpack_from("<2Q", more, 4)
         if flags & _SIZES_FOLLOW and not packed:
             if method != zipfile.ZIP_DEFLATED:
                 return
-            packed, whole, crc = _measure(file, start)
-        yield _Member(_name(called, flags), at, packed, whole, method, flags, crc)
+            packed, size, crc = _measure(file, start)
+        yield _Member(_name(called, flags), at, packed, size, method, flags, crc)
         at = start + packed
         if flags & _SIZES_FOLLOW:
             following = file.read_at(at, 28)  # a descriptor, and the next magic
