@@ -95,7 +95,7 @@ def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
-def members_of(suffix: str, data: bytes) -> tuple[list[tuple[str, bytes | Status]], ImageError | None]:
+def read_members(suffix: str, data: bytes) -> tuple[list[tuple[str, bytes | Status]], ImageError | None]:
     """Key and bytes, or status, of each member of a container, and what is wrong with it."""
     with tempfile.NamedTemporaryFile(suffix=suffix) as file:
         file.write(data)

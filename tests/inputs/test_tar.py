@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from fiqa_trt.inputs.containers.tar import TarContainer
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.base import MAX_BYTES
-from tests.helpers import members_of
+from tests.helpers import read_members
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "caf\udce9", "..", ".", "", "x" * 90, "y" * 160])
 _NAMES = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)
@@ -79,7 +79,7 @@ def by_tarfile(data: bytes) -> list[tuple[str, bytes | None]]:
     return found
 
 
-by_us = functools.partial(members_of, ".tar")
+by_us = functools.partial(read_members, ".tar")
 
 
 def assert_same(data: bytes) -> None:

@@ -21,7 +21,7 @@ from fiqa_trt.inputs.containers.zip import ZipContainer
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.base import MAX_BYTES
-from tests.helpers import listed, members_of, scored
+from tests.helpers import listed, read_members, scored
 
 _PARTS = st.sampled_from(["a", "b", "c.jpg", "ü", "..", ".", "x" * 90, "::2", "人"])
 _NAMES = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)
@@ -62,7 +62,7 @@ def build(entries: Entries, *, stream: bool = False, prefix: bytes = b"") -> byt
     return pipe.data if stream else buffer.getvalue()
 
 
-by_us = functools.partial(members_of, ".zip")
+by_us = functools.partial(read_members, ".zip")
 
 
 def expected(entries: Entries) -> list[tuple[str, bytes | Status]]:
