@@ -159,13 +159,15 @@ def command(
     from fiqa_trt.api import retry_failed as retry
     from fiqa_trt.api import score_dataset
     from fiqa_trt.shell import command_line
+    from fiqa_trt.storage.base import unsigned
 
     say, bar = speaker(quiet), ProgressLine("images", quiet=quiet)
     # Pillow warns of many a damaged file; its row says what matters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     how: dict[str, Any] = {"image_column": image_column, "device": device, "devices": devices, "precision": precision}
     how |= {"engine": engine, "batch": batch_size, "decoder": decoder, "threads": workers, "max_pixels": max_pixels}
-    how |= {"unit_rows": unit_size, "command": command_line("fiqa-trt", *sys.argv[1:]), "report": bar, "say": say}
+    command = command_line("fiqa-trt", *map(unsigned, sys.argv[1:]))
+    how |= {"unit_rows": unit_size, "command": command, "report": bar, "say": say}
     with without_complaints(), interruptible(bar, "run the same command again to resume"):
         if output is None:
             assert retry_failed is not None

@@ -13,6 +13,7 @@ import click
 from fiqa_trt.cli.common import engines, quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import OutputError, printable
+from fiqa_trt.storage.base import unsigned
 
 if TYPE_CHECKING:
     from fiqa_trt.scores.score import Score
@@ -59,11 +60,13 @@ def command(
     from fiqa_trt.analysis.explain import explain as picture
     from fiqa_trt.analysis.explain import read_distribution
     from fiqa_trt.scorer import Scorer
+    from fiqa_trt.storage.registry import is_stored
     from fiqa_trt.storage.writing import atomic
 
     among, say = None if scores is None else read_distribution(scores), speaker(quiet)
     if explain:
-        _check_targets([_target(image, output) for image in images if "::" in image or Path(image).exists()])
+        there = [image for image in images if "::" in image or is_stored(image) or Path(image).exists()]
+        _check_targets([_target(image, output) for image in there])
     with Scorer(device, precision, engine, batch=min(len(images), 8), say=say) as scorer:
         if among is not None and (difference := among.difference(scorer.info)) is not None:
             say(f"{scores}: {difference}")
@@ -110,5 +113,5 @@ def table(scores: list[Score], better_than: dict[str | None, float] | None = Non
         said = f": {score.status}, {score.error}" if score.error else ""
         if better_than is not None:
             values.insert(0, f"{better_than[score.path]:11.0%}" if score.path in better_than else " " * 11)
-        lines.append("  ".join([first, *values, f"{pixels:>11}", printable(f"{score.path}{said}")]))
+        lines.append("  ".join([first, *values, f"{pixels:>11}", printable(f"{unsigned(str(score.path))}{said}")]))
     return "\n".join(lines)

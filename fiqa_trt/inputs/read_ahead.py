@@ -13,9 +13,12 @@ from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.containers.registry import is_table
 from fiqa_trt.inputs.reader import ContainerReader, read_addresses
 from fiqa_trt.storage.base import Read
+from fiqa_trt.storage.registry import is_stored
 
 READERS = 8
 """Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""
+FAR_READERS = 2 * READERS
+"""The same for object stores, which answer later still: one for each chunk that the pipeline has under way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Reader:
     """Reads the files of a chunk: in several threads, but rows of tables, which are best read in turn, in one."""
 
     def __init__(self) -> None:
-        self._pools = [ThreadPoolExecutor(count, name) for count, name in ((READERS, "read"), (1, "rows"), (1, "plan"))]
-        self._files, self._tables, self._plans = self._pools
+        counts = {"read": READERS, "far": FAR_READERS, "rows": 1, "plan": 1}
+        self._pools = [ThreadPoolExecutor(count, name) for name, count in counts.items()]
+        self._files, self._far, self._tables, self._plans = self._pools
         self._containers = ContainerReader()
         self._closed = False
 
@@ -78,7 +82,8 @@ class Reader:
     def submit(self, addresses: Sequence[Address]) -> Future[list[Read]]:
         """Start reading; the result holds the bytes of each, or why there are none."""
         in_tables = any(key is not None and is_table(file) for file, key, _ in addresses)
-        pool = self._tables if in_tables else self._files
+        far = any(is_stored(file) for file, _, _ in addresses)
+        pool = self._tables if in_tables else self._far if far else self._files
         return pool.submit(read_addresses, addresses, self._containers, lambda: self._closed)
 
     def close(self) -> None:

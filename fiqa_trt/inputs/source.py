@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,8 +25,8 @@ from fiqa_trt.inputs.reader import open_container
 from fiqa_trt.inputs.user_tables import KINDS, Column, translated
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.storage.base import REMOTE, is_remote
-from fiqa_trt.storage.registry import store_of
+from fiqa_trt.storage.base import LOCAL_ONLY, REMOTE, is_remote
+from fiqa_trt.storage.registry import is_stored, store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,8 +109,10 @@ def check_source(source: Source, output: Path) -> None:
         if given == _STDIN and not source.list_file:
             _stdin()
             continue
+        if source.list_file and is_stored(given):
+            raise InputError(f"cannot read {given}: {LOCAL_ONLY}")
         folder = _is_folder(given)
-        if output.exists() and output.samefile(given):
+        if output.exists() and os.path.exists(given) and output.samefile(given):
             raise OutputError(f"{output} is one of the inputs; choose another -o")
         if source.list_file:
             column_of_paths(given, source.paths)
@@ -124,7 +127,7 @@ def _is_folder(given: str) -> bool:
         why = getattr(exc, "strerror", None) or str(exc)
         if as_path(given) != given:
             why = f"{why}; INPUT takes paths as they are ({as_path(given)}), --list takes file: URIs too"
-        elif is_remote(given):
+        elif is_remote(given) and not is_stored(given):
             why = REMOTE
         elif given == _STDIN:
             why = "paths on standard input are INPUT, without --list"

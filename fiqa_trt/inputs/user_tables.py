@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.inputs.formats import SUFFIXES
-from fiqa_trt.storage.base import REMOTE, is_remote
+from fiqa_trt.storage.base import LOCAL_ONLY, is_remote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -118,7 +118,8 @@ def translated(name: str) -> Iterator[None]:
     except pa.ArrowException as exc:
         raise _unreadable(name, exc) from exc
     except OSError as exc:
-        raise InputError(f"cannot read {name}: {REMOTE if is_remote(name) else exc.strerror or one_line(exc)}") from exc
+        why = LOCAL_ONLY if is_remote(name) else exc.strerror or one_line(exc)
+        raise InputError(f"cannot read {name}: {why}") from exc
     except (csv.Error, ValueError, OverflowError) as exc:
         raise _unreadable(name, exc) from exc
 

@@ -28,6 +28,7 @@ from fiqa_trt.scores.files import (
     with_metadata,
 )
 from fiqa_trt.scores.schema import needed_columns, own_columns
+from fiqa_trt.storage.registry import is_stored
 
 _IN_TABLE = rf"(?i)({'|'.join(map(re.escape, TABLES))})(::|%3A%3A)"
 
@@ -83,7 +84,7 @@ def _refuse_elsewhere(output: Path, tables: Iterable[pa.Table], say: Say) -> Non
     first = None
     for table in tables:
         for path in table.filter(pc.equal(table["status"], Status.OK.value))["path"].to_pylist():
-            if os.path.lexists(Address.parse(path).file):
+            if is_stored(path) or os.path.lexists(Address.parse(path).file):
                 return
             first = first or path
     if first is None:

@@ -13,7 +13,10 @@ MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .j
 Blob = bytes | ImageError
 _YEAR_1, _YEAR_10000 = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9  # in nanoseconds since 1970
 
-REMOTE = "a web address or an object store, which is not read: mount it, or copy it here"
+REMOTE = "an address of a kind that is not read: mount it, or copy it here"
+WRITTEN_HERE = "outputs are written on this machine, and not into object stores: name a local file"
+NOT_PUT = "images of object stores are not put into folders yet; filter packs them (OUT.tar), or lists them (OUT.csv)"
+LOCAL_ONLY = "of what lies in object stores and on the web, only images are read: copy it here, or name a local file"
 # A single slash is what pathlib leaves of two; below a folder, what a table's own path became.
 _URL = re.compile(
     r"(?:^|/)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3a?|gs|gcs|az|abfss?|wasbs?|hdfs|hf|zip|memory):/)|^data:",
@@ -24,6 +27,15 @@ _URL = re.compile(
 def is_remote(path: str) -> bool:
     """Whether a path that does not exist is a web address or an object's, by its looks."""
     return _URL.search(path) is not None
+
+
+# A web address that lets whoever has it in, as S3, Google's, Azure's and others' do; in terms that Arrow knows as well.
+SIGNED = r"(?is)^(https?://[^?]*)\?(?:.*&)?(?:X-Amz-|X-Goog-|Signature=|sig=|token=|access_token=|key=).*$"
+
+
+def unsigned(path: str) -> str:
+    """A path as it may be written down: a signed web address without its query."""
+    return re.sub(SIGNED, r"\1", path)
 
 
 class Stamp(NamedTuple):

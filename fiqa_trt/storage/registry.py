@@ -7,16 +7,25 @@ from importlib import import_module
 from fiqa_trt.storage.base import Store
 from fiqa_trt.storage.local import LocalStore
 
-# By scheme, as "s3": "fiqa_trt.storage.s3". Each module has a function `opened`, which takes nothing and is called for
-# each path, so that it gives the same store each time.
-STORES = dict[str, str]()
+# By scheme. Each module has a function `opened`, which takes nothing and is called for each path, so that it gives the
+# same store each time.
+STORES = dict.fromkeys(("s3", "gs", "az", "abfs", "abfss", "http", "https"), "fiqa_trt.storage.objects")
 _LOCAL = LocalStore()
 
 
-def store_of(path: str) -> Store:
-    """The store that a path is in: by its scheme, or else this machine's."""
+def is_stored(path: str) -> bool:
+    """Whether a path is in a store other than this machine's."""
     scheme, found, _ = path.partition("://")
-    if found and scheme in STORES:
-        store: Store = import_module(STORES[scheme]).opened()
-        return store
-    return _LOCAL
+    return bool(found) and scheme.lower() in STORES
+
+
+def store_of(path: str) -> Store:
+    """The store that a path is in: by its scheme, or else this machine's.
+
+    Raises:
+        UsageError: the library for such paths is not installed.
+    """
+    if not is_stored(path):
+        return _LOCAL
+    store: Store = import_module(STORES[path.partition("://")[0].lower()]).opened()
+    return store

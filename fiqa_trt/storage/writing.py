@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fiqa_trt.errors import OutputError, storage_error, unwritable
+from fiqa_trt.storage.base import WRITTEN_HERE, is_remote
 
 # What file systems answer that cannot sync a folder (CIFS, VirtualBox's, some of FUSE) or do not let it be opened.
 # SQLite, PostgreSQL and borg go on as well. Anything else, EIO and ENOSPC above all, is a disk that fails.
@@ -65,7 +66,8 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
         if output.suffix.lower() not in suffixes:
             raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
         if not target.parent.is_dir():
-            raise OutputError(f"{what}the folder {target.parent} does not exist")
+            why = WRITTEN_HERE if is_remote(str(output)) else f"the folder {target.parent} does not exist"
+            raise OutputError(f"{what}{why}")
         if reason := _unwritable(target.parent):
             raise OutputError(f"{what}{reason}")
     except OSError as exc:

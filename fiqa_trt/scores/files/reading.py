@@ -27,6 +27,7 @@ from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files.columns import hold
 from fiqa_trt.scores.members import member_columns, members_of
 from fiqa_trt.scores.schema import needed_columns, own_columns, own_types
+from fiqa_trt.storage.base import LOCAL_ONLY, is_remote
 
 UNKNOWN = "unknown"
 _ROWS, _BYTES = 1 << 17, 1 << 28  # of a table that is read, at most
@@ -89,7 +90,8 @@ def read_output(
             at = written.schema.get_field_index("path")
             yield written if at < 0 else written.set_column(at, written.field(at), with_column(written["path"], column))
     except (OSError, pa.ArrowException, csv.Error, ValueError, TypeError, OverflowError) as exc:
-        raise InputError(f"{output} cannot be read: {one_line(exc)}") from exc
+        why = LOCAL_ONLY if is_remote(str(output)) else one_line(exc)
+        raise InputError(f"{output} cannot be read: {why}") from exc
 
 
 def _as_written(table: pa.Table, types: dict[str, pa.DataType], scores: Sequence[str]) -> pa.Table:

@@ -1,0 +1,136 @@
+"""What networks, servers and expired keys do to a run: no row changes, and a run that ends may go on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from fiqa_trt.errors import RunError
+from fiqa_trt.inputs.source import Source
+from fiqa_trt.runs.run import Options
+from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.storage.objects import ObjectStore
+from tests.helpers import invoke, mean_executor, tar
+from tests.storage.buckets import Fault, Proxy
+from tests.storage.conftest import sign_in, upload
+
+Score = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def score(tmp_path: Path) -> Score:
+    """Rows of a run, and of one that went on."""
+
+    def scored(given: str, output: str = "o.parquet") -> list[dict[str, Any]]:
+        score_dataset(Source((given,)), tmp_path / output, mean_executor, Options(unit_rows=3))
+        return list(pq.read_table(tmp_path / output).to_pylist())
+
+    return scored
+
+
+@pytest.fixture(params=["folder", "tar", "parquet"])
+def images(request: pytest.FixtureRequest, uploaded: str, crops: Path, store: Any) -> str:
+    """The crops as objects, or in one."""
+    files, root = sorted(crops.rglob("*.jpg")), uploaded.removesuffix(crops.name)
+    if request.param == "tar":
+        upload(store, tar(crops.parent / "t.tar", [(path.name, path.read_bytes()) for path in files]))
+        return f"{root}t.tar"
+    if request.param == "parquet":
+        import pyarrow as pa
+
+        table = pa.table({"image": [path.read_bytes() for path in files]})
+        pq.write_table(table, crops.parent / "t.parquet", row_group_size=2)
+        upload(store, crops.parent / "t.parquet")
+        return f"{root}t.parquet"
+    return uploaded
+
+
+def now_and_then(*faults: str, share: float = 0.2) -> Fault:
+    drawn = random.Random(7)
+    return lambda method, path: drawn.choice(faults) if drawn.random() < share else None
+
+
+def after(proxy: Proxy, requests: int, fault: str) -> Fault:
+    return lambda method, path: fault if len(proxy.requests) > requests else None
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "reset", "short"])
+def test_faults_that_pass_change_no_row(images: str, proxy: Proxy, score: Score, fault: str) -> None:
+    expected = score(images)
+    proxy.fault = now_and_then(fault)
+    assert score(images, "again.parquet") == expected
+
+
+@pytest.mark.parametrize("fault", ["503", "403", "reset", "short"])
+def test_faults_that_stay_end_the_run_which_goes_on(images: str, proxy: Proxy, score: Score, fault: str) -> None:
+    expected, whole = score(images), len(proxy.requests)
+    for some in (1, whole // 4, whole // 2):
+        stop = len(proxy.requests) + some
+        proxy.fault = after(proxy, stop, fault)
+        with pytest.raises(RunError, match=r"cannot read s3://crops/.*once that is mended"):
+            score(images, f"{some}.parquet")
+        proxy.fault = lambda method, path: None
+        assert score(images, f"{some}.parquet") == expected
+
+
+def test_finished_units_are_kept(uploaded: str, proxy: Proxy, tmp_path: Path) -> None:
+    listed = [f"{uploaded}/a/{index % 5 * 2}.jpg" for index in range(200)] + [f"{uploaded}/b/5.jpg"]
+    (tmp_path / "l.txt").write_text("\n".join(listed))
+    source, output = Source(list_file=str(tmp_path / "l.txt")), tmp_path / "o.parquet"
+    proxy.fault = lambda method, path: "403" if path.endswith("/b/5.jpg") else None
+    with pytest.raises(RunError, match=r"access denied \(403 Forbidden, ExpiredToken\)"):
+        score_dataset(source, output, mean_executor, Options(unit_rows=3))
+    proxy.fault, before = (lambda method, path: None), len(proxy.requests)
+    assert score_dataset(source, output, mean_executor, Options(unit_rows=3)).scored_now < 150
+    assert pq.read_table(output)["path"].to_pylist() == listed
+    assert len(proxy.requests) - before < 150
+
+
+def test_the_command_says_so_in_one_line(uploaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, bucket = tmp_path / "o.parquet", uploaded.split("/")[2]
+    sign_in(monkeypatch, "admin", "another-secret")
+    for given, said in (
+        (uploaded, "access denied (403 Forbidden"),
+        (uploaded.replace(bucket, "nowhere"), "there is no such bucket"),
+    ):
+        if "nowhere" in given:
+            sign_in(monkeypatch, "admin", "s3cret-of-admin")
+        done = invoke("score", given, "-o", output)
+        assert isinstance(done.exception, RunError)
+        assert said in str(done.exception)
+        assert "secret" not in str(done.exception)
+        assert "\n" not in str(done.exception)
+
+
+def test_an_object_of_a_bucket_that_is_not_there_is_not_missing(proxy: Proxy) -> None:
+    with pytest.raises(RunError, match="there is no such bucket"):
+        ObjectStore().read("s3://nowhere/a.jpg")
+
+
+@pytest.mark.parametrize("moment", range(1, 9))
+def test_a_shard_that_is_replaced_meanwhile(
+    moment: int, uploaded: str, crops: Path, store: Any, proxy: Proxy, score: Score
+) -> None:
+    """Its rows are of one of the two, or say so: never bytes of the one by the index of the other."""
+    files = sorted(crops.rglob("*.jpg"))
+    shard = tar(crops.parent / "t.tar", [(path.name, path.read_bytes()) for path in files])
+    upload(store, shard)
+    given = uploaded.removesuffix(crops.name) + "t.tar"
+    expected = {row["path"]: row["score"] for row in score(given)}
+    tar(shard, [(path.name, path.read_bytes()) for path in reversed(files)])
+    left = [len(proxy.requests) + moment]
+
+    def replace(method: str, path: str) -> None:
+        if left and len(proxy.requests) >= left[0]:
+            left.clear()
+            upload(store, shard)
+
+    proxy.fault = replace
+    for row in score(given, "q.parquet"):
+        assert row["score"] in (expected.get(row["path"]), None)
+    assert not left
