@@ -11,6 +11,7 @@ from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.errors import UsageError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.registry import open_executor
+from fiqa_trt.inputs.read_ahead import REQUESTS
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs import retry, run
@@ -35,6 +36,7 @@ def score_dataset(
     decoder: str = "auto",
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    requests: int = REQUESTS,
     unit_rows: int = run.UNIT_ROWS,
     restart: bool = False,
     update: bool = False,
@@ -61,6 +63,7 @@ def score_dataset(
         decoder: see above.
         threads: see above.
         max_pixels: see above.
+        requests: to object stores, at a time and process.
         unit_rows: the most rows that a kill can cost.
         restart: forget an earlier run and replace its output.
         update: of a finished output, score only what is new or changed since; see `runs.update.update_dataset`.
@@ -78,7 +81,8 @@ def score_dataset(
     listed = None if list_file is None else os.fspath(list_file)
     source = Source(tuple(os.fspath(path) for path in given), listed, all_files, limit, image_column, path_column)
     target = Path(output)
-    setup = Setup(device, precision, engine, batch, decoder, threads or len(os.sched_getaffinity(0)), max_pixels)
+    workers = threads or len(os.sched_getaffinity(0))
+    setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests)
     opened = functools.partial(open_executor, setup, say, devices=devices)
     options = run.Options(unit_rows, restart, command)
     if update:
@@ -98,6 +102,7 @@ def retry_failed(
     decoder: str = "auto",
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    requests: int = REQUESTS,
     unit_rows: int = run.UNIT_ROWS,
     command: str = "",
     report: Report = silent,
@@ -118,6 +123,7 @@ def retry_failed(
         decoder: see above.
         threads: see above.
         max_pixels: see above.
+        requests: see above.
         unit_rows: see above.
         command: see above.
         report: see above.
@@ -126,7 +132,8 @@ def retry_failed(
     Raises:
         FiqaError: see `fiqa_trt.errors`.
     """
-    setup = Setup(device, precision, engine, batch, decoder, threads or len(os.sched_getaffinity(0)), max_pixels)
+    workers = threads or len(os.sched_getaffinity(0))
+    setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests)
     opened = functools.partial(open_executor, setup, say, devices=devices)
     options = run.Options(unit_rows, command=command)
     return retry.retry_failed(Path(output), opened, options, report, say, image_column)

@@ -91,6 +91,13 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     help="Refuse larger images by their header.",
 )
 @click.option(
+    "--requests",
+    type=click.IntRange(1, 1024),
+    default=64,
+    show_default=True,
+    help="To object stores, at a time.",
+)
+@click.option(
     "--unit-size",
     type=click.IntRange(min=1),
     default=8192,
@@ -119,6 +126,7 @@ def command(
     batch_size: int | None,
     workers: int | None,
     max_pixels: int,
+    requests: int,
     unit_size: int,
     quiet: bool,
     as_json: bool,
@@ -166,6 +174,7 @@ def command(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     how: dict[str, Any] = {"image_column": image_column, "device": device, "devices": devices, "precision": precision}
     how |= {"engine": engine, "batch": batch_size, "decoder": decoder, "threads": workers, "max_pixels": max_pixels}
+    how |= {"requests": requests}
     command = command_line("fiqa-trt", *map(unsigned, sys.argv[1:]))
     how |= {"unit_rows": unit_size, "command": command, "report": bar, "say": say}
     with without_complaints(), interruptible(bar, "run the same command again to resume"):

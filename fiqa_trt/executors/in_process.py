@@ -41,7 +41,7 @@ class InProcess:
 
     def score(self, units: Iterable[Unit], report: Count) -> Iterator[Unit]:
         """See `pipeline.score_units`."""
-        return score_units(units, self._decoder, self._engine, report)
+        return score_units(units, self._decoder, self._engine, report, self.setup.requests)
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -163,3 +163,9 @@ class Store(Protocol):
     def entries(self, folder: str) -> Iterable[Entry]:
         """What is in a folder, in any order. Raises OSError."""
         ...
+
+    def below(self, folder: str) -> Iterable[Entry] | None:
+        """All files below a folder, in the store's order, as they come; None where folders have to be asked one by one.
+        Raises OSError.
+        """
+        ...

@@ -11,125 +11,26 @@ import errno
 import functools
 import hashlib
 import io
-import re
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from datetime import timedelta
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from fiqa_trt.errors import RunError, UsageError, one_line
+from fiqa_trt.errors import StoreError, UsageError
 from fiqa_trt.outcomes import ImageError, Origin, Status
 from fiqa_trt.storage.base import MAX_BYTES, FileChanged, Read, Stamp, microseconds, unsigned
+from fiqa_trt.storage.clients import Place, Unanswered, ask
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
 
-T = TypeVar("T")
-
-RETRIES = 8
-"""Tries beyond the first of what a busy or broken server did not answer, within two minutes."""
-_WAITS = (0.1, 0.5, 2.0)  # seconds, before what came in part is asked for again
-_RETRY = {"max_retries": RETRIES, "retry_timeout": timedelta(minutes=2)}
-# Plain http is only spoken where an endpoint or an address says so, as those of servers nearby do.
-_CLIENT = {"allow_http": True, "connect_timeout": "10s", "timeout": "2m"}
-_WEB = ("http", "https")
+_PAGE = 1000  # names that a store lists at a time
+_FRESH_SECONDS, _KNOWN = 2.0, 4096
 _AHEAD, _MOST_AHEAD = 128 << 10, 4 << 20
 """Bytes that are read at once where a file is read from front to back: at first, and as long as that goes on."""
-_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
-_CUT = re.compile(r"body error|end of file|incomplete|IncompleteMessage|decoding response")
-_DENIED = re.compile(r"status code: 40[13]|ExpiredToken|InvalidAccessKeyId")
-_ANSWER = re.compile(r"status code: (\d{3}[\w ]*)|<Code>(\w+)</Code>|HTTP error: ([^\n]*)")
-_ADDRESS = re.compile(r"\S+://\S+")  # may hold what grants access
-_ODD = "obstore, which reads it, takes no name with a control character, `//`, or `.` or `..` between slashes"
-
-
-class _Place(NamedTuple):
-    """Where an object is: what a client is opened for, and the object's name there."""
-
-    root: str
-    key: str
-
-    @property
-    def web(self) -> bool:
-        """Whether it is on a web server, which has no folders."""
-        return self.root.startswith(_WEB)
-
-
-def _place(path: str) -> _Place:
-    scheme, _, rest = path.partition("://")
-    scheme = scheme.lower()
-    if scheme in _WEB:
-        parts = urlsplit(path)
-        query = f"?{parts.query}" if parts.query else ""
-        return _Place(f"{scheme}://{parts.netloc}/{query}", unquote(parts.path).removeprefix("/"))
-    bucket, _, key = rest.partition("/")
-    return _Place(f"{scheme}://{bucket}", key)
-
-
-@functools.lru_cache(maxsize=256)
-def _client(root: str) -> Any:
-    from obstore.store import from_url
-
-    options: dict[str, Any] = {"client_options": _CLIENT, "retry_config": _RETRY}
-    return from_url(root, **options)
-
-
-@functools.lru_cache(maxsize=256)
-def _check_bucket(root: str) -> None:
-    """Raise RunError if a bucket is not there; whether one is that may not be listed is not known."""
-    import obstore
-    from obstore.exceptions import BaseError
-
-    try:
-        next(iter(obstore.list(_client(root))), None)
-    except (OSError, BaseError) as exc:
-        if _NO_BUCKET.search(str(exc)):
-            raise _failure(f"{root}/", exc) from None
-
-
-def _ask(path: str, request: Callable[[], T]) -> T:
-    """The answer to a request about a path. obstore has tried again by itself, but where the answer came in part.
-
-    Raises:
-        FileNotFoundError: no such object.
-        OSError: a name that cannot be asked for.
-        FileChanged: it is another object by now.
-        RunError: anything else, which no image can be blamed for.
-    """
-    from obstore.exceptions import BaseError, PreconditionError
-
-    for wait in (*_WAITS, None):
-        try:
-            return request()
-        except PreconditionError:
-            raise FileChanged from None
-        except FileNotFoundError:
-            place = _place(path)
-            if not place.web:
-                _check_bucket(place.root)
-            raise FileNotFoundError(errno.ENOENT, "there is no such object") from None
-        except ValueError:
-            raise OSError(errno.EINVAL, _ODD) from None
-        except (BaseError, OSError) as exc:
-            if wait is None or not _CUT.search(str(exc)):
-                raise _failure(path, exc) from None
-            time.sleep(wait)
-    raise AssertionError("the last try returns or raises")
-
-
-def _failure(path: str, error: BaseException) -> RunError:
-    """What a store says, without what it was asked with: addresses may hold what grants access."""
-    said = str(error).partition("Debug source")[0]
-    answers = ", ".join(one.strip() for found in _ANSWER.findall(said) for one in found if one)
-    why = one_line(Exception(_ADDRESS.sub("…", answers or said)), 200)
-    if _NO_BUCKET.search(said):
-        why = f"there is no such bucket ({why})"
-    elif _DENIED.search(said):
-        why = f"access denied ({why})"
-    return RunError(f"cannot read {unsigned(path)}: {why}; run the same command again once that is mended")
 
 
 def _number(name: str) -> int:
@@ -149,12 +50,51 @@ def _stamp(meta: ObjectMeta) -> Stamp:
     return Stamp(0, _number(meta["e_tag"] or ""), meta["size"], _modified_ns(meta), 0)
 
 
-def _head(path: str) -> ObjectMeta:
-    """What is known of an object. Raises as `_ask`."""
-    import obstore
+class _Heads:
+    """What was known of objects a moment ago, so that the chunks of a shard do not all ask.
 
-    root, key = _place(path)
-    return _ask(path, lambda: obstore.head(_client(root), _named(key)))
+    Only of those whose parts are asked for by a strong tag: of one that was replaced since, the store gives none.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[float, ObjectMeta]] = OrderedDict()
+
+    def get(self, path: str) -> ObjectMeta:
+        """What is known of an object. Raises as `ask`."""
+        import obstore
+
+        with self._lock:
+            since, meta = self._known.get(path, (0.0, None))
+        if meta is not None and time.monotonic() - since < _FRESH_SECONDS:
+            return meta
+        key = Place.of(path).key
+        meta = ask(path, lambda client: obstore.head(client, _named(key)))
+        if _condition(meta):
+            with self._lock:
+                self._known[path] = (time.monotonic(), meta)
+                while len(self._known) > _KNOWN:
+                    self._known.popitem(last=False)
+        return meta
+
+    def forget(self, path: str) -> None:
+        """It is another object by now."""
+        with self._lock:
+            self._known.pop(path, None)
+
+    def forget_all(self) -> None:
+        """Begin anew in a forked process, whose lock may be held by a thread that it does not have."""
+        self.__init__()  # type: ignore[misc]
+
+
+_HEADS = _Heads()
+os.register_at_fork(after_in_child=_HEADS.forget_all)
+
+
+def _condition(meta: ObjectMeta) -> GetOptions:
+    """What holds of this object alone."""
+    tag = meta["e_tag"]
+    return {"if_match": tag} if tag and not tag.startswith("W/") else {}
 
 
 def _named(key: str) -> str:
@@ -171,11 +111,9 @@ class ObjectFile:
     """
 
     def __init__(self, path: str) -> None:
-        """Raises as `_ask`."""
-        self._path, self._meta, self._lock = path, _head(path), threading.Lock()
-        self.size = self._meta["size"]
-        tag = self._meta["e_tag"]
-        self._same: GetOptions = {"if_match": tag} if tag and not tag.startswith("W/") else {}
+        """Raises as `ask`."""
+        self._path, self._meta, self._lock = path, _HEADS.get(path), threading.Lock()
+        self.size, self._same = self._meta["size"], _condition(self._meta)
         self._start, self._held, self._ahead = 0, b"", _AHEAD // 2
         self.raw: BinaryIO = io.BufferedReader(_Raw(self), 64 << 10)
 
@@ -199,11 +137,15 @@ class ObjectFile:
     def _fetch(self, start: int, stop: int) -> bytes:
         import obstore
 
-        root, key = _place(self._path)
+        key = Place.of(self._path).key
         options: GetOptions = {"range": (start, stop), **self._same}
-        data = _ask(self._path, lambda: bytes(obstore.get(_client(root), key, options=options).bytes()))
+        try:
+            data = ask(self._path, lambda client: bytes(obstore.get(client, key, options=options).bytes()))
+        except FileChanged:
+            _HEADS.forget(self._path)
+            raise
         if len(data) != stop - start:
-            raise RunError(f"cannot read {unsigned(self._path)}: {len(data)} bytes came of {stop - start}")
+            raise StoreError(f"cannot read {unsigned(self._path)}: {len(data)} bytes came of {stop - start}")
         return data
 
     def __enter__(self) -> ObjectFile:
@@ -261,29 +203,31 @@ class ObjectEntry:
 
 
 class ObjectStore:
-    """See `base.Store`. Everything that is asked of a store may raise RunError as well."""
+    """See `base.Store`. Everything that is asked of a store may raise StoreError as well."""
 
     def read(self, path: str, max_bytes: int = MAX_BYTES) -> Read:
         """See `Store.read`."""
         import obstore
 
-        root, key = _place(path)
+        key = Place.of(path).key
 
-        def request() -> tuple[ObjectMeta, bytes | None]:
-            found = obstore.get(_client(root), _named(key))
+        def request(client: Any) -> tuple[ObjectMeta, bytes | None]:
+            found = obstore.get(client, _named(key))
             return found.meta, bytes(found.bytes()) if found.meta["size"] <= max_bytes else None
 
         try:
-            meta, data = _ask(path, request)
+            meta, data = ask(path, request)
         except FileNotFoundError as exc:
             return Read(ImageError(Status.MISSING, str(exc.strerror)))
+        except Unanswered as exc:
+            return Read(ImageError(Status.UNREADABLE, str(exc.strerror)))
         except OSError as exc:
             return Read(ImageError(Status.UNSUPPORTED, str(exc.strerror)))
         size, origin = meta["size"], _origin(meta)
         if data is None:
             return Read(ImageError(Status.TOO_LARGE, f"{size} bytes, more than {max_bytes}"), origin)
         if len(data) != size:
-            raise RunError(f"cannot read {unsigned(path)}: {len(data)} bytes came of {size}")
+            raise StoreError(f"cannot read {unsigned(path)}: {len(data)} bytes came of {size}")
         return Read(data, origin) if data else Read(ImageError(Status.EMPTY, "0 bytes"), origin)
 
     def head(self, path: str, count: int) -> bytes:
@@ -306,14 +250,14 @@ class ObjectStore:
         if path.endswith("/"):
             return Stamp(0, _number(path), 0, 0, 0)
         try:
-            return _stamp(_head(path))
+            return _stamp(_HEADS.get(path))
         except OSError:
             return None
 
     def origin(self, path: str) -> Origin:
         """See `Store.origin`."""
         try:
-            return _origin(_head(path))
+            return _origin(_HEADS.get(path))
         except OSError:
             return Origin()
 
@@ -325,10 +269,11 @@ class ObjectStore:
         """See `Store.is_folder`. What is both, an object and the beginning of others' names, is one with a slash."""
         import obstore
 
-        place = _place(path)
+        place = Place.of(path)
         if place.web or (place.key and self.is_file(path)):
             return False
-        if not _ask(path, lambda: next(iter(obstore.list(_client(place.root), place.key.rstrip("/") or None)), None)):
+        below = place.key.rstrip("/") or None
+        if not ask(path, lambda client: next(iter(obstore.list(client, below, chunk_size=1)), None)):
             raise FileNotFoundError(errno.ENOENT, "there is no such object, and none below it")
         return True
 
@@ -336,9 +281,9 @@ class ObjectStore:
         """See `Store.entries`."""
         import obstore
 
-        root, key = _place(folder)
+        root, key = Place.of(folder)
         above = key.rstrip("/") + "/" if key.rstrip("/") else ""
-        found = _ask(folder, lambda: obstore.list_with_delimiter(_client(root), above or None))
+        found = ask(folder, lambda client: obstore.list_with_delimiter(client, above or None))
 
         def entry(key: str, slash: str) -> ObjectEntry:
             return ObjectEntry(f"{root}/{key}{slash}", key[len(above) :], bool(slash))
@@ -346,6 +291,33 @@ class ObjectStore:
         # What marks an empty folder has its name, and nothing behind it.
         yield from (entry(each["path"], "") for each in found["objects"] if each["path"].startswith(above))
         yield from (entry(prefix, "/") for prefix in found["common_prefixes"])
+
+    def below(self, folder: str) -> Iterator[ObjectEntry]:
+        """See `Store.below`."""
+        import obstore
+
+        root, key = Place.of(folder)
+        above = key.rstrip("/") + "/" if key.rstrip("/") else ""
+        last: str | None = None
+        pages: Iterator[Sequence[ObjectMeta]] | None = None
+
+        def page(client: Any) -> Sequence[ObjectMeta] | None:
+            nonlocal pages
+            try:
+                if pages is None:  # goes on behind the last one that came
+                    pages = iter(obstore.list(client, above or None, offset=last, chunk_size=_PAGE))
+                return next(pages, None)
+            except BaseException:
+                pages = None
+                raise
+
+        while found := ask(folder, page):
+            for each in found:
+                last = each["path"]
+                path = f"{root}/{last}"
+                # What marks an empty folder is listed by its name, without the slash by which it could be asked for.
+                if last.startswith(above) and (each["size"] or self.is_file(path)):
+                    yield ObjectEntry(path, last.rpartition("/")[2], False)
 
 
 _STORE = ObjectStore()

@@ -108,8 +108,8 @@ def _make_bucket(endpoint: str) -> None:
 
 
 Fault = Callable[[str, str], str | None]
-"""Of a request's method and path: what goes wrong with it, one of `503`, `429`, `403`, `reset` and `short`."""
-_SAYS = {"503": "SlowDown", "429": "SlowDown", "403": "ExpiredToken"}
+"""Of a request's method and path: what goes wrong with it, one of `503`, `429`, `403`, `404`, `reset` and `short`."""
+_SAYS = {"503": "SlowDown", "429": "SlowDown", "403": "ExpiredToken", "404": "NoSuchKey"}
 
 
 class Proxy(http.server.ThreadingHTTPServer):

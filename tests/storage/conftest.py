@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fiqa_trt.storage import objects
+from fiqa_trt.storage import clients, objects
 from tests.storage.buckets import ADMIN, BUCKET, WEED, Proxy, bucket, proxied, served
 
 _NUMBERS = itertools.count()
@@ -36,8 +36,8 @@ def proxy(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         monkeypatch.setenv("AWS_ENDPOINT_URL", found.endpoint)
         sign_in(monkeypatch, *ADMIN)
         quick = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5)}
-        monkeypatch.setitem(objects._RETRY, "backoff", quick)
-        monkeypatch.setattr(objects, "_WAITS", (0.01, 0.01, 0.01))
+        monkeypatch.setitem(clients._RETRY, "backoff", quick)
+        monkeypatch.setattr(clients, "_WAITS", (0.01, 0.01, 0.01))
         yield found
     forget()
 
@@ -81,5 +81,7 @@ def sign_in(monkeypatch: pytest.MonkeyPatch, key: str, secret: str) -> None:
 
 def forget() -> None:
     """Clients that were opened with what the environment said before."""
-    objects._client.cache_clear()
-    objects._check_bucket.cache_clear()
+    clients.client.cache_clear()
+    clients._check_bucket.cache_clear()
+    clients.WEB.forget()
+    objects._HEADS.forget_all()

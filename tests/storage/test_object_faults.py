@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from fiqa_trt.errors import RunError
+from fiqa_trt.errors import RunError, StoreError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.storage import clients, objects
 from fiqa_trt.storage.objects import ObjectStore
 from tests.helpers import invoke, mean_executor, tar
 from tests.storage.buckets import Fault, Proxy
-from tests.storage.conftest import sign_in, upload
+from tests.storage.conftest import forget, sign_in, upload
 
 Score = Callable[..., list[dict[str, Any]]]
 
@@ -67,7 +69,10 @@ def test_faults_that_pass_change_no_row(images: str, proxy: Proxy, score: Score,
 
 
 @pytest.mark.parametrize("fault", ["503", "403", "reset", "short"])
-def test_faults_that_stay_end_the_run_which_goes_on(images: str, proxy: Proxy, score: Score, fault: str) -> None:
+def test_faults_that_stay_end_the_run_which_goes_on(
+    images: str, proxy: Proxy, score: Score, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_FRESH_SECONDS", 0.0)  # as of a run that takes longer
     expected, whole = score(images), len(proxy.requests)
     for some in (1, whole // 4, whole // 2):
         stop = len(proxy.requests) + some
@@ -112,17 +117,28 @@ def test_an_object_of_a_bucket_that_is_not_there_is_not_missing(proxy: Proxy) ->
         ObjectStore().read("s3://nowhere/a.jpg")
 
 
-@pytest.mark.parametrize("moment", range(1, 9))
+@pytest.mark.parametrize(
+    ("seconds", "moment"), [*((0.0, at) for at in range(1, 9)), *((2.0, at) for at in range(1, 5))]
+)
 def test_a_shard_that_is_replaced_meanwhile(
-    moment: int, uploaded: str, crops: Path, store: Any, proxy: Proxy, score: Score
+    seconds: float,
+    moment: int,
+    uploaded: str,
+    crops: Path,
+    store: Any,
+    proxy: Proxy,
+    score: Score,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its rows are of one of the two, or say so: never bytes of the one by the index of the other."""
+    monkeypatch.setattr(objects, "_FRESH_SECONDS", seconds)
     files = sorted(crops.rglob("*.jpg"))
     shard = tar(crops.parent / "t.tar", [(path.name, path.read_bytes()) for path in files])
     upload(store, shard)
     given = uploaded.removesuffix(crops.name) + "t.tar"
     expected = {row["path"]: row["score"] for row in score(given)}
     tar(shard, [(path.name, path.read_bytes()) for path in reversed(files)])
+    forget()
     left = [len(proxy.requests) + moment]
 
     def replace(method: str, path: str) -> None:
@@ -134,3 +150,55 @@ def test_a_shard_that_is_replaced_meanwhile(
     for row in score(given, "q.parquet"):
         assert row["score"] in (expected.get(row["path"]), None)
     assert not left
+
+
+def listed(tmp_path: Path, *urls: str) -> Source:
+    (tmp_path / "web.txt").write_text("\n".join(urls))
+    return Source(list_file=str(tmp_path / "web.txt"))
+
+
+@pytest.fixture
+def dead() -> Iterator[str]:
+    """The address of a server that is not there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_dead_web_server_costs_its_rows(dead: str, proxy: Proxy, uploaded: str, tmp_path: Path) -> None:
+    good = f"{uploaded}/a/0.jpg"
+    urls = [
+        f"{dead}/a.jpg",
+        good,
+        "http://nowhere.invalid/b.jpg",
+        f"{dead}/c.jpg?size=2",
+        f"{proxy.endpoint}/crops/x.jpg",
+    ]
+    score_dataset(listed(tmp_path, *urls), tmp_path / "o.parquet", mean_executor)
+    found = pq.read_table(tmp_path / "o.parquet").to_pylist()
+    assert [row["path"] for row in found] == urls
+    assert [row["status"] for row in found] == ["unreadable", "ok", "unreadable", "unreadable", "unreadable"]
+    assert ["does not answer" in (row["error"] or "") for row in found] == [True, False, True, True, False]
+    assert found[-1]["error"].endswith("answers: 403 Forbidden, AccessDenied")
+
+
+def test_a_web_server_that_answers_that_it_has_none_has_none(proxy: Proxy, tmp_path: Path) -> None:
+    proxy.fault = lambda method, path: "404"
+    assert ObjectStore().read(f"{proxy.endpoint}/a.jpg").blob.outcome.status.value == "missing"  # type: ignore[union-attr]
+
+
+def test_a_signed_address_of_a_dead_server_is_no_fault_of_the_image(dead: str, proxy: Proxy) -> None:
+    with pytest.raises(StoreError, match=r"cannot read http://127\.0\.0\.1") as caught:
+        ObjectStore().read(f"{dead}/a.jpg?X-Amz-Signature=0123")
+    assert "0123" not in str(caught.value)
+
+
+def test_without_a_network_a_list_of_the_web_is_no_list_of_bad_images(proxy: Proxy, tmp_path: Path) -> None:
+    urls = [f"http://{number}.invalid/a.jpg" for number in range(2 * clients.SILENT)]
+    with pytest.raises(StoreError, match=f"as of the {clients.SILENT} web servers before it"):
+        score_dataset(listed(tmp_path, *urls), tmp_path / "o.parquet", mean_executor)
+    clients.WEB.forget()
+    for index in range(3):
+        urls.insert(15 * index, f"{proxy.endpoint}/crops/gone{index}.jpg")
+    score_dataset(listed(tmp_path, *urls), tmp_path / "o.parquet", mean_executor, Options(restart=True))
+    assert set(pq.read_table(tmp_path / "o.parquet")["status"].to_pylist()) == {"unreadable"}
