@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.errors import UsageError
@@ -17,6 +16,7 @@ from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs import retry, run
 from fiqa_trt.runs import score as scoring
 from fiqa_trt.runs.update import update_dataset
+from fiqa_trt.storage.places import place_of
 
 
 def score_dataset(
@@ -80,7 +80,7 @@ def score_dataset(
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     listed = None if list_file is None else os.fspath(list_file)
     source = Source(tuple(os.fspath(path) for path in given), listed, all_files, limit, image_column, path_column)
-    target = Path(output)
+    target = place_of(output)
     workers = threads or len(os.sched_getaffinity(0))
     setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests)
     opened = functools.partial(open_executor, setup, say, devices=devices)
@@ -136,4 +136,4 @@ def retry_failed(
     setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests)
     opened = functools.partial(open_executor, setup, say, devices=devices)
     options = run.Options(unit_rows, command=command)
-    return retry.retry_failed(Path(output), opened, options, report, say, image_column)
+    return retry.retry_failed(place_of(output), opened, options, report, say, image_column)

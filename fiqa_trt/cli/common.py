@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -14,9 +15,22 @@ from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, tell
 from fiqa_trt.errors import printable
 from fiqa_trt.progress import Say
+from fiqa_trt.storage.places import Uri
+from fiqa_trt.storage.registry import is_stored
 
 INTERRUPTED = 130
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class PlaceType(click.Path):
+    """A path of this machine, or the address of an object."""
+
+    def __init__(self, *, exists: bool = False, dir_okay: bool = True) -> None:
+        super().__init__(exists=exists, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The place."""
+        return Uri(value) if is_stored(os.fspath(value)) else super().convert(value, param, ctx)
 
 
 def quiet_and_json(function: F) -> F:

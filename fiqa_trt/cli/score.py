@@ -8,12 +8,11 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import engines, interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.common import PlaceType, engines, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import complain, give
@@ -22,6 +21,7 @@ from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
     from fiqa_trt.runs.run import Summary
+    from fiqa_trt.storage.places import Place
 
 BEYOND_MAX_FAILED = 3
 
@@ -42,7 +42,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 @click.command(short_help="Score images into one file.")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, type=click.Path())
-@click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help=".parquet, .csv or .jsonl.")
+@click.option("-o", "--output", metavar="OUT", type=PlaceType(), help=".parquet, .csv or .jsonl.")
 @click.option(
     "--list",
     "list_file",
@@ -58,7 +58,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option(
     "--retry-failed",
     metavar="OUT",
-    type=click.Path(path_type=Path),
+    type=PlaceType(),
     help="Score the failed rows of a finished output again, in place.",
 )
 @click.option("--update", is_flag=True, help="Of a finished OUT, score only what is new or changed since.")
@@ -107,14 +107,14 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 @quiet_and_json
 def command(
     inputs: tuple[str, ...],
-    output: Path | None,
+    output: Place | None,
     list_file: str | None,
     path_column: str | None,
     image_column: str | None,
     all_files: bool,
     limit: int | None,
     restart: bool,
-    retry_failed: Path | None,
+    retry_failed: Place | None,
     update: bool,
     keep_gone: bool,
     max_failed: Callable[[int], float] | None,

@@ -9,7 +9,6 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, OutputError, number_of, printable
@@ -25,7 +24,8 @@ from fiqa_trt.inputs.reader import open_container
 from fiqa_trt.inputs.user_tables import KINDS, Column, translated
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.storage.base import LOCAL_ONLY, REMOTE, is_remote
+from fiqa_trt.storage.base import REMOTE, is_remote
+from fiqa_trt.storage.places import Place, Uri
 from fiqa_trt.storage.registry import is_stored, store_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _holds_images(table: str) -> bool:
     return True
 
 
-def check_source(source: Source, output: Path) -> None:
+def check_source(source: Source, output: Place) -> None:
     """Refuse at once what could only fail later.
 
     Raises:
@@ -109,10 +109,8 @@ def check_source(source: Source, output: Path) -> None:
         if given == _STDIN and not source.list_file:
             _stdin()
             continue
-        if source.list_file and is_stored(given):
-            raise InputError(f"cannot read {given}: {LOCAL_ONLY}")
         folder = _is_folder(given)
-        if output.exists() and os.path.exists(given) and output.samefile(given):
+        if output.exists() and (isinstance(output, Uri) or os.path.exists(given)) and output.samefile(given):
             raise OutputError(f"{output} is one of the inputs; choose another -o")
         if source.list_file:
             column_of_paths(given, source.paths)

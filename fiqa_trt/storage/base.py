@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ Blob = bytes | ImageError
 _YEAR_1, _YEAR_10000 = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9  # in nanoseconds since 1970
 
 REMOTE = "an address of a kind that is not read: mount it, or copy it here"
-WRITTEN_HERE = "outputs are written on this machine, and not into object stores: name a local file"
+NOT_WRITTEN = "outputs are not written there, but on this machine and into s3://, gs:// and az://"
 NOT_PUT = "images of object stores are not put into folders yet; filter packs them (OUT.tar), or lists them (OUT.csv)"
 LOCAL_ONLY = "of what lies in object stores and on the web, only images are read: copy it here, or name a local file"
 # A single slash is what pathlib leaves of two; below a folder, what a table's own path became.
@@ -168,4 +169,20 @@ class Store(Protocol):
         """All files below a folder, in the store's order, as they come; None where folders have to be asked one by one.
         Raises OSError.
         """
+        ...
+
+
+class Writer(Protocol):
+    """A store that outputs are written into. Everything may raise StoreError."""
+
+    def put(self, path: str, content: bytes | Path) -> None:
+        """Write an object, or what a file holds: it is there whole, at once, or not at all."""
+        ...
+
+    def create(self, path: str, content: bytes) -> None:
+        """The same of one that must not be there. Raises FileExistsError if it is."""
+        ...
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove objects; that one is not there is no error."""
         ...

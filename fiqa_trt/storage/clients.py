@@ -38,6 +38,7 @@ _AWAY_SECONDS = 60.0
 _WEB = ("http", "https")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 _CUT = re.compile(r"body error|end of file|incomplete|IncompleteMessage|decoding response")
+_UNSENT = re.compile(rf"error sending request|{_CUT.pattern}")  # of what may not just be sent twice
 _DENIED = re.compile(r"status code: 40[13]|ExpiredToken|InvalidAccessKeyId")
 _ANSWER = re.compile(r"status code: (\d{3}[\w ]*)|<Code>(\w+)</Code>|HTTP error: ([^\n]*)")
 _STATUS = re.compile(r"status code: \d{3}|[Ss]erver returned")
@@ -166,7 +167,8 @@ def ask(path: str, request: Callable[[Any], T], doing: str = "read") -> T:
         except ValueError:
             raise OSError(errno.EINVAL, _ODD) from None
         except (BaseError, OSError) as exc:
-            if wait is None or not _CUT.search(str(exc)):
+            cut = _CUT if doing == "read" else _UNSENT
+            if wait is None or not cut.search(str(exc)):
                 raise _of_web(path, exc) if place.web else failure(path, exc, doing) from None
             time.sleep(wait)
         else:

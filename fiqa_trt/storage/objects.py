@@ -7,6 +7,7 @@ goes wrong is the store's, and ends the run, which a later call goes on with.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -318,6 +320,33 @@ class ObjectStore:
                 # What marks an empty folder is listed by its name, without the slash by which it could be asked for.
                 if last.startswith(above) and (each["size"] or self.is_file(path)):
                     yield ObjectEntry(path, last.rpartition("/")[2], False)
+
+    def put(self, path: str, content: bytes | Path) -> None:
+        """See `Writer.put`."""
+        import obstore
+
+        key = Place.of(path).key
+        ask(path, lambda client: obstore.put(client, _named(key), content), "write")
+        _HEADS.forget(path)
+
+    def create(self, path: str, content: bytes) -> None:
+        """See `Writer.create`."""
+        import obstore
+
+        key = Place.of(path).key
+        ask(path, lambda client: obstore.put(client, _named(key), content, mode="create"), "write")
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """See `Writer.remove`."""
+        import obstore
+
+        for start in range(0, len(paths), _PAGE):
+            some = paths[start : start + _PAGE]
+            keys = [_named(Place.of(path).key) for path in some]
+            with contextlib.suppress(FileNotFoundError):
+                ask(some[0], lambda client: obstore.delete(client, keys), "remove")  # noqa: B023
+            for path in some:
+                _HEADS.forget(path)
 
 
 _STORE = ObjectStore()

@@ -21,7 +21,9 @@ from typing import Any
 
 BUCKET = "crops"  # the only one, as each takes the server several volumes
 WEED = Path(sys.executable).with_name("weed")
-ADMIN, READER = ("admin", "s3cret-of-admin"), ("reader", "s3cret-of-reader")
+ADMIN, READER, LISTER = (
+    ("admin", "s3cret-of-admin"), ("reader", "s3cret-of-reader"), ("lister", "s3cret-of-lister")
+)  # fmt: skip
 _ALSO = 10_000  # a port that far up is taken as well
 
 
@@ -44,7 +46,7 @@ def served(folder: Path) -> Iterator[str]:
     """A server; its endpoint."""
     identities = [
         {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
-        for (key, secret), actions in ((ADMIN, ["Admin"]), (READER, ["Read"]))
+        for (key, secret), actions in ((ADMIN, ["Admin"]), (READER, ["Read"]), (LISTER, ["Read", "List"]))
     ]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     (folder / "data").mkdir()
@@ -141,15 +143,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault in _SAYS:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             body = b"" if self.command == "HEAD" else f"<Error><Code>{_SAYS[fault]}</Code></Error>".encode()
             self._answer(int(fault), {"Content-Length": str(len(body))}, body)
             return
         upstream = http.client.HTTPConnection(self.server.upstream)
-        upstream.request(self.command, self.path, headers=dict(self.headers))  # the name of the host is signed
+        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        upstream.request(self.command, self.path, sent, dict(self.headers))  # the name of the host is signed
         answer = upstream.getresponse()
         body = answer.read()
         upstream.close()
-        short = fault == "short" and len(body) > 1
+        short = fault == "short" and len(body) > 1 and self.command == "GET"
         self._answer(answer.status, dict(answer.getheaders()), body[: len(body) // 2] if short else body)
         self.close_connection = self.close_connection or short
 
@@ -163,7 +167,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_HEAD = _pass  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Nothing."""

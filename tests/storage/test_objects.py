@@ -252,9 +252,9 @@ def test_scorer_and_show_take_objects(uploaded: str, mean_engine: Any) -> None:
 def test_what_is_not_read_or_written_there_is_refused(uploaded: str, tmp_path: Path) -> None:
     output = tmp_path / "o.parquet"
     cases = [
-        (("score", uploaded, "-o", "s3://b/o.parquet"), "outputs are written on this machine"),
-        (("score", "--list", f"{uploaded}/l.txt", "-o", str(output)), "only images are read"),
-        (("report", f"{uploaded}/s.parquet", "-o", str(tmp_path / "r.html")), "only images are read"),
+        (("score", uploaded, "-o", "https://b/o.parquet"), "outputs are not written there"),
+        (("score", "--list", f"{uploaded}/l.txt", "-o", str(output)), "there is no such object"),
+        (("report", f"{uploaded}/s.parquet", "-o", str(tmp_path / "r.html")), "there is no such object"),
         (("show", f"{uploaded}/a/0.jpg", "--explain"), "-o says where else"),
         (("score", "hf://datasets/x", "-o", str(output)), "an address of a kind that is not read"),
     ]
