@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import engines, quiet_and_json, speaker
+from fiqa_trt.cli.common import PlaceType, engines, quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import OutputError, printable
 from fiqa_trt.storage.base import unsigned
+from fiqa_trt.storage.places import Place
 
 if TYPE_CHECKING:
     from fiqa_trt.scores.score import Score
@@ -24,7 +25,7 @@ NOTHING_SCORED = 3
 @click.command(short_help="Score some images at once, and explain their scores.")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("--explain", is_flag=True, help="Write IMAGE.explain.png beside each.")
-@click.option("--scores", type=click.Path(path_type=Path), help="A scores file to compare with.")
+@click.option("--scores", type=PlaceType(), help="A scores file to compare with.")
 @click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where --explain writes instead.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="As of score.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
@@ -33,7 +34,7 @@ NOTHING_SCORED = 3
 def command(
     images: tuple[str, ...],
     explain: bool,
-    scores: Path | None,
+    scores: Place | None,
     output: Path | None,
     device: str,
     precision: str,

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING
@@ -25,7 +24,7 @@ from fiqa_trt.inputs.user_tables import KINDS, Column, translated
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.storage.base import REMOTE, is_remote
-from fiqa_trt.storage.places import Place, Uri
+from fiqa_trt.storage.places import Place, is_same, place_of
 from fiqa_trt.storage.registry import is_stored, store_of
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def check_source(source: Source, output: Place) -> None:
             _stdin()
             continue
         folder = _is_folder(given)
-        if output.exists() and (isinstance(output, Uri) or os.path.exists(given)) and output.samefile(given):
+        if is_same(output, place_of(given)):
             raise OutputError(f"{output} is one of the inputs; choose another -o")
         if source.list_file:
             column_of_paths(given, source.paths)

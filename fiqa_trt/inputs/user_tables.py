@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.inputs.formats import SUFFIXES
 from fiqa_trt.storage.base import REMOTE, is_remote
-from fiqa_trt.storage.places import at_hand
+from fiqa_trt.storage.places import Place, at_hand
 from fiqa_trt.storage.registry import is_stored
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def unused(name: str, taken: Collection[str]) -> str:
     return name
 
 
-def read_columns(table: Path, needed: Sequence[str | Column]) -> dict[str, list[Any]]:
+def read_columns(table: Place, needed: Sequence[str | Column]) -> dict[str, list[Any]]:
     """A whole table as lists by column; values of a text are text, None where empty. Excel's "Unicode text" ends in
     .txt.
 

@@ -16,8 +16,6 @@ _YEAR_1, _YEAR_10000 = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9  # in na
 
 REMOTE = "an address of a kind that is not read: mount it, or copy it here"
 NOT_WRITTEN = "outputs are not written there, but on this machine and into s3://, gs:// and az://"
-NOT_PUT = "images of object stores are not put into folders yet; filter packs them (OUT.tar), or lists them (OUT.csv)"
-LOCAL_ONLY = "of what lies in object stores and on the web, only images are read: copy it here, or name a local file"
 # A single slash is what pathlib leaves of two; below a folder, what a table's own path became.
 _URL = re.compile(
     r"(?:^|/)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3a?|gs|gcs|az|abfss?|wasbs?|hdfs|hf|zip|memory):/)|^data:",

@@ -53,10 +53,6 @@ class Uri:
 
     is_file = exists
 
-    def samefile(self, other: str | os.PathLike[str]) -> bool:
-        """Whether another one is the same."""
-        return self._text == os.fspath(other)
-
     def read_bytes(self) -> bytes:
         """All of it. Raises OSError."""
         blob = store_of(self._text).read(self._text).blob
@@ -97,9 +93,23 @@ def place_of(given: str | os.PathLike[str]) -> Place:
     return Uri(text) if is_stored(text) else Path(text)
 
 
+def is_same(one: Place, other: Place) -> bool:
+    """Whether both are there, and one. Raises OSError."""
+    if isinstance(one, Uri) or isinstance(other, Uri):
+        return one == other
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 def entry_names(folder: Place) -> list[str]:
     """What is in a folder. Raises OSError, StoreError."""
     return [entry.name for entry in store_of(os.fspath(folder)).entries(os.fspath(folder))]
+
+
+def beside_of(place: Place) -> list[Place]:
+    """What is in the folder of a place. Raises OSError, StoreError."""
+    if isinstance(place, Path):
+        return [*place.parent.iterdir()]
+    return [place.with_name(name) for name in entry_names(Uri(os.fspath(place).rpartition("/")[0]))]
 
 
 def below(folder: Uri) -> Iterator[Entry]:

@@ -14,6 +14,7 @@ from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import OutputError
 from fiqa_trt.progress import Report, silent
 from fiqa_trt.scores.files import SUFFIXES
+from fiqa_trt.storage.places import Place, is_same
 
 __all__ = [
     "SHARD_SIZE",
@@ -32,7 +33,7 @@ __all__ = [
 
 def deliver(
     kept: Kept,
-    output: Path,
+    output: Place,
     way: str | None = None,
     *,
     root: str | None = None,
@@ -65,13 +66,15 @@ def deliver(
         FiqaError: as the functions that it calls.
     """
     wish = None if companions is None else Wish.parse(companions)
-    if output.exists() and output.samefile(kept.scores):
+    if is_same(output, kept.scores):
         raise OutputError(f"{output} holds the scores that are being filtered; choose another OUT")
     if not len(kept):
         return Delivered("", 0)
-    if way is not None and dry_run:
-        return measure(kept, way, root, wish, fill=check_folder(kept, output, way, root, wish, update=update))
     if way is not None:
+        if not isinstance(output, Path):
+            raise OutputError(f"{output}: --{way} fills folders of this machine; a name in .tar packs the images there")
+        if dry_run:
+            return measure(kept, way, root, wish, fill=check_folder(kept, output, way, root, wish, update=update))
         return fill_folder(kept, output, way, root, report, wish, update=update)
     if root is not None:
         raise OutputError(f"--root {root}: it goes with --copy, --hardlink, --symlink or --move")
@@ -81,7 +84,7 @@ def deliver(
 
 
 def _as_file(
-    kept: Kept, output: Path, shard_size: int, wish: Wish | None, report: Report, *, restart: bool, dry_run: bool
+    kept: Kept, output: Place, shard_size: int, wish: Wish | None, report: Report, *, restart: bool, dry_run: bool
 ) -> Delivered:
     """By the output's suffix."""
     suffix = output.suffix.lower()

@@ -30,7 +30,7 @@ from fiqa_trt.curation.delivery.refresh import EDITED, Old, fits, look
 from fiqa_trt.curation.delivery.table import Places, check_table, write_table
 from fiqa_trt.curation.delivery.undo import Journal
 from fiqa_trt.curation.kept import Kept
-from fiqa_trt.errors import InputError, OutputError, storage_error, unwritable
+from fiqa_trt.errors import OutputError, storage_error, unwritable
 from fiqa_trt.fingerprint import counted
 from fiqa_trt.inputs.address import DEFAULT_COLUMN
 from fiqa_trt.inputs.marks import MOVE, NOTE, TABLE, Mark, read_mark
@@ -38,8 +38,7 @@ from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.base import NOT_PUT
-from fiqa_trt.storage.registry import is_stored
+from fiqa_trt.storage.places import at_hand
 from fiqa_trt.storage.writing import locked_folder, write_text
 
 WAYS = ("copy", "hardlink", "symlink", MOVE)
@@ -298,7 +297,7 @@ def check_folder(
         strange = before is None and output.exists() and any(output.iterdir())
     except OSError as exc:
         raise unwritable(output, exc) from exc
-    info, rows = kept.scores.stat(), hashlib.sha256(kept.mask.tobytes()).hexdigest()
+    info, rows = at_hand(kept.scores).stat(), hashlib.sha256(kept.mask.tobytes()).hexdigest()
     base = _base(kept, output, root, before if update else None)
     along = "" if companions is None else str(companions)
     column = kept.image_column or DEFAULT_COLUMN
@@ -309,8 +308,6 @@ def check_folder(
         _check_update(fill, before)
     inside = os.path.realpath(output)
     for image in kept.images():
-        if is_stored(image.address.file):
-            raise InputError(f"{image.path}: {NOT_PUT}")
         if os.path.realpath(image.address.file).startswith(inside + os.sep):
             raise OutputError(f"{output} holds images that are to be delivered ({image.path}); choose another OUT")
     if strange:
