@@ -176,6 +176,11 @@ def describe(result: Benchmark, before: dict[str, Any] | None = None) -> str:
         lines.append(f"{name:12} {rate:10,.0f}" + (f" {old:10,.0f} {rate / old:6.2f}" if old else ""))
     together = "they share the cores: harmonic sum" if result.shared else "they overlap: the slowest"
     lines.append(f"end to end is {result.share:.0%} of the bound ({together}); {result.cores:.1f} cores were busy")
+    if result.request_ms is not None:
+        lines.append(
+            f"the store takes {result.request_ms:,.1f} ms for a request; while only reading, about "
+            f"{result.in_flight:,.0f} of them were under way"
+        )
     if result.gpu is not None:
         use = result.gpu
         lines.append(f"GPU: {use.utilisation:.0%} busy, {use.power_w:.0f} W, {use.memory_mib:,} MiB")

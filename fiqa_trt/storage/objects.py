@@ -10,33 +10,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
-import io
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.errors import StoreError, UsageError
 from fiqa_trt.outcomes import ImageError, Origin, Status
 from fiqa_trt.storage.base import MAX_BYTES, FileChanged, Read, Stamp, microseconds, unsigned
 from fiqa_trt.storage.clients import Place, Unanswered, ask
+from fiqa_trt.storage.remote import RemoteEntry, RemoteFile, number_of
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
 
 _PAGE = 1000  # names that a store lists at a time
 _FRESH_SECONDS, _KNOWN = 2.0, 4096
-_AHEAD, _MOST_AHEAD = 128 << 10, 4 << 20
-"""Bytes that are read at once where a file is read from front to back: at first, and as long as that goes on."""
-
-
-def _number(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=7).digest(), "big")
 
 
 def _modified_ns(meta: ObjectMeta) -> int:
@@ -49,7 +41,7 @@ def _origin(meta: ObjectMeta) -> Origin:
 
 
 def _stamp(meta: ObjectMeta) -> Stamp:
-    return Stamp(0, _number(meta["e_tag"] or ""), meta["size"], _modified_ns(meta), 0)
+    return Stamp(0, number_of(meta["e_tag"] or ""), meta["size"], _modified_ns(meta), 0)
 
 
 class _Heads:
@@ -106,102 +98,22 @@ def _named(key: str) -> str:
     return key
 
 
-class ObjectFile:
-    """See `base.File`. What stands behind what is asked for is read with it, as long as that is what is asked for next.
+def _open(path: str) -> RemoteFile:
+    """An object, for reading parts of it: of this one alone, not of one that replaces it. Raises as `ask`."""
+    meta = _HEADS.get(path)
+    key, same = Place.of(path).key, _condition(meta)
 
-    Parts are only ever of the object that was opened: of one that was replaced since, `read_at` raises FileChanged.
-    """
-
-    def __init__(self, path: str) -> None:
-        """Raises as `ask`."""
-        self._path, self._meta, self._lock = path, _HEADS.get(path), threading.Lock()
-        self.size, self._same = self._meta["size"], _condition(self._meta)
-        self._start, self._held, self._ahead = 0, b"", _AHEAD // 2
-        self.raw: BinaryIO = io.BufferedReader(_Raw(self), 64 << 10)
-
-    def stamp(self) -> Stamp:
-        """See `File.stamp`."""
-        return _stamp(self._meta)
-
-    def read_at(self, offset: int, count: int) -> bytes:
-        """See `File.read_at`."""
-        stop = min(offset + count, self.size)
-        if offset >= stop:
-            return b""
-        with self._lock:
-            held = self._start + len(self._held)
-            if not self._start <= offset < stop <= held:
-                onward = self._start <= offset <= held + _AHEAD
-                self._ahead = min(2 * self._ahead, _MOST_AHEAD) if onward else _AHEAD
-                self._held, self._start = self._fetch(offset, max(stop, min(offset + self._ahead, self.size))), offset
-            return self._held[offset - self._start : stop - self._start]
-
-    def _fetch(self, start: int, stop: int) -> bytes:
+    def fetch(start: int, stop: int) -> bytes:
         import obstore
 
-        key = Place.of(self._path).key
-        options: GetOptions = {"range": (start, stop), **self._same}
+        options: GetOptions = {"range": (start, stop), **same}
         try:
-            data = ask(self._path, lambda client: bytes(obstore.get(client, key, options=options).bytes()))
+            return ask(path, lambda client: bytes(obstore.get(client, key, options=options).bytes()))
         except FileChanged:
-            _HEADS.forget(self._path)
+            _HEADS.forget(path)
             raise
-        if len(data) != stop - start:
-            raise StoreError(f"cannot read {unsigned(self._path)}: {len(data)} bytes came of {stop - start}")
-        return data
 
-    def __enter__(self) -> ObjectFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.raw.close()
-
-
-class _Raw(io.RawIOBase):
-    """A file that reads by itself, for libraries."""
-
-    def __init__(self, file: ObjectFile) -> None:
-        self._file, self._at = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        at = offset + (0, self._at, self._file.size)[whence]
-        if at < 0:
-            raise OSError(errno.EINVAL, "before the beginning")
-        self._at = at
-        return at
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read_at(self._at, len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-class ObjectEntry:
-    """See `base.Entry`. The path of a folder ends in a slash, as a key may have the same name."""
-
-    def __init__(self, path: str, name: str, folder: bool) -> None:
-        self.path, self.name, self._folder = path, name, folder
-
-    def is_dir(self) -> bool:
-        """See `Entry.is_dir`."""
-        return self._folder
-
-    def is_file(self) -> bool:
-        """See `Entry.is_file`."""
-        return not self._folder
-
-    def is_symlink(self) -> bool:
-        """See `Entry.is_symlink`."""
-        return False
+    return RemoteFile(path, meta["size"], _stamp(meta), fetch)
 
 
 class ObjectStore:
@@ -237,9 +149,9 @@ class ObjectStore:
         with self.open(path) as file:
             return file.read_at(0, count)
 
-    def open(self, path: str) -> ObjectFile:
+    def open(self, path: str) -> RemoteFile:
         """See `Store.open`."""
-        return ObjectFile(path)
+        return _open(path)
 
     def for_arrow(self, path: str, *, mapped: bool = False) -> Any:
         """See `Store.for_arrow`."""
@@ -250,7 +162,7 @@ class ObjectStore:
     def stamp(self, path: str) -> Stamp | None:
         """See `Store.stamp`."""
         if path.endswith("/"):
-            return Stamp(0, _number(path), 0, 0, 0)
+            return Stamp(0, number_of(path), 0, 0, 0)
         try:
             return _stamp(_HEADS.get(path))
         except OSError:
@@ -279,7 +191,7 @@ class ObjectStore:
             raise FileNotFoundError(errno.ENOENT, "there is no such object, and none below it")
         return True
 
-    def entries(self, folder: str) -> Iterable[ObjectEntry]:
+    def entries(self, folder: str) -> Iterable[RemoteEntry]:
         """See `Store.entries`."""
         import obstore
 
@@ -287,14 +199,14 @@ class ObjectStore:
         above = key.rstrip("/") + "/" if key.rstrip("/") else ""
         found = ask(folder, lambda client: obstore.list_with_delimiter(client, above or None))
 
-        def entry(key: str, slash: str) -> ObjectEntry:
-            return ObjectEntry(f"{root}/{key}{slash}", key[len(above) :], bool(slash))
+        def entry(key: str, slash: str) -> RemoteEntry:
+            return RemoteEntry(f"{root}/{key}{slash}", key[len(above) :], bool(slash))
 
         # What marks an empty folder has its name, and nothing behind it.
         yield from (entry(each["path"], "") for each in found["objects"] if each["path"].startswith(above))
         yield from (entry(prefix, "/") for prefix in found["common_prefixes"])
 
-    def below(self, folder: str) -> Iterator[ObjectEntry]:
+    def below(self, folder: str) -> Iterator[RemoteEntry]:
         """See `Store.below`."""
         import obstore
 
@@ -319,7 +231,7 @@ class ObjectStore:
                 path = f"{root}/{last}"
                 # What marks an empty folder is listed by its name, without the slash by which it could be asked for.
                 if last.startswith(above) and (each["size"] or self.is_file(path)):
-                    yield ObjectEntry(path, last.rpartition("/")[2], False)
+                    yield RemoteEntry(path, last.rpartition("/")[2], False)
 
     def put(self, path: str, content: bytes | Path) -> None:
         """See `Writer.put`."""

@@ -11,6 +11,7 @@ from fiqa_trt.storage.local import LocalStore
 # By scheme. Each module has a function `opened`, which takes nothing and is called for each path, so that it gives the
 # same store each time.
 STORES = dict.fromkeys(("s3", "gs", "az", "abfs", "abfss", "http", "https"), "fiqa_trt.storage.objects")
+STORES["hf"] = "fiqa_trt.storage.hub"
 _LOCAL = LocalStore()
 # Those of them that outputs are written into.
 _WRITTEN = frozenset(("s3", "gs", "az", "abfs", "abfss"))

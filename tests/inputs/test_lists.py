@@ -340,7 +340,7 @@ ADDRESSES = [
     "hdfs://server/shard.tar::a.jpg",
     "hdfs://server/shard.tar",
     "hdfs://server/a.parquet::3",
-    "hf://datasets/a/b/c.jpg",
+    "memory://a/b/c.jpg",
     "zip://a.jpg::/data/x.zip",
     "file://server/share/a.jpg",
     "data:image/jpeg;base64,AAAA",

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.errors import RunError, StoreError
+from fiqa_trt.executors.in_process import FEW
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
@@ -94,6 +95,26 @@ def test_finished_units_are_kept(uploaded: str, proxy: Proxy, tmp_path: Path) ->
     assert score_dataset(source, output, mean_executor, Options(unit_rows=3)).scored_now < 150
     assert pq.read_table(output)["path"].to_pylist() == listed
     assert len(proxy.requests) - before < 150
+
+
+@pytest.mark.parametrize("closed", [1, 2, 3, 4])
+def test_the_units_of_what_is_closed_fail_until_they_are_a_few(
+    closed: int, uploaded: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    good, listed = [f"{uploaded}/a/{index}.jpg" for index in (0, 2, 4)], list[str]()
+    for number in range(20):
+        listed += [*good[:2], f"{uploaded}/b/{number}.jpg" if number % 4 == 3 and number < 4 * closed else good[2]]
+    (tmp_path / "l.txt").write_text("\n".join(listed))
+    source, output = Source(list_file=str(tmp_path / "l.txt")), tmp_path / "o.parquet"
+    proxy.fault = lambda method, path: "403" if "/b/" in path else None
+    seen = list[int]()
+    with pytest.raises(StoreError, match=r"/b/3.jpg: access denied"):
+        score_dataset(source, output, mean_executor, Options(unit_rows=3), lambda progress: seen.append(progress.done))
+    proxy.fault = lambda method, path: "404" if "/b/" in path else None
+    done = score_dataset(source, output, mean_executor, Options(unit_rows=3))
+    assert done.scored_now == 3 * closed if closed < FEW else 3 * FEW <= done.scored_now <= 3 * (20 - 8)
+    assert pq.read_table(output)["path"].to_pylist() == listed
+    assert max(seen) <= len(listed)
 
 
 def test_the_command_says_so_in_one_line(uploaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

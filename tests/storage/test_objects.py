@@ -256,7 +256,7 @@ def test_what_is_not_read_or_written_there_is_refused(uploaded: str, tmp_path: P
         (("score", "--list", f"{uploaded}/l.txt", "-o", str(output)), "there is no such object"),
         (("report", f"{uploaded}/s.parquet", "-o", str(tmp_path / "r.html")), "there is no such object"),
         (("show", f"{uploaded}/a/0.jpg", "--explain"), "-o says where else"),
-        (("score", "hf://datasets/x", "-o", str(output)), "an address of a kind that is not read"),
+        (("score", "hdfs://datasets/x", "-o", str(output)), "an address of a kind that is not read"),
     ]
     for words, why in cases:
         code, said = told(*words)
