@@ -133,7 +133,8 @@ class Benchmark:
         }
         if self.request_ms is not None and self.bottleneck in ("list", "read"):
             helps["read"] = "raise --requests, run nearer to the store, or pack the images into .tar shards"
-            return f"the store bounds the run: {self.bottleneck} {rate:,.0f} images/s; to go faster, {helps[self.bottleneck]}"
+            way_out = helps[self.bottleneck]
+            return f"the store bounds the run: {self.bottleneck} {rate:,.0f} images/s; to go faster, {way_out}"
         return f"the slowest stage is {self.bottleneck} ({rate:,.0f} images/s); to go faster, {helps[self.bottleneck]}"
 
 

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from fiqa_trt.errors import StoreError, one_line
+from fiqa_trt.errors import StoreError, UsageError, one_line
 from fiqa_trt.storage.base import SIGNED, FileChanged, unsigned
 
 T = TypeVar("T")
@@ -119,7 +119,18 @@ def client(root: str, retries: int = RETRIES) -> Any:
 
     retry = {"max_retries": retries, "retry_timeout": timedelta(seconds=120 if retries == RETRIES else 30), **_RETRY}
     options: dict[str, Any] = {"client_options": _CLIENT, "retry_config": retry}
+    if root.startswith("s3://") and os.environ.get("AWS_PROFILE"):
+        options["credential_provider"] = _profile()
     return from_url(root, **options)
+
+
+def _profile() -> Any:
+    """The keys of a profile, which obstore does not read by itself. Raises UsageError."""
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError as exc:
+        raise UsageError("AWS_PROFILE: its keys are read by another library: pip install boto3") from exc
+    return Boto3CredentialProvider()
 
 
 @functools.lru_cache(maxsize=256)

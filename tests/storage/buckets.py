@@ -42,8 +42,8 @@ def _ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A server; its endpoint."""
+def served(folder: Path, volumes: int = 20) -> Iterator[str]:
+    """A server with room for so many times 16 MB; its endpoint."""
     identities = [
         {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
         for (key, secret), actions in ((ADMIN, ["Admin"]), (READER, ["Read"]), (LISTER, ["Read", "List"]))
@@ -54,7 +54,7 @@ def served(folder: Path) -> Iterator[str]:
     ports = dict(zip(names, _ports(len(names)), strict=True))
     words = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", "-master.volumeSizeLimitMB=16"]
     words += [
-        "-volume.max=20",
+        f"-volume.max={volumes}",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-s3",

@@ -23,7 +23,7 @@ from fiqa_trt.storage import lease
 from fiqa_trt.storage.places import Uri
 from tests.helpers import Stop, invoke, mean_executor, stop_after
 from tests.storage.buckets import LISTER, Proxy
-from tests.storage.conftest import sign_in
+from tests.storage.conftest import forget, sign_in
 from tests.storage.test_object_faults import now_and_then
 
 UNITS = Options(unit_rows=3)
@@ -239,3 +239,22 @@ def test_no_secret_is_written_down(
     assert output_metadata(stored(name)) is not None
     done = invoke("score", signed[0], "-o", tmp_path / "o.parquet", "-q")
     assert "X-Amz" not in f"{done.output}{done.exception}"
+
+
+def test_the_keys_of_a_profile(uploaded: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("boto3")
+    (tmp_path / "credentials").write_text(
+        "[good]\naws_access_key_id = admin\naws_secret_access_key = s3cret-of-admin\n"
+        "[bad]\naws_access_key_id = admin\naws_secret_access_key = another\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    for profile in ("good", "bad"):
+        monkeypatch.setenv("AWS_PROFILE", profile)
+        forget()
+        if profile == "good":
+            assert run(uploaded, tmp_path / "o.parquet").images == 12
+        else:
+            with pytest.raises(StoreError, match="access denied"):
+                run(uploaded, tmp_path / "p.parquet")
