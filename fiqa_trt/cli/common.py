@@ -15,7 +15,8 @@ from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, tell
 from fiqa_trt.errors import printable
 from fiqa_trt.progress import Say
-from fiqa_trt.storage.places import Uri
+from fiqa_trt.storage.base import KNOWN, is_remote
+from fiqa_trt.storage.places import Uri, drop_copies
 from fiqa_trt.storage.registry import is_stored
 
 INTERRUPTED = 130
@@ -30,7 +31,10 @@ class PlaceType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The place."""
-        return Uri(value) if is_stored(os.fspath(value)) else super().convert(value, param, ctx)
+        text = os.fspath(value)
+        if is_remote(text) and not is_stored(text) and not os.path.lexists(text):
+            self.fail(f"{text}: {KNOWN}", param, ctx)
+        return Uri(value) if is_stored(text) else super().convert(value, param, ctx)
 
 
 def quiet_and_json(function: F) -> F:
@@ -66,6 +70,7 @@ def interruptible(bar: ProgressLine, hint: str) -> Iterator[None]:
 def end_interrupted(message: str) -> NoReturn:
     """Say it and end, at once: finished work is safe, and a thread that hangs on a dead disk must not hold us back."""
     complain(message)
+    drop_copies()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(INTERRUPTED)

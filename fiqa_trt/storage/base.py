@@ -15,6 +15,7 @@ Blob = bytes | ImageError
 _YEAR_1, _YEAR_10000 = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9  # in nanoseconds since 1970
 
 REMOTE = "an address of a kind that is not read: mount it, or copy it here"
+KNOWN = "not an address of a kind that is known: s3://, gs://, az:// or abfs://, https:// and hf:// are"
 NOT_WRITTEN = "outputs are not written there, but on this machine and into s3://, gs:// and az://"
 # A single slash is what pathlib leaves of two; below a folder, what a table's own path became.
 _URL = re.compile(

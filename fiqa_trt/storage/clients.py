@@ -41,6 +41,7 @@ _CUT = re.compile(r"body error|end of file|incomplete|IncompleteMessage|decoding
 _UNSENT = re.compile(rf"error sending request|{_CUT.pattern}")  # of what may not just be sent twice
 _DENIED = re.compile(r"status code: 40[13]|ExpiredToken|InvalidAccessKeyId")
 _ANSWER = re.compile(r"status code: (\d{3}[\w ]*)|<Code>(\w+)</Code>|HTTP error: ([^\n]*)")
+_UNLISTED = re.compile(r'invalid path: Error parsing Path "(.*?)": ', re.DOTALL)
 _STATUS = re.compile(r"status code: \d{3}|[Ss]erver returned")
 _ADDRESS = re.compile(r"\S+://\S+")  # may hold what grants access
 _ODD = "obstore, which reads it, takes no name with a control character, `//`, or `.` or `..` between slashes"
@@ -212,6 +213,11 @@ def _of_web(path: str, error: BaseException) -> Exception:
 def failure(path: str, error: BaseException, doing: str = "read") -> StoreError:
     """What a store says, for a person."""
     said, why = str(error), _said(error)
+    if odd := _UNLISTED.search(said):
+        return StoreError(
+            f"cannot list {path}: there is an object {odd[1]!a}, and obstore lists none with a control character, "
+            "`//`, or `.` or `..` between slashes; rename it, or name the others in a --list"
+        )
     if _NO_BUCKET.search(said):
         why = f"there is no such bucket ({why})"
     elif _DENIED.search(said):

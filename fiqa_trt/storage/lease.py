@@ -25,6 +25,7 @@ from fiqa_trt.storage.registry import store_of, writer_of
 
 SECONDS = 60
 _OFTEN = 4  # times that it is written again while it lasts
+_PATIENCE = 10.0  # seconds that its end waits for what is being written
 _NAME = "lease-"
 
 
@@ -66,6 +67,7 @@ class Lease:
         self._home, self._output = os.fspath(home), output
         self._me = _Holder(uuid.uuid4().hex, _machine(), os.getpid(), _started(os.getpid()))
         self._number, self._lost, self._end = 0, False, threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
         """Raises OutputError if another run holds it, StoreError if nothing can be written there."""
@@ -81,13 +83,15 @@ class Lease:
                     continue
             self._number = newest + 1
             break
-        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._end.set()
-        if not self._lost:
-            writer_of(self._home).remove([self._path(number) for number in sorted(self._there())])
+        self._thread.join(_PATIENCE)  # so that it does not write once more what goes now
+        with contextlib.suppress(RunError):  # it runs out by itself
+            if not self._lost:
+                writer_of(self._home).remove([self._path(number) for number in sorted(self._there())])
 
     def check(self) -> None:
         """Raise RunError if it was lost."""

@@ -170,6 +170,11 @@ os.register_at_fork(after_in_child=_COPIES.forget)
 atexit.register(_COPIES.remove)
 
 
+def drop_copies() -> None:
+    """Remove what `at_hand` has copied, where the process ends without its usual end."""
+    _COPIES.remove()
+
+
 def at_hand(place: str | os.PathLike[str]) -> Path:
     """A file of this machine with what is at a place: that itself, or a copy. Raises OSError, StoreError."""
     text = os.fspath(place)

@@ -67,6 +67,14 @@ def test_what_marks_a_folder_is_no_image(name: str, store: Any, proxy: Proxy, mo
     assert list(walk(f"s3://{name}/f")) == [f"s3://{name}/f/empty.jpg", f"s3://{name}/f/full.jpg"]
 
 
+def test_a_key_that_cannot_be_listed_is_named(name: str, store: Any, proxy: Proxy) -> None:
+    boto3 = pytest.importorskip("boto3")
+    bucket, _, folder = name.partition("/")
+    boto3.client("s3", endpoint_url=proxy.endpoint).put_object(Bucket=bucket, Key=f"{folder}/f/a\nb.jpg", Body=b"x")
+    with pytest.raises(StoreError, match=r"there is an object '.*/f/a\\nb.jpg'.*rename it, or name the others"):
+        list(walk(f"s3://{name}/f"))
+
+
 def test_a_listing_that_breaks_off_goes_on_behind_what_came(name: str, store: Any, proxy: Proxy) -> None:
     import obstore
 
