@@ -359,7 +359,7 @@ def tell(delivered: Delivered, way: str | None = None, would: str = "", *, sized
     elif delivered.output:
         lines = [f"{delivered.written:,} written to {delivered.output}"]
     if way is not None and delivered.written and delivered.output:
-        lines.append(f"their scores: {Path(delivered.output) / TABLE}")
+        lines.append(f"their scores: {place_of(delivered.output) / TABLE}")
         if way == "move":
             lines.append(f"to take the move back: fiqa-trt filter --undo {path_word(delivered.output)}")
     if count := delivered.removed:

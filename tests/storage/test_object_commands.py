@@ -16,8 +16,9 @@ from fiqa_trt.curation.select import Rules, select
 from fiqa_trt.errors import FiqaError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.score import score_dataset
-from fiqa_trt.storage.places import Uri, at_hand
+from fiqa_trt.storage.places import Uri, at_hand, below, entry_names
 from tests.helpers import invoke, mean_executor, tree
+from tests.storage.buckets import Proxy
 from tests.storage.conftest import upload
 
 
@@ -83,9 +84,48 @@ def test_a_root_in_a_store(scores: str, uploaded: str, tmp_path: Path) -> None:
     assert all(path.startswith("crops/") for path in tree(tmp_path / "kept"))
 
 
-def test_folders_are_not_filled_in_a_store(scores: str, name: str) -> None:
-    code, said = told("filter", scores, "-o", f"s3://{name}/kept", "--copy", "--top", 5)
-    assert (code, "a name in .tar packs the images there" in said) == (2, True)
+@pytest.mark.parametrize("local", [False, True])
+def test_images_are_copied_below_a_prefix(local: bool, scores: str, name: str, tmp_path: Path, crops: Path) -> None:
+    if local:
+        score_dataset(Source((str(crops),)), tmp_path / "scores.parquet", mean_executor)
+    given = tmp_path / "scores.parquet" if local else scores
+    out = f"s3://{name}/kept"
+    words = ("filter", given, "-o", out, "--copy", "--top", 5)
+    code, said = told(*words, "--dry-run")
+    assert (code, "would write 5 images" in said) == (0, True), said
+    assert entry_names(Uri(out)) == []
+    code, said = told(*words)
+    assert (code, f"their scores: {out}/fiqa_scores.parquet" in said) == (0, True), said
+    found = {e.path.removeprefix(f"{out}/"): Uri(e.path).read_bytes() for e in below(Uri(out)) if "fiqa" not in e.name}
+    assert len(found) == 5
+    assert all((crops / path).read_bytes() == data for path, data in found.items())
+    table = pq.read_table(at_hand(f"{out}/fiqa_scores.parquet"))
+    assert sorted(table["path"].to_pylist()) == sorted(f"{out}/{path}" for path in found)
+    assert "already complete: 5 images" in told(*words)[1]
+    Uri(f"{out}/{min(found)}").unlink()  # as if it had been stopped
+    code, said = told(*words)
+    assert (code, "1 written" in said, "4 were there already" in said) == (0, True, True), said
+    code, said = told(*words[:-1], 6)
+    assert (code, "is not empty" in said) == (2, True)
+    code, said = told(*words[:-3], "--move", "--top", 5)
+    assert (code, "there is only --copy" in said) == (2, True)
+
+
+def test_a_copy_below_a_prefix_that_is_stopped_goes_on(scores: str, name: str, proxy: Proxy) -> None:
+    out, puts = f"s3://{name}/kept", 0
+
+    def denied(method: str, path: str) -> str | None:
+        nonlocal puts
+        puts += method == "PUT"
+        return "403" if method == "PUT" and puts > 4 else None
+
+    proxy.fault = denied
+    words = ("filter", scores, "-o", out, "--copy", "--top", 8)
+    code, said = told(*words)
+    assert (code, "access denied" in said) == (1, True)
+    proxy.fault = lambda method, path: None
+    code, said = told(*words)
+    assert (code, "3 were there already" in said) == (0, True), said
 
 
 def test_a_report_of_a_store_in_one(scores: str, name: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from fiqa_trt.curation.delivery.common import Delivered
 from fiqa_trt.curation.delivery.companions import Wish
 from fiqa_trt.curation.delivery.folder import WAYS, check_folder, fill_folder, measure
+from fiqa_trt.curation.delivery.prefix import check_prefix, fill_prefix
 from fiqa_trt.curation.delivery.rows import check_rows, write_rows
 from fiqa_trt.curation.delivery.shards import SHARD_SIZE, check_shards, shard_of, write_shards
 from fiqa_trt.curation.delivery.undo import Undone, undo_move
@@ -14,7 +15,7 @@ from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import OutputError
 from fiqa_trt.progress import Report, silent
 from fiqa_trt.scores.files import SUFFIXES
-from fiqa_trt.storage.places import Place, is_same
+from fiqa_trt.storage.places import Place, Uri, is_same
 
 __all__ = [
     "SHARD_SIZE",
@@ -72,7 +73,7 @@ def deliver(
         return Delivered("", 0)
     if way is not None:
         if not isinstance(output, Path):
-            raise OutputError(f"{output}: --{way} fills folders of this machine; a name in .tar packs the images there")
+            return _below_prefix(kept, output, way, root, wish, report, dry_run=dry_run, update=update)
         if dry_run:
             return measure(kept, way, root, wish, fill=check_folder(kept, output, way, root, wish, update=update))
         return fill_folder(kept, output, way, root, report, wish, update=update)
@@ -81,6 +82,29 @@ def deliver(
     if update:
         raise OutputError("--update goes with --copy, --hardlink, --symlink or --move; --restart replaces a file")
     return _as_file(kept, output, shard_size, wish, report, restart=restart, dry_run=dry_run)
+
+
+def _below_prefix(
+    kept: Kept,
+    output: Uri,
+    way: str,
+    root: str | None,
+    wish: Wish | None,
+    report: Report,
+    *,
+    dry_run: bool,
+    update: bool,
+) -> Delivered:
+    """As objects of a store."""
+    if way != "copy":
+        raise OutputError(f"{output}: in an object store there is only --copy, not --{way}")
+    if wish is not None or update:
+        option = "--update" if update else "--companions"
+        raise OutputError(f"{option} is for folders of this machine, and {output} is none; leave it out")
+    if dry_run:
+        check_prefix(kept, output, root)
+        return measure(kept, way, root)
+    return fill_prefix(kept, output, root, report)
 
 
 def _as_file(

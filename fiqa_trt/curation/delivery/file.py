@@ -45,6 +45,19 @@ def data_of(image: Image, reader: ContainerReader) -> bytes:
     raise blob
 
 
+def size_of(image: Image, reader: ContainerReader) -> int:
+    """Bytes of it. Raises OSError, ImageError."""
+    file, key, _ = image.address
+    if key is not None:
+        return len(data_of(image, reader))
+    if not is_stored(file):
+        return os.stat(file).st_size
+    size = store_of(file).origin(file).bytes
+    if size is None:
+        raise ImageError(Status.MISSING, "there is no such object")
+    return size
+
+
 def temporary_of(target: Path) -> Path:
     """The name that a file has until it is complete."""
     return target.with_name(f".{hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.tmp")

@@ -18,12 +18,12 @@ from fiqa_trt.curation.delivery.companions import Wish
 from fiqa_trt.curation.delivery.file import (
     INSIDE,
     Unlinkable,
-    data_of,
     deliver_file,
     end_move,
     of_source,
     reason,
     remove_folder,
+    size_of,
 )
 from fiqa_trt.curation.delivery.plan import OCCUPIED, Image, Plan, Unplaced, base_of
 from fiqa_trt.curation.delivery.refresh import EDITED, Old, fits, look
@@ -71,8 +71,7 @@ def measure(
                 if fill is not None and place not in old.leaving and os.path.lexists(fill.output / place):
                     account.already += not image.companion and place not in old.staying
                     continue
-                plain = image.address.key is None
-                account.add(image, os.stat(image.address.file).st_size if plain else len(data_of(image, reader)))
+                account.add(image, size_of(image, reader))
             except ImageError as exc:
                 plan.skips.fail(image.path, exc)
             except (OSError, Unplaced) as exc:
