@@ -63,6 +63,14 @@ class Units(Protocol):
         """Keep the rows of a unit, which is finished then. Raises RunError if that cannot be."""
         ...
 
+    def deaths(self) -> dict[int, int]:
+        """By unit how often it has ended the process that scored it, in this run and those that it goes on with."""
+        ...
+
+    def record_deaths(self, deaths: dict[int, int]) -> None:
+        """Keep that. Raises RunError if it cannot be."""
+        ...
+
 
 class Executor(Protocol):
     """Scores the units of a run.

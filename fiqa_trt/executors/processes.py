@@ -1,4 +1,4 @@
-"""One process for each of several devices. The units of one that dies go to the others.
+"""One process for each of several devices. The units of one that dies go to the others, or to the one in its place.
 
 Each writes the part of a unit as soon as it is done, so that such a death costs nothing but time.
 """
@@ -12,16 +12,16 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import EngineError, FiqaError, RunError
+from fiqa_trt.executors.attempts import Dispatch
 from fiqa_trt.executors.base import Setup, Units
 from fiqa_trt.executors.in_process import InProcess
-from fiqa_trt.pipeline import Unit
+from fiqa_trt.pipeline import Task
 from fiqa_trt.progress import Count, Say, silent
 
 _AHEAD = 3  # units that a process has been given and not finished
@@ -58,6 +58,7 @@ class _Task:
 
     units: Units
     number: int
+    careful: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,16 +109,16 @@ def _serve(setup: Setup, parent: Connection) -> None:
         tell(_Opened(executor.info, executor.decoder))
         over = False
 
-        def given(task: _Task) -> Iterator[Unit]:
+        def given(task: _Task) -> Iterator[Task]:
             nonlocal over
-            yield task.number, task.units.inputs(task.number)
+            yield executor.task(task.units, task.number, careful=task.careful)
             # Without another at hand the pipeline is emptied, or the parent would wait for us and we for it.
             while parent.poll():
                 following = parent.recv()
                 if following is None:
                     over = True
                     return
-                yield following.number, following.units.inputs(following.number)
+                yield executor.task(following.units, following.number, careful=following.careful)
 
         while not over and (task := parent.recv()) is not None:
             found = executor.score(given(task), lambda rows, failed: tell(_Scored(rows, failed)))
@@ -135,12 +136,27 @@ def _serve(setup: Setup, parent: Connection) -> None:
 class _Worker:
     """A process as its parent sees it."""
 
-    device: str
+    setup: Setup
     process: BaseProcess
     connection: Connection
     units: set[int] = dataclasses.field(default_factory=set)
+    opened: bool = False
     rows: int = 0  # reported of units that are not finished
     failed: int = 0
+
+    @property
+    def device(self) -> str:
+        """That it works on."""
+        return self.setup.device
+
+
+def _started(setup: Setup) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(setup, theirs), daemon=True)
+    process.start()
+    theirs.close()  # so that its death closes the last other end
+    return _Worker(setup, process, mine)
 
 
 class Processes:
@@ -159,45 +175,48 @@ class Processes:
             RunError: all of them died.
         """
         self._say, self._said = say, set[str]()
-        context = multiprocessing.get_context("spawn")
         cores = sorted(os.sched_getaffinity(0))
         on_cpu = devices.count("cpu")
         self._workers = list[_Worker]()
         for index, device in enumerate(devices):
             threads = max(1, setup.threads // len(devices))
             share = tuple(cores[devices[:index].count("cpu") :: on_cpu]) if device == "cpu" else ()
-            mine, theirs = context.Pipe()
             own = dataclasses.replace(setup, device=device, threads=threads, cores=share)
-            process = context.Process(target=_serve, args=(own, theirs), daemon=True)
-            process.start()
-            theirs.close()  # so that its death closes the last other end
-            self._workers.append(_Worker(device, process, mine))
+            self._workers.append(_started(own))
         opened = list[_Opened]()
         try:
             for worker in list(self._workers):
                 try:
                     opened.append(self._opened(worker))
                 except (EOFError, ConnectionError) as exc:
-                    self._lose(worker, f"{_end(worker)} while it started", exc)
+                    self._lose(worker, _end(worker)[0], exc)
         except FiqaError:
             self.close()
             raise
         self.info, self.decoder = opened[0].info, opened[0].decoder
         self.setup = dataclasses.replace(setup, decoder=self.decoder)
-        for worker, other in zip(self._workers, opened, strict=True):
-            for name in ("backend", "precision", "executed", "batch", "model"):
-                here, there = getattr(self.info, name), getattr(other.info, name)
-                if here != there:
-                    self.close()
-                    raise EngineError(
-                        f"--devices: {name} is {here} on {self._workers[0].device} and {there} on {worker.device}, so "
-                        "their scores would differ; give --engine, --precision and --batch-size, or use like devices"
-                    )
+        try:
+            for worker, other in zip(self._workers, opened, strict=True):
+                self._compare(worker, other)
+        except EngineError:
+            self.close()
+            raise
+
+    def _compare(self, worker: _Worker, other: _Opened) -> None:
+        """Raise EngineError if a worker would score otherwise than the first one."""
+        for name in ("backend", "precision", "executed", "batch", "model"):
+            here, there = getattr(self.info, name), getattr(other.info, name)
+            if here != there:
+                raise EngineError(
+                    f"--devices: {name} is {here} on {self._workers[0].device} and {there} on {worker.device}, so "
+                    "their scores would differ; give --engine, --precision and --batch-size, or use like devices"
+                )
 
     def _opened(self, worker: _Worker) -> _Opened:
         while True:
             message = worker.connection.recv()
             if isinstance(message, _Opened):
+                worker.opened = True
                 return message
             if isinstance(message, FiqaError):
                 raise message
@@ -210,28 +229,42 @@ class Processes:
 
     def work(self, units: Units, report: Count) -> None:
         """See `Executor.work`."""
-        waiting = deque(units.pending())
-        while waiting or any(worker.units for worker in self._workers):
+        dispatch = Dispatch(units)
+        while not dispatch.over:
             for worker in list(self._workers):
-                while waiting and len(worker.units) < _AHEAD:
-                    number = waiting.popleft()
-                    worker.units.add(number)
-                    task = _Task(units, number)
-                    self._guarded(worker, waiting, report, functools.partial(worker.connection.send, task))
+                while len(worker.units) < _AHEAD and (found := dispatch.give(worker.connection)) is not None:
+                    worker.units.add(found[0])
+                    send = functools.partial(worker.connection.send, _Task(units, *found))
+                    self._guarded(worker, dispatch, report, send)
                     if worker not in self._workers:
                         break
             for connection in wait([worker.connection for worker in self._workers], timeout=1):
                 worker = next(worker for worker in self._workers if worker.connection is connection)
-                self._guarded(worker, waiting, report, functools.partial(self._hear, worker, report))
+                self._guarded(worker, dispatch, report, functools.partial(self._hear, worker, dispatch, report))
 
-    def _guarded(self, worker: _Worker, waiting: deque[int], report: Count, action: Callable[[], None]) -> None:
-        """Do something with a worker; if it turns out to be dead, the others get its units."""
+    def _guarded(self, worker: _Worker, dispatch: Dispatch, report: Count, action: Callable[[], None]) -> None:
+        """Do something with a worker; if it turns out to be dead, another one gets its units."""
         try:
             action()
-        except (EOFError, ConnectionError, RunError) as exc:
-            self._lose(worker, str(exc) if isinstance(exc, RunError) else _end(worker), exc)
-            waiting.extendleft(sorted(worker.units, reverse=True))
+        except (EOFError, ConnectionError) as exc:
+            reason, crashed = _end(worker)
             report(-worker.rows, -worker.failed)
+            dispatch.lost(worker.connection, f"the process for {worker.device} {reason}")
+            if crashed and worker.units:
+                self._replace(worker, reason)
+            else:
+                self._lose(worker, reason, exc)
+        except RunError as exc:
+            self._lose(worker, str(exc), exc)
+            for number in worker.units:
+                dispatch.failed(worker.connection, number, str(exc))
+            report(-worker.rows, -worker.failed)
+
+    def _replace(self, worker: _Worker, reason: str) -> None:
+        """Put another process in the place of one that has crashed, be it because of what it was given."""
+        self._say(f"the process for {worker.device} {reason}; another takes its place")
+        worker.connection.close()
+        self._workers[self._workers.index(worker)] = _started(worker.setup)
 
     def _lose(self, worker: _Worker, reason: str, error: Exception) -> None:
         """Go on without a worker, if that leaves any."""
@@ -243,17 +276,21 @@ class Processes:
             ) from error
         self._say(f"the process for {worker.device} {reason}; its units go to the others")
 
-    def _hear(self, worker: _Worker, report: Count) -> None:
+    def _hear(self, worker: _Worker, dispatch: Dispatch, report: Count) -> None:
         message = worker.connection.recv()
         if isinstance(message, FiqaError):
             raise message
         if isinstance(message, _Told):
             self._tell(worker, message)
+        elif isinstance(message, _Opened):
+            worker.opened = True
+            self._compare(worker, message)
         elif isinstance(message, _Scored):
             worker.rows, worker.failed = worker.rows + message.rows, worker.failed + message.failed
             report(message.rows, message.failed)
         elif isinstance(message, _Finished):
             worker.units.discard(message.unit)
+            dispatch.finished(worker.connection, message.unit)
             worker.rows, worker.failed = worker.rows - message.rows, worker.failed - message.failed
 
     def close(self) -> None:
@@ -270,10 +307,11 @@ class Processes:
             worker.connection.close()
 
 
-def _end(worker: _Worker) -> str:
-    """How a process ended."""
+def _end(worker: _Worker) -> tuple[str, bool]:
+    """How a process ended, and whether of something that it did itself: SIGKILL is somebody's who needs its memory."""
     worker.process.join(5)
     code = worker.process.exitcode
+    when = "" if worker.opened else " while it started"
     if code is not None and code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+        return f"was killed by {signal.Signals(-code).name}{when}", worker.opened and code != -signal.SIGKILL
+    return f"ended with exit code {code}{when}", worker.opened

@@ -1,7 +1,8 @@
 """The working state of a run beside its output.
 
 `<output>.partial/` holds `inputs.parquet` (the frozen list, one row group for each unit of work), `run.json` (the
-fingerprint) and `parts/` (one file for each finished unit). If the output is a link, that lies beside what it leads to.
+fingerprint), `parts/` (one file for each finished unit) and `deaths.json` (units that ended the process that scored
+them, or are at work in one). If the output is a link, that lies beside what it leads to.
 Every file appears under its name only when it is complete and on the disk; the output appears in one `os.replace`; only
 then is the working state removed. So a run may be killed at any moment and loses at most its unfinished units.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -23,7 +25,7 @@ import pyarrow.parquet as pq
 from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error, unwritable
 from fiqa_trt.fingerprint import Fingerprint
 from fiqa_trt.storage.record import Record
-from fiqa_trt.storage.writing import atomic, beside, is_at, lock, sync_file, target_of
+from fiqa_trt.storage.writing import atomic, beside, is_at, lock, sync_file, target_of, write_text
 
 _STATE = {
     "inputs.parquet",
@@ -31,6 +33,7 @@ _STATE = {
     "listed.parquet",
     "run.json",
     "parts",
+    "deaths.json",
     "lock",
 }  # what a run keeps in its folder
 
@@ -79,6 +82,18 @@ class FolderUnits:
         """See `Units.keep`."""
         with atomic(self._part(number)) as temporary:
             pq.write_table(rows, temporary, compression="zstd")
+
+    def deaths(self) -> dict[int, int]:
+        """See `Units.deaths`."""
+        try:
+            recorded = json.loads((self.path / "deaths.json").read_text())
+            return {int(number): int(count) for number, count in recorded.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def record_deaths(self, deaths: dict[int, int]) -> None:
+        """See `Units.record_deaths`."""
+        write_text(self.path / "deaths.json", json.dumps(deaths))
 
     def finished(self) -> Iterator[pa.Table]:
         """`score` and `status` of each unit that is finished; one that cannot be read no longer is."""
@@ -220,6 +235,7 @@ class RunFolder:
             (self.path / "inputs.new").replace(self.units.path_of_inputs)  # the same rows
             return
         shutil.rmtree(self.units.path_of_parts, ignore_errors=True)
+        (self.path / "deaths.json").unlink(missing_ok=True)
         self.units.path_of_parts.mkdir()
         (self.path / "inputs.new").replace(self.units.path_of_inputs)
         self._record.write(fingerprint)

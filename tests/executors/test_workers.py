@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.errors import EngineError, RunError
+from fiqa_trt.executors.attempts import Dispatch
 from fiqa_trt.executors.base import Executor, Setup
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.executors.processes import Processes, _Worker, parse_devices
@@ -84,8 +85,9 @@ def test_killed_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     parts = tmp_path / "s.parquet.partial" / "parts"
     hear = workers._hear
 
-    def kill_after_five_units(worker: _Worker, report: Count) -> None:  # in the parent, so that none is too late
-        hear(worker, report)
+    def kill_after_five_units(worker: _Worker, dispatch: Dispatch, report: Count) -> None:
+        """In the parent, so that none is too late."""
+        hear(worker, dispatch, report)
         while doomed and len(list(parts.glob("0*.parquet"))) >= 5:
             pid = doomed.pop()
             assert pid is not None

@@ -1,0 +1,138 @@
+"""How often a unit has ended the process that scored it, and which worker scores which unit.
+
+One image may make a decoder end its whole process. So whoever can see such a death records it in the state of the run,
+where it outlives the run itself, and a unit that has died CAREFUL times is scored with its images looked at one by one
+in a process of their own; see `sifting`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable
+
+from fiqa_trt.errors import RunError, number_of
+from fiqa_trt.executors.base import Units
+
+CAREFUL = 2
+LIMIT = 3
+"""Attempts at a unit, after which a run ends that can see them fail."""
+_COPY_FACTOR, _COPY_SECONDS = 1.5, 2.0
+_AGAIN = "run the same command again to resume"
+
+
+class Attempts:
+    """Deaths of the units of a run, in its state."""
+
+    def __init__(self, units: Units) -> None:
+        self._units, self._deaths = units, Counter(units.deaths())
+        self._begun = set[int]()
+
+    def careful(self, number: int) -> bool:
+        """Whether a unit has died so often that one looks before one scores it."""
+        return self._deaths[number] >= CAREFUL
+
+    def died(self, numbers: Iterable[int]) -> int:
+        """Record a death of each of some units; returns how often the worst of them has died. Raises RunError."""
+        found = list(numbers)
+        self._deaths.update(found)
+        if found:
+            self._units.record_deaths(dict(self._deaths))
+        return max((self._deaths[number] for number in found), default=0)
+
+    def begin(self, number: int) -> None:
+        """This process itself is going to score a unit: recorded as its death until it ends. Raises RunError."""
+        self._begun.add(number)
+        self._units.record_deaths(dict(self._deaths + Counter(self._begun)))
+
+    def end(self, number: int) -> None:
+        """A unit is finished."""
+        self._begun.discard(number)
+        self._deaths.pop(number, None)
+
+    def close(self) -> None:
+        """This process lives, whatever became of the units that it has begun. Raises RunError."""
+        if self._begun:
+            self._begun.clear()
+            self._units.record_deaths(dict(self._deaths))
+
+
+class Dispatch:
+    """Which worker scores which unit: in order, what was lost first, and at the end copies of what takes long.
+
+    Workers are known by whatever their owner calls them. Parts are the same whoever writes them, so of two copies the
+    first to finish counts.
+    """
+
+    def __init__(self, units: Units, clock: Callable[[], float] = time.monotonic, *, copies: bool = False) -> None:
+        """`copies`: whether a unit that another worker has had for long is given to one that has nothing to do."""
+        self._attempts = Attempts(units)
+        self._waiting, self._clock, self._copies = deque(units.pending()), clock, copies
+        self._held = dict[int, dict[Hashable, float]]()  # by unit who has it, and since when
+        self._failures, self._seconds = Counter[int](), deque[float](maxlen=256)
+
+    @property
+    def over(self) -> bool:
+        """Whether every unit is finished."""
+        return not self._waiting and not self._held
+
+    def give(self, worker: Hashable) -> tuple[int, bool] | None:
+        """A unit for a worker, and whether its images are to be looked at first; None if there is none for it now."""
+        number = self._waiting.popleft() if self._waiting else self._slow(worker) if self._copies else None
+        if number is None:
+            return None
+        self._held.setdefault(number, {})[worker] = self._clock()
+        return number, self._attempts.careful(number)
+
+    def _slow(self, worker: Hashable) -> int | None:
+        """The unit that another worker alone has had for longest, if that is longer than units take."""
+        alone = [(next(iter(held.values())), number) for number, held in self._held.items() if len(held) == 1]
+        alone = [(since, number) for since, number in alone if worker not in self._held[number]]
+        if not alone:
+            return None
+        since, number = min(alone)
+        usual = statistics.median(self._seconds) if self._seconds else _COPY_SECONDS
+        return number if self._clock() - since > max(_COPY_FACTOR * usual, _COPY_SECONDS) else None
+
+    def finished(self, worker: Hashable, number: int) -> bool:
+        """A worker has written the part of a unit; returns whether it is the first that has."""
+        held = self._held.pop(number, None)
+        if held is None:
+            return False
+        self._seconds.append(self._clock() - held.get(worker, self._clock()))
+        self._attempts.end(number)
+        return True
+
+    def failed(self, worker: Hashable, number: int, error: str) -> None:
+        """A worker, which lives, could not do a unit. Raises RunError at the third time."""
+        if number not in self._held:
+            return
+        self._failures[number] += 1
+        self._back([number], worker)
+        if self._failures[number] >= LIMIT:
+            raise RunError(f"unit {number} failed {LIMIT} times, at last: {_sentence(error)}{_AGAIN}")
+
+    def lost(self, worker: Hashable, error: str) -> list[int]:
+        """A worker has died; returns the units that it had, which others get. Raises RunError if they die of it."""
+        numbers = [number for number, held in self._held.items() if worker in held]
+        self._back(numbers, worker)
+        deaths = self._attempts.died(numbers)
+        if deaths >= LIMIT:
+            raise RunError(
+                f"{number_of(len(numbers), 'unit')} ({', '.join(map(str, numbers))}) ended the process {deaths} times, "
+                f"at last: {_sentence(error)}{_AGAIN}"
+            )
+        return numbers
+
+    def _back(self, numbers: list[int], worker: Hashable) -> None:
+        for number in reversed(numbers):
+            self._held[number].pop(worker, None)
+            if not self._held[number]:
+                del self._held[number]
+                self._waiting.appendleft(number)
+
+
+def _sentence(error: str) -> str:
+    """What went wrong, without a way out that it names itself."""
+    return error.partition(f"; {_AGAIN}")[0].partition("; run the same command again")[0] + "; "
