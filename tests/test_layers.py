@@ -45,6 +45,7 @@ HEAVY = {
     "pynvml",
     "onnx",
     "onnxruntime",
+    "ray",
 }
 # Imported only by what needs torch anyway.
 LOADED_LATE = ("models/networks.py", "models/folding.py", "training/")

@@ -77,6 +77,11 @@ class Dispatch:
         """Whether every unit is finished."""
         return not self._waiting and not self._held
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are units that nobody has."""
+        return bool(self._waiting)
+
     def give(self, worker: Hashable) -> tuple[int, bool] | None:
         """A unit for a worker, and whether its images are to be looked at first; None if there is none for it now."""
         number = self._waiting.popleft() if self._waiting else self._slow(worker) if self._copies else None
