@@ -227,6 +227,7 @@ def describe(summary: Summary) -> str:
     now = f", {summary.scored_now:,} of them scored now" if 0 < summary.scored_now < summary.images else ""
     rate = f", {summary.scored_now / summary.seconds:,.0f} images/s" if summary.scored_now and summary.seconds else ""
     lines = [f"{number_of(summary.images, 'image')}{now}{rate}, {summary.failed:,} failed"]
+    lines += [f"  {node}: {speed:,.0f} images/s" for node, speed in summary.nodes.items()]
     lines += [f"  {count:,} {status}" for status, count in summary.statuses.items() if status != "ok"]
     if summary.unforeseen:
         lines.append(

@@ -11,13 +11,13 @@ from fiqa_trt.engines.base import Engine
 from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.errors import EngineError
 from fiqa_trt.executors.attempts import Attempts
-from fiqa_trt.executors.base import Setup, Units
+from fiqa_trt.executors.base import Alone, Setup, Units
 from fiqa_trt.executors.sifting import sift
 from fiqa_trt.pipeline import Task, Unit, score_units
 from fiqa_trt.progress import Count, Say, silent
 
 
-class InProcess:
+class InProcess(Alone):
     """One engine and one decoder in this process."""
 
     def __init__(self, engine: Engine, decoder: Decoder, setup: Setup = Setup(), say: Say = silent) -> None:

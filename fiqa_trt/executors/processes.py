@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import EngineError, FiqaError, RunError
 from fiqa_trt.executors.attempts import Dispatch
-from fiqa_trt.executors.base import Setup, Units
+from fiqa_trt.executors.base import Alone, Setup, Units
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.pipeline import Task
 from fiqa_trt.progress import Count, Say, silent
@@ -159,7 +159,7 @@ def _started(setup: Setup) -> _Worker:
     return _Worker(setup, process, mine)
 
 
-class Processes:
+class Processes(Alone):
     """One process for each device."""
 
     def __init__(self, devices: list[str], setup: Setup, say: Say = silent) -> None:

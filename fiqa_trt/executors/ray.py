@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import multiprocessing
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -45,6 +44,7 @@ class OnRay:
         """Connect, start replicas and wait for the first of them. Raises EngineError and RunError."""
         self._where, self._say, self._said = where, say, set[str]()
         self._at_work: AtWork | None = None
+        self._connected = False
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(where, setup, _files_of(setup.engine), theirs), daemon=True)
@@ -54,6 +54,7 @@ class OnRay:
             self._await(Connected, _STARTING_SECONDS)  # Ray is imported
             local = where.address == "local"
             self._await(Connected, _STARTING_SECONDS if local else _CONNECTING_SECONDS)
+            self._connected = True
             first = self._await(Opened, None)
         except BaseException:
             self.close()
@@ -66,7 +67,7 @@ class OnRay:
         while True:
             if not self._connection.poll(seconds):
                 raise EngineError(
-                    f"--cluster {self._where.address}: no answer for {seconds:.0f} s; is a Ray cluster there?"
+                    f"--cluster {self._where.address}: no answer for {seconds:.0f} s; is it a Ray cluster's head?"
                 )
             message = self._received()
             if isinstance(message, kind):
@@ -118,8 +119,8 @@ class OnRay:
         """See `Executor.close`."""
         with contextlib.suppress(OSError):
             self._connection.send(None)
-        deadline = time.monotonic() + _CLOSING_SECONDS
-        self._process.join(max(0.0, deadline - time.monotonic()))
+        if self._connected:  # what hangs on its way to a cluster hears nothing
+            self._process.join(_CLOSING_SECONDS)
         self._process.kill()
         self._process.join()
         self._connection.close()

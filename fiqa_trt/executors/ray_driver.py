@@ -36,7 +36,7 @@ from fiqa_trt.executors.resources import Share, shares
 _AT_ONCE = 2  # units of a replica, so that its engine does not wait from one to the next
 _STEP_SECONDS = 1.0
 _AWAITED_SECONDS = 10.0
-_LATE_SECONDS = 60.0
+_LATE_SECONDS = 15.0
 _ALONE_SECONDS = float(os.environ.get("FIQA_TRT_CLUSTER_PATIENCE", "600"))
 _CONNECT_SECONDS = 5.0
 _OBJECT_STORE = 100 << 20
@@ -326,10 +326,9 @@ class _Driver:
         if getattr(error, "actor_init_failed", False):
             raise EngineError(f"--cluster: a replica cannot be started: {_cause(error)}")
         if dispatch is not None and node:
-            why = "its node is gone" if "node" in str(error).lower() and "dead" in str(error).lower() else "it died"
-            self._say(f"{node}: a replica is lost ({why}); others go on with its units")
+            self._say(f"{node}: a replica died; others go on with its units")
             hand.units, hand.partial = set(), (0, 0)
-            dispatch.lost(hand, f"a replica on {node} is lost ({why})")
+            dispatch.lost(hand, f"a replica on {node} died")
 
     def _tell(self, *, last: bool = False) -> None:
         """Report what is new since the last time."""

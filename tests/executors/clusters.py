@@ -31,7 +31,7 @@ class Nodes:
         from ray.cluster_utils import Cluster as Started
 
         self._started = Started(initialize_head=True, head_node_args={**_NODE, **options})
-        self.nodes = [self._started.head_node]
+        self.nodes: list[Any] = [self._started.head_node]
         for _ in range(count - 1):
             self.add(**options)
 
@@ -56,7 +56,7 @@ class Nodes:
         self._started.remove_node(self.nodes.pop(index), allow_graceful=False)
 
     def close(self) -> None:
-        self._started.shutdown()
+        self._started.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")

@@ -70,9 +70,13 @@ def test_the_output_is_that_of_one_process(nodes: Nodes, crops: Path, tmp_path: 
 def test_a_replica_is_killed(nodes: Nodes, many: Path, tmp_path: Path, expected: pa.Table) -> None:
     said = list[str]()
     report = once_at(100, lambda: nodes.replicas(1)[0].kill())  # noqa: PLW0108, as there is none yet
-    score(many, tmp_path / "s.parquet", on(nodes, said.append), report=report, say=said.append)
+    summary = score(many, tmp_path / "s.parquet", on(nodes, said.append), report=report, say=said.append)
     assert pq.read_table(tmp_path / "s.parquet").equals(expected)
-    assert any("a replica is lost (it died); others go on with its units" in line for line in said)
+    assert len(summary.nodes) == 2
+    assert sum(summary.nodes.values()) == pytest.approx(
+        800 / summary.seconds, rel=0.5
+    )  # seconds of work, and of waiting for its end
+    assert any("a replica died; others go on with its units" in line for line in said)
 
 
 def test_a_node_freezes_and_thaws(nodes: Nodes, many: Path, tmp_path: Path, expected: pa.Table) -> None:
@@ -117,19 +121,21 @@ def test_the_store_refuses_writes_for_a_while(nodes: Nodes, many: Path, tmp_path
 
 def test_the_driver_is_killed(nodes: Nodes, many: Path, tmp_path: Path, expected: pa.Table) -> None:
     output = tmp_path / "s.parquet"
-    command = ["score", many, "-o", output, "--device", "cpu", "--precision", "fp32", "--batch-size", "4"]
+    command = ["score", str(many), "-o", str(output), "--device", "cpu", "--precision", "fp32", "--batch-size", "4"]
     command += ["--unit-size", str(UNIT), "--cluster", nodes.address, "--shared-filesystem"]
     with subprocess.Popen([*COMMAND, *command], cwd=ROOT, stderr=subprocess.DEVNULL) as first:
         while len(list(tmp_path.glob("s.parquet.partial/parts/0*"))) < 5:
             assert first.poll() is None
             time.sleep(0.01)
         first.kill()
-    done = call(*map(str, command))
+    done = call(*command)
     assert "resuming: " in done.stderr
     assert pq.read_table(output).equals(expected)
 
 
-def test_a_node_is_gone_and_another_joins(many: Path, tmp_path: Path, expected: pa.Table) -> None:
+def test_a_node_is_gone_and_another_joins(
+    many: Path, tmp_path: Path, expected: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From two to one, and back; at last all are gone, and another cluster goes on."""
     found, said = Nodes(), list[str]()
     try:
@@ -138,11 +144,12 @@ def test_a_node_is_gone_and_another_joins(many: Path, tmp_path: Path, expected: 
             found.kill(1)
             found.add()
 
-        score(many, tmp_path / "s.parquet", on(found, said.append), report=once_at(100, lose))
+        score(many, tmp_path / "s.parquet", on(found, said.append, replicas=2), report=once_at(100, lose))
         assert pq.read_table(tmp_path / "s.parquet").equals(expected)
-        assert any("a replica is lost" in line for line in said)
+        assert any("a replica died" in line for line in said)
+        monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")  # Ray waits for a minute
         with pytest.raises(RunError, match="run the same command again to resume"):
-            score(many, tmp_path / "t.parquet", on(found), report=once_at(100, found.close))
+            score(many, tmp_path / "t.parquet", on(found, replicas=2), report=once_at(100, found.close))
     finally:
         found.close()
     assert not (tmp_path / "t.parquet").exists()
