@@ -15,6 +15,7 @@ machine
 analysis
 training
 runs
+ray
 scorer
 executors
 pipeline
