@@ -15,6 +15,8 @@ from fiqa_trt.models.spec import PreprocessSpec
 from fiqa_trt.version import __version__
 
 _ALIKE = ("backend", "precision", "executed", "batch", "model", "members")
+Engines = Mapping[str, Mapping[str, bytes]]
+"""Engine directories by name, and their files by name."""
 _DISTRIBUTIONS = ("torch", "tensorrt", "openvino", "numpy", "pyarrow")
 
 
@@ -64,13 +66,14 @@ class Order:
         setup: how it scores.
         folder: that relative paths count from; empty if no path is a node's own.
         home: the node of the driver; only there may be files of no object store, unless all nodes see the same.
-        engine: files of the engine directory that the driver was given, by name; of `engine=auto` and the like none.
+        engines: to be used: the one that was asked for, named "", or those that the replica may choose from; if there are
+            none, those of its node.
     """
 
     setup: Setup
     folder: str
     home: str
-    engine: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    engines: Engines = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from fiqa_trt.engines.manifest import MANIFEST
 from fiqa_trt.engines.registry import names
+from fiqa_trt.engines.store import store
 from fiqa_trt.errors import EngineError, FiqaError, RunError
 from fiqa_trt.executors.base import Setup, Units
 from fiqa_trt.executors.cluster import AtWork, Cluster, Finished, Opened
@@ -47,7 +49,7 @@ class OnRay:
         self._connected = False
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(where, setup, _files_of(setup.engine), theirs), daemon=True)
+        self._process = context.Process(target=serve, args=(where, setup, _engines(setup.engine), theirs), daemon=True)
         self._process.start()
         theirs.close()
         try:
@@ -126,13 +128,19 @@ class OnRay:
         self._connection.close()
 
 
-def _files_of(engine: str) -> dict[str, bytes]:
-    """The files of an engine directory, by name; none of an engine that is not one. Raises EngineError."""
+def _engines(engine: str) -> dict[str, dict[str, bytes]]:
+    """What nodes are sent: the files of the engine directory that was asked for, under "", or of those that were built
+    here, by the names of their directories. Raises EngineError.
+    """
     if engine in ("auto", *names()):
-        return {}
+        here = store()
+        return {path.parent.name: _files_of(path.parent) for path in here.glob(f"[!.]*/{MANIFEST}")}
     try:
-        return {path.name: path.read_bytes() for path in sorted(Path(engine).iterdir())}
+        return {"": _files_of(Path(engine))}
     except OSError as exc:
-        raise EngineError(
-            f"--engine {engine}: {exc.strerror}; it is auto, {', '.join(names())} or a directory"
-        ) from exc
+        known = f"auto, {', '.join(names())}"
+        raise EngineError(f"--engine {engine}: {exc.strerror}; it is {known} or an engine directory") from exc
+
+
+def _files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}

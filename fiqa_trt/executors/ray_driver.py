@@ -12,7 +12,6 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,15 +19,7 @@ from fiqa_trt.errors import EngineError, FiqaError, RunError, one_line
 from fiqa_trt.executors.attempts import Dispatch
 from fiqa_trt.executors.base import Setup, Units
 from fiqa_trt.executors.cluster import (
-    AtWork,
-    Cluster,
-    Finished,
-    Given,
-    Opened,
-    Order,
-    difference_of_versions,
-    refuse_differences,
-    versions_here,
+    AtWork, Cluster, Engines, Finished, Given, Opened, Order, difference_of_versions, refuse_differences, versions_here,
 )  # fmt: skip
 from fiqa_trt.executors.replica import Replica
 from fiqa_trt.executors.resources import Share, shares
@@ -69,7 +60,7 @@ class _Over(Exception):
     """The process that we work for is gone, or has had enough."""
 
 
-def serve(where: Cluster, setup: Setup, engine: Mapping[str, bytes], parent: Connection) -> None:
+def serve(where: Cluster, setup: Setup, engines: Engines, parent: Connection) -> None:
     """What the process does: connect, start replicas, score the units that arrive, until None does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends us
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -78,7 +69,7 @@ def serve(where: Cluster, setup: Setup, engine: Mapping[str, bytes], parent: Con
     try:
         try:
             _connect(where, parent)
-            driver = _Driver(where, setup, engine, parent)
+            driver = _Driver(where, setup, engines, parent)
             parent.send(driver.start())
             while (message := parent.recv()) is not None:
                 driver.work(message.units)
@@ -146,14 +137,15 @@ class _Hand:
 
 
 class _Driver:
-    def __init__(self, where: Cluster, setup: Setup, engine: Mapping[str, bytes], parent: Connection) -> None:
+    def __init__(self, where: Cluster, setup: Setup, engines: Engines, parent: Connection) -> None:
         import ray
 
         self._ray, self._where, self._parent = ray, where, parent
         share = self._share = shares(where, setup, [node for node in ray.nodes() if node["Alive"]])  # type: ignore[no-untyped-call]
         home = ray.get_runtime_context().get_node_id()
         folder = os.getcwd() if where.shared_filesystem or (share.nodes == 1 and where.local) else ""
-        self._order = Order(share.setup, folder, home, engine)
+        order = Order(share.setup, folder, home, engines)
+        self._order = ray.put(order)  # once for all of them
         self._hands = [_Hand(self._actor(share)) for _ in range(share.replicas)]
         self._first: Opened | None = None
         self._refs = dict[Any, tuple[_Hand, int | None]]()

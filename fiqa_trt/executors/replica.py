@@ -60,12 +60,19 @@ class Replica:
                 raise EngineError(
                     f"--shared-filesystem: {order.folder} is not on {self._name}: {exc.strerror}"
                 ) from exc
-        if not order.engine:
+        if not order.engines:
             return InProcess.open(order.setup, self._say)
         with tempfile.TemporaryDirectory(prefix="fiqa-trt-") as folder:
-            for name, content in order.engine.items():
-                (Path(folder) / name).write_bytes(content)
-            return InProcess.open(dataclasses.replace(order.setup, engine=folder), self._say)
+            for name, files in order.engines.items():
+                (Path(folder) / name).mkdir(exist_ok=True)
+                for file, content in files.items():
+                    (Path(folder) / name / file).write_bytes(content)
+            setup = order.setup
+            if "" in order.engines:
+                setup = dataclasses.replace(setup, engine=folder)
+            else:
+                os.environ["FIQA_TRT_ENGINES"] = folder  # this process is ours
+            return InProcess.open(setup, lambda message: self._say(message.replace(f"{folder}/", "")))
 
     def score(self, given: Given) -> Finished | FiqaError:
         """Score a unit and write its part."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -13,8 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import RunError
+from fiqa_trt.executors.cluster import Cluster
 from fiqa_trt.executors.in_process import InProcess
+from fiqa_trt.executors.ray import OnRay
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
@@ -65,6 +70,22 @@ def test_the_output_is_that_of_one_process(nodes: Nodes, crops: Path, tmp_path: 
         score_dataset(source, two, executor, Options(unit_rows=5, restart=True))
         assert pq.read_table(one).equals(pq.read_table(two))
         assert pq.read_schema(one).metadata.keys() == pq.read_schema(two).metadata.keys()
+
+
+def test_an_engine_is_sent(nodes: Nodes, crops: Path, tmp_path: Path) -> None:
+    """A directory that is here, and that the nodes would not find by that path."""
+    named = tmp_path / "mine"
+    shutil.copytree(RELEASED, named)
+    setup = dataclasses.replace(SETUP, engine=str(named))
+
+    def opened() -> OnRay:
+        executor = OnRay(Cluster(nodes.address, shared_filesystem=True), setup)
+        shutil.rmtree(named)
+        return executor
+
+    score(crops, tmp_path / "s.parquet", opened)
+    score(crops, tmp_path / "t.parquet", lambda: InProcess.open(SETUP))
+    assert pq.read_table(tmp_path / "s.parquet").equals(pq.read_table(tmp_path / "t.parquet"))
 
 
 def test_a_replica_is_killed(nodes: Nodes, many: Path, tmp_path: Path, expected: pa.Table) -> None:
