@@ -19,7 +19,16 @@ from fiqa_trt.errors import EngineError, FiqaError, RunError, one_line
 from fiqa_trt.executors.attempts import Dispatch
 from fiqa_trt.executors.base import Setup, Units
 from fiqa_trt.executors.cluster import (
-    AtWork, Cluster, Engines, Finished, Given, Opened, Order, difference_of_versions, refuse_differences, versions_here,
+    AtWork,
+    Cluster,
+    Engines,
+    Finished,
+    Given,
+    Opened,
+    Order,
+    difference_of_versions,
+    refuse_differences,
+    versions_here,
 )  # fmt: skip
 from fiqa_trt.executors.replica import Replica
 from fiqa_trt.executors.resources import Share, shares

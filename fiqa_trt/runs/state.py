@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -60,7 +61,7 @@ class FolderUnits:
 
     def _sizes(self) -> list[int]:
         """Rows of each unit."""
-        metadata = pq.read_metadata(self.path_of_inputs)
+        metadata = self._metadata()
         return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
 
     def rows(self) -> int:
@@ -75,8 +76,13 @@ class FolderUnits:
 
     def inputs(self, number: int) -> pa.Table:
         """See `Units.inputs`."""
-        with pq.ParquetFile(self.path_of_inputs) as inputs:
+        with pq.ParquetFile(self.path_of_inputs, metadata=self._metadata()) as inputs:
             return inputs.read_row_group(number)
+
+    def _metadata(self) -> pq.FileMetaData:
+        """That of the frozen list: megabytes, where there are many units."""
+        info = os.stat(self.path_of_inputs)
+        return _metadata_of(self.path_of_inputs, info.st_ino, info.st_mtime_ns, info.st_size)
 
     def keep(self, number: int, rows: pa.Table) -> None:
         """See `Units.keep`."""
@@ -126,6 +132,11 @@ class FolderUnits:
         except (OSError, pa.ArrowInvalid):
             self._part(number).unlink(missing_ok=True)
             return None
+
+
+@functools.lru_cache(maxsize=1)
+def _metadata_of(path: Path, *stamp: int) -> pq.FileMetaData:
+    return pq.read_metadata(path)
 
 
 class RunFolder:
@@ -188,7 +199,8 @@ class RunFolder:
             writer: pq.ParquetWriter | None = None
             for table in rechunk(batches, self._unit_rows):
                 if writer is None:
-                    writer = pq.ParquetWriter(candidate, table.schema, compression="zstd")
+                    # Nobody searches it, and a footer of many units is read by all who score.
+                    writer = pq.ParquetWriter(candidate, table.schema, compression="zstd", write_statistics=False)
                     digest.update(table.schema.serialize())
                 writer.write_table(table, row_group_size=self._unit_rows)
                 # Of the rows, not of the file, which names the version of its writer.
