@@ -13,6 +13,7 @@ import socket
 import time
 from collections import Counter
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from fiqa_trt.errors import EngineError, FiqaError, RunError, one_line
@@ -75,9 +76,9 @@ def serve(where: Cluster, setup: Setup, engines: Engines, scratch: str, parent: 
     `scratch`: a folder for the files of a cluster that it starts itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends us
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    with Path(os.devnull).open("wb") as nowhere:  # what Ray has to say
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     try:
         try:
             _connect(where, parent, scratch)

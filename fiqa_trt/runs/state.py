@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -25,9 +26,11 @@ import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error, unwritable
 from fiqa_trt.fingerprint import Fingerprint
+from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.storage.record import Record
 from fiqa_trt.storage.writing import atomic, beside, is_at, lock, sync_file, target_of, write_text
 
+_READERS = 8  # threads that wait for parts
 _STATE = {
     "inputs.parquet",
     "inputs.new",
@@ -108,12 +111,14 @@ class FolderUnits:
                 yield part
 
     def parts(self) -> Iterator[pa.Table]:
-        """The rows of all units in input order. Raises RunError if a part is gone."""
-        for number in range(len(self._sizes())):
-            part = self._read(number)
-            if part is None:
-                raise RunError(f"{self._part(number)} cannot be read; run the same command again to redo it")
-            yield part
+        """The rows of all units in input order, read ahead. Raises RunError if a part is gone."""
+        numbers = range(len(self._sizes()))
+        with ThreadPoolExecutor(_READERS, "parts") as pool:
+            found = bounded_map(lambda number: pool.submit(self._read, number), numbers, lambda: 2 * _READERS)
+            for number, part in zip(numbers, found, strict=True):
+                if part is None:
+                    raise RunError(f"{self._part(number)} cannot be read; run the same command again to redo it")
+                yield part
 
     def _part(self, number: int) -> Path:
         return self.path_of_parts / f"{number:08d}.parquet"
