@@ -162,7 +162,7 @@ class _Driver:
         self._hands = [_Hand(self._actor(share)) for _ in range(share.replicas)]
         self._first: Opened | None = None
         self._refs = dict[Any, tuple[_Hand, int | None]]()
-        self._labels, self._told = dict[str, str](), (0, 0)
+        self._labels, self._said, self._told = dict[str, str](), set[str](), (0, 0)
         self._images, self._done, self._began = Counter[str](), (0, 0), 0.0
         self._polled = self._seen = time.monotonic()
         self._announced: int | None = None
@@ -176,6 +176,13 @@ class _Driver:
 
     def _say(self, message: str) -> None:
         self._parent.send(Told(message))
+
+    def _pass_on(self, node: str, answer: Opened | Finished) -> None:
+        """What a replica has to say, once of all that say the same."""
+        for message in answer.said:
+            if message not in self._said:
+                self._said.add(message)
+                self._say(f"{node}: {message}")
 
     @property
     def _at_work(self) -> int:
@@ -285,8 +292,7 @@ class _Driver:
         hand.asked = False
         if isinstance(answer, Opened):
             label = self._label(answer)
-            for message in answer.said:
-                self._say(f"{label}: {message}")
+            self._pass_on(label, answer)
             answer = dataclasses.replace(answer, node=label, said=())
             different = self._first and (
                 self._first.difference(answer)
@@ -315,8 +321,7 @@ class _Driver:
     def _finished(self, hand: _Hand, number: int, answer: Finished | FiqaError, dispatch: Dispatch) -> None:
         node = "" if hand.opened is None else hand.opened.node
         if isinstance(answer, Finished):
-            for message in answer.said:
-                self._say(f"{node}: {message}")
+            self._pass_on(node, answer)
             hand.partial = (max(0, hand.partial[0] - answer.rows), max(0, hand.partial[1] - answer.failed))
             if dispatch.finished(hand, number):
                 self._done = (self._done[0] + answer.rows, self._done[1] + answer.failed)
