@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.errors import RunError
@@ -167,6 +167,7 @@ def test_a_unit_that_goes_on_failing_ends_the_run() -> None:
         dispatch.failed("b", 0, "cannot write x: I/O error; run the same command again once that is mended")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["give", "finish", "lose", "wait"])), max_size=200))
 def test_every_unit_is_finished_once(events: list[tuple[int, str]]) -> None:
     """Whoever takes, finishes and dies when, copies included."""
