@@ -219,7 +219,7 @@ def assemble(root: Path, units: int, rows: int) -> dict[str, Any]:
     state = FolderUnits(root / "s.parquet.partial")
     state.path_of_parts.mkdir(parents=True)
     inputs = pa.table({"path": names})
-    with pq.ParquetWriter(state.path_of_inputs, inputs.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(state.path_of_inputs, inputs.schema, compression="zstd", write_statistics=False) as writer:
         for _ in range(units):
             writer.write_table(inputs, row_group_size=rows)
     state.keep(0, table)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable
 
-from fiqa_trt.errors import RunError, number_of
+from fiqa_trt.errors import RunError
 from fiqa_trt.executors.base import Units
 
 CAREFUL = 2
 LIMIT = 3
-"""Attempts at a unit, after which a run ends that can see them fail."""
+"""Failures of a unit whose worker lives, after which a run ends."""
 _COPY_FACTOR, _COPY_SECONDS = 1.5, 2.0
 _AGAIN = "run the same command again to resume"
 
@@ -71,6 +71,7 @@ class Dispatch:
         self._attempts = Attempts(units)
         self._waiting, self._clock, self._copies = deque(units.pending()), clock, copies
         self._held = dict[int, dict[Hashable, float]]()  # by unit who has it, and since when
+        self._of = defaultdict[Hashable, set[int]](set)  # the same by worker
         self._failures, self._seconds = Counter[int](), deque[float](maxlen=256)
 
     @property
@@ -90,11 +91,23 @@ class Dispatch:
 
     def give(self, worker: Hashable) -> tuple[int, bool] | None:
         """A unit for a worker, and whether its images are to be looked at first; None if there is none for it now."""
-        number = self._waiting.popleft() if self._waiting else self._slow(worker) if self._copies else None
+        has = self._of[worker]
+        if any(map(self._attempts.careful, has)):
+            return None
+        number = self._next(alone=not has) if self._waiting else self._slow(worker) if self._copies else None
         if number is None:
             return None
         self._held.setdefault(number, {})[worker] = self._clock()
+        has.add(number)
         return number, self._attempts.careful(number)
+
+    def _next(self, *, alone: bool) -> int | None:
+        """The next unit; what has died often is for a worker that has nothing else, which it could take along."""
+        for place, number in enumerate(self._waiting):
+            if alone or not self._attempts.careful(number):
+                del self._waiting[place]
+                return number
+        return None
 
     def _slow(self, worker: Hashable) -> int | None:
         """The unit that another worker alone has had for longest, if that is longer than units take."""
@@ -111,13 +124,15 @@ class Dispatch:
         held = self._held.pop(number, None)
         if held is None:
             return False
+        for each in held:
+            self._of[each].discard(number)
         self._seconds.append(self._clock() - held.get(worker, self._clock()))
         self._attempts.end(number)
         return True
 
     def failed(self, worker: Hashable, number: int, error: str) -> None:
         """A worker, which lives, could not do a unit. Raises RunError at the third time."""
-        if number not in self._held:
+        if number not in self._of[worker]:
             return
         self._failures[number] += 1
         self._back([number], worker)
@@ -125,20 +140,26 @@ class Dispatch:
             raise RunError(f"unit {number} failed {LIMIT} times, at last: {_sentence(error)}{_AGAIN}")
 
     def lost(self, worker: Hashable, error: str) -> list[int]:
-        """A worker has died; returns the units that it had, which others get. Raises RunError if they die of it."""
-        numbers = [number for number, held in self._held.items() if worker in held]
+        """A worker has died; returns the units that it had, which others get.
+
+        Raises:
+            RunError: of one that it had alone, as it had died before.
+        """
+        numbers = sorted(self._of[worker])
+        alone = next(filter(self._attempts.careful, numbers), None)
         self._back(numbers, worker)
         deaths = self._attempts.died(numbers)
-        if deaths >= LIMIT:
+        if alone is not None:
             raise RunError(
-                f"{number_of(len(numbers), 'unit')} ({', '.join(map(str, numbers))}) ended the process {deaths} times, "
-                f"at last: {_sentence(error)}{_AGAIN}"
+                f"unit {alone} ended the process {deaths} times, though each of its images can be decoded, at last: "
+                f"{_sentence(error)}{_AGAIN}"
             )
         return numbers
 
     def _back(self, numbers: list[int], worker: Hashable) -> None:
         for number in reversed(numbers):
             self._held[number].pop(worker, None)
+            self._of[worker].discard(number)
             if not self._held[number]:
                 del self._held[number]
                 self._waiting.appendleft(number)

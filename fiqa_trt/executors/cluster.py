@@ -66,8 +66,7 @@ class Order:
         setup: how it scores.
         folder: that relative paths count from; empty if no path is a node's own.
         home: the node of the driver; only there may be files of no object store, unless all nodes see the same.
-        engines: to be used: the one that was asked for, named "", or those that the replica may choose from; if there are
-            none, those of its node.
+        engines: the one that was asked for, named "", or those that the replica may choose from; of none, its node's.
     """
 
     setup: Setup

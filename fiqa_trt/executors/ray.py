@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import multiprocessing
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -47,9 +48,12 @@ class OnRay:
         self._where, self._say, self._said = where, say, set[str]()
         self._at_work: AtWork | None = None
         self._connected = False
+        engines = _engines(setup.engine)
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(where, setup, _engines(setup.engine), theirs), daemon=True)
+        self._scratch = tempfile.TemporaryDirectory(prefix="fiqa-trt-", ignore_cleanup_errors=True)
+        arguments = (where, setup, engines, self._scratch.name, theirs)
+        self._process = context.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         try:
@@ -126,6 +130,7 @@ class OnRay:
         self._process.kill()
         self._process.join()
         self._connection.close()
+        self._scratch.cleanup()
 
 
 def _engines(engine: str) -> dict[str, dict[str, bytes]]:

@@ -13,6 +13,7 @@ import socket
 import time
 from collections import Counter
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from fiqa_trt.errors import EngineError, FiqaError, RunError, one_line
@@ -37,7 +38,7 @@ _AT_ONCE = 2  # units of a replica, so that its engine does not wait from one to
 _STEP_SECONDS = 1.0
 _AWAITED_SECONDS = 10.0
 _LATE_SECONDS = 15.0
-_ALONE_SECONDS = float(os.environ.get("FIQA_TRT_CLUSTER_PATIENCE", "600"))
+_ALONE_SECONDS = 600.0
 _CONNECT_SECONDS = 5.0
 _OBJECT_STORE = 100 << 20
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -69,15 +70,18 @@ class _Over(Exception):
     """The process that we work for is gone, or has had enough."""
 
 
-def serve(where: Cluster, setup: Setup, engines: Engines, parent: Connection) -> None:
-    """What the process does: connect, start replicas, score the units that arrive, until None does."""
+def serve(where: Cluster, setup: Setup, engines: Engines, scratch: str, parent: Connection) -> None:
+    """What the process does: connect, start replicas, score the units that arrive, until None does.
+
+    `scratch`: a folder for the files of a cluster that it starts itself.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends us
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    with Path(os.devnull).open("wb") as nowhere:  # what Ray has to say
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     try:
         try:
-            _connect(where, parent)
+            _connect(where, parent, scratch)
             driver = _Driver(where, setup, engines, parent)
             parent.send(driver.start())
             while (message := parent.recv()) is not None:
@@ -93,8 +97,8 @@ def serve(where: Cluster, setup: Setup, engines: Engines, parent: Connection) ->
         ray.shutdown()
 
 
-def _connect(where: Cluster, parent: Connection) -> None:
-    """Connect to the cluster. Raises EngineError."""
+def _connect(where: Cluster, parent: Connection, scratch: str) -> None:
+    """Connect to the cluster, or start one that keeps its files in `scratch`. Raises EngineError."""
     os.environ.update(_ENVIRONMENT)
     import ray
 
@@ -104,7 +108,7 @@ def _connect(where: Cluster, parent: Connection) -> None:
         address = os.environ.get("RAY_ADDRESS", address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
-        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, "_temp_dir": scratch}
         options |= {"num_cpus": len(os.sched_getaffinity(0))}
     elif address != "auto":
         _refuse_silent(address)
@@ -158,7 +162,7 @@ class _Driver:
         self._hands = [_Hand(self._actor(share)) for _ in range(share.replicas)]
         self._first: Opened | None = None
         self._refs = dict[Any, tuple[_Hand, int | None]]()
-        self._labels, self._told = dict[str, str](), (0, 0)
+        self._labels, self._said, self._told = dict[str, str](), set[str](), (0, 0)
         self._images, self._done, self._began = Counter[str](), (0, 0), 0.0
         self._polled = self._seen = time.monotonic()
         self._announced: int | None = None
@@ -172,6 +176,13 @@ class _Driver:
 
     def _say(self, message: str) -> None:
         self._parent.send(Told(message))
+
+    def _pass_on(self, node: str, answer: Opened | Finished) -> None:
+        """What a replica has to say, once of all that say the same."""
+        for message in answer.said:
+            if message not in self._said:
+                self._said.add(message)
+                self._say(f"{node}: {message}")
 
     @property
     def _at_work(self) -> int:
@@ -281,8 +292,7 @@ class _Driver:
         hand.asked = False
         if isinstance(answer, Opened):
             label = self._label(answer)
-            for message in answer.said:
-                self._say(f"{label}: {message}")
+            self._pass_on(label, answer)
             answer = dataclasses.replace(answer, node=label, said=())
             different = self._first and (
                 self._first.difference(answer)
@@ -292,9 +302,13 @@ class _Driver:
                 hand.opened = answer
                 return
             answer = EngineError(different)
+        self._leave_out(hand, answer)
+
+    def _leave_out(self, hand: _Hand, error: FiqaError) -> None:
+        """Go on without a replica that cannot be used; raise the error if work has not begun yet."""
         if self._first is None:
-            raise answer
-        self._say(f"a replica is left out: {answer}")
+            raise error
+        self._say(f"a replica is left out: {error}")
         self._hands.remove(hand)
         self._ray.kill(hand.actor, no_restart=True)
 
@@ -307,8 +321,7 @@ class _Driver:
     def _finished(self, hand: _Hand, number: int, answer: Finished | FiqaError, dispatch: Dispatch) -> None:
         node = "" if hand.opened is None else hand.opened.node
         if isinstance(answer, Finished):
-            for message in answer.said:
-                self._say(f"{node}: {message}")
+            self._pass_on(node, answer)
             hand.partial = (max(0, hand.partial[0] - answer.rows), max(0, hand.partial[1] - answer.failed))
             if dispatch.finished(hand, number):
                 self._done = (self._done[0] + answer.rows, self._done[1] + answer.failed)
@@ -325,7 +338,7 @@ class _Driver:
         self._refs = {ref: key for ref, key in self._refs.items() if key[0] is not hand}
         hand.opened, hand.asked, hand.again = None, False, time.monotonic() + _STEP_SECONDS
         if getattr(error, "actor_init_failed", False):
-            raise EngineError(f"--cluster: a replica cannot be started: {_cause(error)}")
+            self._leave_out(hand, EngineError(f"--cluster: a replica cannot be started: {_cause(error)}"))
         if dispatch is not None and node:
             self._say(f"{node}: a replica died; others go on with its units")
             hand.units, hand.partial = set(), (0, 0)

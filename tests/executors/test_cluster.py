@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import RunError
@@ -25,29 +26,30 @@ from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
 from tests.executors.clusters import SETUP, UNIT, Nodes, nodes, on, once_at, score
 from tests.executors.test_deadly import errors, kill
-from tests.helpers import COMMAND, ROOT, call, spoil, tar
+from tests.helpers import COMMAND, ROOT, call, jpeg, spoil, tar
 
 __all__ = ["nodes"]
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def many(tmp_path: Path, crops: Path) -> Path:
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, portrait: Image.Image) -> Path:
     """Links to ten crops, and a bad file in the middle."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    files = sorted(crops.rglob("*.jpg"))
-    for index in range(800):
-        os.link(files[index % 10], folder / f"{index:05}.jpg")
+    folder = tmp_path_factory.mktemp("many")
+    for index in range(10):
+        (folder / f"{index:05}.jpg").write_bytes(jpeg(portrait.rotate(9 * index)))
+    for index in range(10, 800):
+        os.link(folder / f"{index % 10:05}.jpg", folder / f"{index:05}.jpg")
     (folder / "00300.jpg").unlink()
     (folder / "00300.jpg").write_bytes(b"x")
     return folder
 
 
-@pytest.fixture
-def expected(many: Path, tmp_path: Path) -> pa.Table:
-    score(many, tmp_path / "expected.parquet", lambda: InProcess.open(SETUP))
-    return pq.read_table(tmp_path / "expected.parquet")
+@pytest.fixture(scope="module")
+def expected(many: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    output = tmp_path_factory.mktemp("expected") / "s.parquet"
+    score(many, output, lambda: InProcess.open(SETUP))
+    return pq.read_table(output)
 
 
 def test_the_output_is_that_of_one_process(nodes: Nodes, crops: Path, tmp_path: Path) -> None:
