@@ -15,6 +15,7 @@ machine
 analysis
 training
 runs
+ray
 scorer
 executors
 pipeline
@@ -45,6 +46,7 @@ HEAVY = {
     "pynvml",
     "onnx",
     "onnxruntime",
+    "ray",
 }
 # Imported only by what needs torch anyway.
 LOADED_LATE = ("models/networks.py", "models/folding.py", "training/")

@@ -10,36 +10,56 @@ from fiqa_trt.decoding.registry import open_decoder
 from fiqa_trt.engines.base import Engine
 from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.errors import EngineError
-from fiqa_trt.executors.base import Setup, Units
-from fiqa_trt.pipeline import Unit, score_units
+from fiqa_trt.executors.attempts import Attempts
+from fiqa_trt.executors.base import Alone, Setup, Units
+from fiqa_trt.executors.sifting import sift
+from fiqa_trt.pipeline import Task, Unit, score_units
 from fiqa_trt.progress import Count, Say, silent
 
 
-class InProcess:
+class InProcess(Alone):
     """One engine and one decoder in this process."""
 
-    def __init__(self, engine: Engine, decoder: Decoder, setup: Setup = Setup()) -> None:
+    def __init__(self, engine: Engine, decoder: Decoder, setup: Setup = Setup(), say: Say = silent) -> None:
         self.info, self.decoder = engine.info, decoder.name
         self.setup = dataclasses.replace(setup, decoder=decoder.name, max_pixels=decoder.max_pixels)
-        self._engine, self._decoder = engine, decoder
+        self._engine, self._decoder, self._say = engine, decoder, say
 
     @classmethod
     def open(cls, setup: Setup, say: Say = silent) -> InProcess:
         """Open the engine and the decoder. Raises EngineError."""
         engine = open_engine(setup.device, setup.precision, setup.engine, setup.batch, say)
         try:
-            return cls(engine, open_decoder(setup.decoder, engine.place, setup.threads, setup.max_pixels, say), setup)
+            decoder = open_decoder(setup.decoder, engine.place, setup.threads, setup.max_pixels, say)
+            return cls(engine, decoder, setup, say)
         except EngineError:
             engine.close()
             raise
 
     def work(self, units: Units, report: Count) -> None:
         """See `Executor.work`."""
-        pending = ((number, units.inputs(number)) for number in units.pending())
-        for number, rows in self.score(pending, report):
-            units.keep(number, rows)
+        attempts = Attempts(units)
 
-    def score(self, units: Iterable[Unit], report: Count) -> Iterator[Unit]:
+        def begun() -> Iterator[Task]:
+            for number in units.pending():
+                careful = attempts.careful(number)
+                attempts.begin(number)
+                yield self.task(units, number, careful=careful)
+
+        try:
+            for number, rows in self.score(begun(), report):
+                units.keep(number, rows)
+                attempts.end(number)
+        finally:
+            attempts.close()
+
+    def task(self, units: Units, number: int, *, careful: bool) -> Task:
+        """A unit that is to be scored; if one is to be `careful`, without the images that end a process."""
+        table = units.inputs(number)
+        found = sift(number, table, self.setup, self._engine.place, self._say) if careful else {}
+        return Task(number, table, found)
+
+    def score(self, units: Iterable[Task], report: Count) -> Iterator[Unit]:
         """See `pipeline.score_units`."""
         return score_units(units, self._decoder, self._engine, report)
 

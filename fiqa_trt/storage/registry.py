@@ -20,3 +20,9 @@ def store_of(path: str) -> Store:
         store: Store = import_module(STORES[scheme]).opened()
         return store
     return _LOCAL
+
+
+def in_object_store(path: str) -> bool:
+    """Whether a path is an address that every machine can read."""
+    scheme, found, _ = path.partition("://")
+    return bool(found) and scheme in STORES
