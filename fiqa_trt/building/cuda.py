@@ -46,7 +46,7 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
         raise EngineError(f"--device {device} cannot take the network: {one_line(exc)}") from exc
     program = compiler.export_program(network, largest, device)
     say("compiling with TensorRT, which tries many kernels and takes minutes")
-    target = Target("cuda", *gpu_target(where))
+    target = Target("cuda", *gpu_target(device))
     with _timing_cache(draft.folder.parent, target, versions["tensorrt"], scratch) as timing:
         payload = compiler.compile_plan(program, batches[-1], largest, where, timing)
     with torch.cuda.device(where):
@@ -113,7 +113,7 @@ def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say:
 
     types = ["fp32"] if request.precision == "fp32" else ["fp16", "bf16"]
     _, best = quickest(measured, [(executed, compiled) for executed in types for compiled in (False, True)], say)
-    target = Target("cuda", *gpu_target(torch.device(device)))
+    target = Target("cuda", *gpu_target(device))
     versions = {"torch": torch.__version__, "driver": driver_version()}
     batch = (1, best.info.batch, largest)
     manifest = _manifest(

@@ -83,6 +83,7 @@ BACKENDS = {
     "onnx": Backend("ONNX", "openvino", "cpu", built=False),
     "openvino": Backend("OpenVINO", "openvino", "cpu", unbuilt=("cpu",)),
     "tensorrt": Backend("TensorRT", "tensorrt", "cuda"),
+    "tensorrt-rtx": Backend("TensorRT for RTX", "rtx", "cuda"),
     "torch": Backend("PyTorch", "torch", "cuda", unbuilt=("cpu", "cuda"), stored=False),
 }
 

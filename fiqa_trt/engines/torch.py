@@ -155,7 +155,7 @@ def open_torch(
 
         return launch
 
-    return CudaEngine(bind, where, info, ModelSpec().preprocess.size, say)
+    return CudaEngine(bind, device, info, ModelSpec().preprocess.size, say)
 
 
 def _refuse_fork() -> None:
