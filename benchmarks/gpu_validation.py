@@ -30,10 +30,11 @@ import numpy as np
 
 from benchmarks.common import RESULTS, machine
 from fiqa_trt import building
-from fiqa_trt.building.measuring import infer, throughput
+from fiqa_trt.building.measuring import throughput
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.decoding.dali import DaliDecoder
 from fiqa_trt.engines.base import Engine, Scores
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.opening import CHECKPOINT, RELEASED, open_engine
 from fiqa_trt.engines.store import store

@@ -14,10 +14,10 @@ from PIL import Image
 
 from fiqa_trt import Scorer, building
 from fiqa_trt.building import Request, measuring
-from fiqa_trt.building.measuring import infer
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.decoding.dali import DaliDecoder
 from fiqa_trt.engines.base import Engine, Scores
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.opening import CHECKPOINT, open_engine
 from fiqa_trt.engines.tensorrt import tensorrt_version
 from fiqa_trt.engines.torch import open_torch

@@ -42,6 +42,8 @@ HEAVY = {
     "nncf",
     "modelopt",
     "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
     "pynvml",
     "onnx",
     "onnxruntime",

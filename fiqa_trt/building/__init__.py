@@ -39,6 +39,10 @@ def build(request: Request, say: Say = silent) -> Built:
     if request.calibration is not None and request.precision != "int8":
         raise EngineError("--calibration is for --precision int8; leave it out")
     backend, device = _place(request, say)
+    if request.version_compatible and backend != "tensorrt":
+        raise EngineError(
+            f"--version-compatible is for --backend tensorrt; {BACKENDS[backend].title} has no such engines"
+        )
     output = request.output or store() / "-".join(filter(None, (backend, request.precision, request.capability)))
     builder = BUILDERS[backend].load()
     began = time.monotonic()
@@ -67,7 +71,9 @@ def _place(request: Request, say: Say) -> tuple[str, str]:
     kind = device.partition(":")[0]
     backend = _choose(device, say) if request.backend == "auto" else request.backend
     if kind_of.get(backend) != kind:
-        way_out = "; --target cuda builds for a GPU elsewhere" * (kind == "cpu" and backend in BUILDERS and BUILDERS[backend].elsewhere)
+        way_out = "; --target cuda builds for a GPU elsewhere" * (
+            kind == "cpu" and backend in BUILDERS and BUILDERS[backend].elsewhere
+        )
         raise EngineError(f"--backend {backend} does not run on --device {device}{way_out}")
     return backend, device
 

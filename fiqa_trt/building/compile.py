@@ -149,7 +149,13 @@ def input_shapes(best: int, max_batch: int) -> dict[str, tuple[int, ...]]:
 
 
 def compile_plan(
-    program: ExportedProgram, best: int, max_batch: int, device: torch.device, timing_cache: Path
+    program: ExportedProgram,
+    best: int,
+    max_batch: int,
+    device: torch.device,
+    timing_cache: Path,
+    *,
+    version_compatible: bool = False,
 ) -> bytes:
     """The serialized TensorRT engine of an exported program.
 
@@ -159,6 +165,7 @@ def compile_plan(
         max_batch: largest batch.
         device: a CUDA device.
         timing_cache: file that TensorRT keeps its measurements in, for the next build.
+        version_compatible: for later versions, and the lean runtime, too.
 
     Raises:
         EngineError: Torch-TensorRT is missing or cannot convert the whole network.
@@ -181,6 +188,7 @@ def compile_plan(
                     arg_inputs=[torch_tensorrt.Input(**input_shapes(best, max_batch), dtype=torch.uint8)],
                     device=device,
                     timing_cache_path=str(timing_cache),
+                    version_compatible=version_compatible,
                     **KEYWORDS,
                 )
         except Exception as exc:  # it raises whatever went wrong inside

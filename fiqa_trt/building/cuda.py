@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from fiqa_trt.building.calibration import int8_ranges
-from fiqa_trt.building.measuring import Measured, batch_sizes, infer, measure_engine, quickest, with_figures
+from fiqa_trt.building.measuring import Measured, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.cuda import gpu_target
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
 from fiqa_trt.errors import EngineError, one_line
 from fiqa_trt.models.spec import ModelSpec
@@ -48,13 +50,16 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
     say("compiling with TensorRT, which tries many kernels and takes minutes")
     target = Target("cuda", *gpu_target(device))
     with _timing_cache(draft.folder.parent, target, versions["tensorrt"], scratch) as timing:
-        payload = compiler.compile_plan(program, batches[-1], largest, where, timing)
+        payload = compiler.compile_plan(
+            program, batches[-1], largest, where, timing, version_compatible=request.version_compatible
+        )
     with torch.cuda.device(where):
         types = tensorrt.layer_types(tensorrt.load_plan(payload, "the new engine"))
     tensorrt.check_layer_types(types, request.precision)
     say(f"layers in {', '.join(sorted(types))}" if types else "TensorRT does not tell in what types its layers compute")
     batch, members = (compiler.SMALLEST, batches[-1], largest), tuple(network.members)
     manifest = _manifest(request, model, target, payload, "tensorrt", "ensemble.plan", batch, versions, members)
+    manifest = dataclasses.replace(manifest, version_compatible=request.version_compatible)
     draft.write(manifest, payload)
     found = measure_engine(
         lambda batch: tensorrt.open_tensorrt(draft.folder, device, batch),

@@ -1,7 +1,7 @@
 """What TensorRT for RTX makes of a network: its own parser on the ONNX form, and what either way to it must give.
 
-It compiles without a GPU, and finishes on the one that runs the engine. A network is typed strongly, as its tensors are;
-so FP16 is brought into the parsed network, where `Ensemble.lower` has it: in the features alone.
+It compiles without a GPU, and finishes on the one that runs the engine. Networks are typed by their tensors alone, so
+FP16 is brought into the parsed network, where `Ensemble.lower` has it: in the features alone.
 """
 
 from __future__ import annotations

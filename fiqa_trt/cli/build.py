@@ -28,8 +28,12 @@ _PATH = click.Path(path_type=Path)
     type=_PATH,
     help="For int8: crops like yours (a folder, a shard, a list), or a file of ranges.  [default: the shipped ranges]",
 )
-@click.option("--target", default="here", show_default=True, type=click.Choice(["here", "cuda"]), help="cuda: a GPU elsewhere.")
-@click.option("--compute-capability", metavar="X.Y", help="Of that GPU.  [default: all that an engine is for by default]")
+@click.option(
+    "--target", default="here", show_default=True, type=click.Choice(["here", "cuda"]), help="cuda: a GPU elsewhere."
+)
+@click.option(
+    "--compute-capability", metavar="X.Y", help="Of that GPU.  [default: all that an engine is for by default]"
+)
 @click.option("--version-compatible", is_flag=True, help="For later versions of TensorRT, and its lean runtime, too.")
 @click.option(
     "-o", "--output", metavar="DIR", type=_PATH, help="The engine directory.  [default: engines/BACKEND-PRECISION]"
@@ -68,8 +72,8 @@ def command(
 
     say = speaker(quiet)
     request = Request(
-        precision, checkpoint or CHECKPOINT, device, backend, max_batch, calibration, output, target, compute_capability,
-        version_compatible,
+        precision, checkpoint or CHECKPOINT, device, backend, max_batch, calibration, output,
+        target, compute_capability, version_compatible,
     )  # fmt: skip
     with interruptible(ProgressLine("", quiet=True), "nothing was written"):
         built = build(request, say)

@@ -154,12 +154,17 @@ def _recorded(launch: Launch, stream: torch.cuda.Stream, say: Say) -> Launch:
 
 def _no_memory(error: BaseException | None) -> bool:
     """Whether an error goes back to a want of memory: a recording that ends early raises another on top of it."""
+    kind: type[BaseException]
     if _has_torch():
-        from torch import OutOfMemoryError as NoMemory
+        import torch
+
+        kind = torch.OutOfMemoryError
     else:
         from fiqa_trt.engines.cudart import NoMemory
+
+        kind = NoMemory
     while error is not None:
-        if isinstance(error, NoMemory):
+        if isinstance(error, kind):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,4 +1,4 @@
-"""A GPU through CUDA's own bindings (`cuda-bindings`, 31 MB), where torch (5.5 GB with its libraries) is not installed."""
+"""A GPU through CUDA's own bindings (`cuda-bindings`), where torch, a hundred times as large, is not installed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def pinned(shape: tuple[int, ...], kind: npt.DTypeLike) -> tuple[npt.NDArray[Any
 
     size = math.prod(shape) * np.dtype(kind).itemsize
     address = int(_do("cudaHostAlloc", size, runtime.cudaHostAllocDefault))
-    buffer = (ctypes.c_byte * size).from_address(address)
+    buffer: Any = (ctypes.c_byte * size).from_address(address)
     weakref.finalize(buffer, _quietly, "cudaFreeHost", address)
     array = np.frombuffer(buffer, kind).reshape(shape)
     array[...] = 0

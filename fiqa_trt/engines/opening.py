@@ -185,7 +185,18 @@ def _open_directory(folder: Path, wanted: Wanted) -> tuple[Engine, Manifest]:
             wanted.say(f"{folder} does not record what it scores, so that cannot be checked; build it again")
     if backend.built and wanted.precision not in ("auto", manifest.precision):
         raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {wanted.precision}")
-    return backend.load().open_directory(folder, wanted), manifest
+    if backend.kind == "cuda" and (problem := _lacking()):
+        raise EngineError(f"{folder} {problem}; here --engine auto runs on the CPU")
+    from fiqa_trt.engines.known import verified
+
+    engine = backend.load().open_directory(folder, wanted)
+    return engine, verified(folder, engine, manifest, wanted.say)
+
+
+def _lacking() -> str | None:
+    from fiqa_trt.engines.cuda import lacking
+
+    return lacking()
 
 
 def _check_device(device: str) -> None:

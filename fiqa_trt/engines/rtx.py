@@ -73,7 +73,9 @@ def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None
         return f"built with {LIBRARY.title} {built}, here is {here}; build it again with that"
     name, features = cuda.gpu_target(device)
     if manifest.target.features and manifest.target.features != features:
-        return f"built for {' '.join(manifest.target.features)}, this is {name} {' '.join(features)}; build it again here"
+        return (
+            f"built for {' '.join(manifest.target.features)}, this is {name} {' '.join(features)}; build it again here"
+        )
     return unknown_gpu(name, features)
 
 
@@ -156,7 +158,7 @@ def _words(reasons: int) -> str:
 
 
 class Kernels:
-    """A loaded engine, and what the GPU compiles for it: both contexts share that, and the next start has it at once."""
+    """A loaded engine, and what the GPU compiles for it: its contexts share that, and the next start begins with it."""
 
     def __init__(self, engine: Any, slot: Slot | None) -> None:
         """Take what an earlier start has kept.

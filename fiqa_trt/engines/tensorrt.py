@@ -88,9 +88,36 @@ def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None
     """What keeps a plan from being used on this machine, in a line; None if nothing does."""
     if problem := cuda.difference_from_here(manifest, device):
         return problem
-    if (here := tensorrt_version()) != manifest.versions.get("tensorrt"):
-        return f"built with TensorRT {manifest.versions.get('tensorrt')}, here is {here or 'none'}; build it again here"
-    return None
+    if library_for(manifest) is not None:
+        return None
+    built, here = manifest.versions.get("tensorrt"), tensorrt_version()
+    problem = f"built with TensorRT {built}, here is {here or 'none'}"
+    if manifest.version_compatible:
+        return (
+            f"{problem}, and {LEAN.title} {LEAN.version() or 'is not there'}: pip install tensorrt-lean-cu13=={built}"
+        )
+    lean = here is None and LEAN.version() is not None
+    return f"{problem}" + f" but {LEAN.title}, which needs --version-compatible" * lean + "; build it again here"
+
+
+def library_for(manifest: Manifest) -> Library | None:
+    """The library that can load a plan here: TensorRT of its version, or for a version-compatible one the lean runtime
+    of that version or a later one; None if there is none.
+    """
+    built = manifest.versions.get("tensorrt")
+    if tensorrt_version() == built:
+        return FULL
+    lean = LEAN.version() if manifest.version_compatible else None
+    return LEAN if lean is not None and built is not None and _is_for(_numbers(lean), _numbers(built)) else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+def _is_for(here: tuple[int, ...], built: tuple[int, ...]) -> bool:
+    """Within a major version, compatible plans run with what is as new as they are, or newer."""
+    return here[:1] == built[:1] and here >= built
 
 
 def missing() -> str | None:
@@ -120,10 +147,11 @@ def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None, 
     if problem := difference_from_here(manifest, device):
         raise EngineError(f"{folder}: {problem}")
     batch = fitting(manifest, folder, batch)
+    library = library_for(manifest) or FULL
     with cuda.on(device):
-        engine = load_plan(manifest.read_payload(folder), str(folder))
+        engine = load_plan(manifest.read_payload(folder), str(folder), library)
     info = EngineInfo(
-        backend=f"tensorrt {manifest.versions['tensorrt']}",
+        backend=f"tensorrt {library.version()}" + " (lean)" * (library is LEAN),
         device=manifest.target.name,
         precision=manifest.precision,
         executed=manifest.executed,
@@ -132,7 +160,11 @@ def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None, 
         members=manifest.spec.members,
         payload=manifest.payload_sha256,
     )
-    return CudaEngine(lambda *places: bind_plan(engine, *places), device, info, manifest.spec.preprocess.size, say)
+
+    def bind(images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
+        return bind_plan(engine, images, scores, stream, library)
+
+    return CudaEngine(bind, device, info, manifest.spec.preprocess.size, say)
 
 
 def fitting(manifest: Manifest, folder: Path, batch: int | None) -> int:
@@ -144,23 +176,25 @@ def fitting(manifest: Manifest, folder: Path, batch: int | None) -> int:
     return batch
 
 
-def load_plan(plan: bytes, what: str) -> Any:
+def load_plan(plan: bytes, what: str, library: Library = FULL) -> Any:
     """A `tensorrt.ICudaEngine` from its serialized form, on the current device. Raises EngineError, naming `what`."""
-    import tensorrt
-
     try:
-        runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
-        engine = runtime.deserialize_cuda_engine(plan)
+        log = library.log()
+        engine = library.load().Runtime(log).deserialize_cuda_engine(plan)
     except Exception as exc:  # without a usable driver it is a plain Exception or a TypeError
-        raise EngineError(f"TensorRT {tensorrt.__version__} cannot be used here: {one_line(exc)}") from exc
+        raise EngineError(f"{library} cannot be used here: {one_line(exc)}") from exc
     if engine is None:  # it does not raise
-        raise EngineError(f"{what}: TensorRT {tensorrt.__version__} cannot load this engine; build it again here")
+        if "loadRunner" in str(log):  # the lean runtime has a stub in the place of what the plan asks for
+            raise EngineError(f"{what} was not built for {library}: build it with --version-compatible")
+        raise EngineError(f"{what}: {library} cannot load this engine ({log}); build it again here")
     return engine
 
 
-def bind_plan(engine: Any, images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
+def bind_plan(
+    engine: Any, images: Tensor, scores: Tensor, stream: torch.cuda.Stream, library: Library = FULL
+) -> Launch:
     """See `fiqa_trt.engines.cuda.Bind`. The engine must have one input and one output, whatever their names."""
-    return bind_context(engine, engine.create_execution_context(), images, scores, stream, FULL)
+    return bind_context(engine, engine.create_execution_context(), images, scores, stream, library)
 
 
 def bind_context(

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from fiqa_trt import building
 from fiqa_trt.building import Request, cpu, measuring
 from fiqa_trt.building.calibration import Pixels, Trial, prefers_shipped, read_ranges
-from fiqa_trt.building.measuring import infer
 from fiqa_trt.engines.base import Engine
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import MANIFEST, Manifest, this_processor
 from fiqa_trt.engines.opening import CHECKPOINT, RELEASED, open_engine
 from fiqa_trt.engines.openvino import half_arithmetic, pack_network, read_network

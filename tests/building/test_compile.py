@@ -101,7 +101,7 @@ def test_every_supported_version_takes_what_we_pass(version: str) -> None:
     }
     convert = "convert_exported_program_to_serialized_trt_engine"
     known = signature(wheels[-1], "torch_tensorrt/dynamo/_compiler.py", convert)
-    assert len(passed[convert]) == 3
+    assert len(passed[convert]) == 4
     assert passed[convert] | KEYWORDS.keys() <= known
     assert passed["Debugger"] <= signature(
         wheels[-1], "torch_tensorrt/dynamo/debug/_Debugger.py", "__init__", "Debugger"

@@ -11,10 +11,11 @@ import torch
 from click.testing import CliRunner
 
 from fiqa_trt.building import Request, build
-from fiqa_trt.building.measuring import infer, rounded
+from fiqa_trt.building.measuring import rounded
 from fiqa_trt.building.registry import BUILDERS, Builder
 from fiqa_trt.cli import group
 from fiqa_trt.engines.base import Engine, Wanted
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import Draft, Manifest
 from fiqa_trt.engines.opening import RELEASED, open_engine
 from fiqa_trt.engines.registry import BACKENDS, Backend, names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.machinery
 import json
 import sys
 from pathlib import Path
@@ -72,8 +73,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         __version__="11.1.0", loads=None,
         TensorIOMode=SimpleNamespace(INPUT="in"), LayerInformationFormat=SimpleNamespace(JSON=0),
     )  # fmt: skip
-    fake.Logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
+    fake.ILogger = type("ILogger", (), {"ERROR": 1})
     fake.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: fake.loads)
+    fake.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     return fake
 
@@ -87,6 +89,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(ours, "tensorrt_version", lambda: "11.1.0")
@@ -112,7 +115,9 @@ def test_an_engine_of_another_machine_is_told_apart(gpu: None, changes: dict[str
 
 
 def test_a_plan_that_does_not_load_is_an_error(library: SimpleNamespace) -> None:
-    with pytest.raises(EngineError, match=r"mine: TensorRT 11\.1\.0 cannot load this engine; build it again here"):
+    with pytest.raises(
+        EngineError, match=r"mine: TensorRT 11\.1\.0 cannot load this engine \(it says nothing\); build"
+    ):
         ours.load_plan(b"", "mine")
 
     def refuse(logger: object) -> None:
@@ -160,8 +165,8 @@ def test_what_is_opened_for_a_device(
     library.loads = object()
     opened = list[Any]()
 
-    def engine(bind: object, where: torch.device, info: Any, size: int, say: object) -> object:
-        opened.append((str(where), info.batch))
+    def engine(bind: object, where: str, info: Any, size: int, say: object) -> object:
+        opened.append((where, info.batch))
         raise OutOfMemory("full", info.batch)
 
     monkeypatch.setattr(ours, "CudaEngine", engine)
