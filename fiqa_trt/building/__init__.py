@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from fiqa_trt.building.registry import BUILDERS
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines.manifest import Manifest, new_engine
 from fiqa_trt.engines.opening import choose_device
-from fiqa_trt.engines.registry import BACKENDS
+from fiqa_trt.engines.registry import BACKENDS, obstacle
 from fiqa_trt.engines.store import store
 from fiqa_trt.errors import EngineError
 from fiqa_trt.progress import Say, silent
@@ -79,13 +78,14 @@ def _place(request: Request, say: Say) -> tuple[str, str]:
 
 
 def _choose(device: str, say: Say) -> str:
-    """The first backend whose engines for a device can be built here."""
+    """The first backend whose engines for a device can be built here; `say` hears why it is not one before that."""
     able = [name for name in BUILDERS if BACKENDS[name].kind == device.partition(":")[0]]
-    for name, other in itertools.pairwise(able):
-        backend = BACKENDS[name]
-        install = backend.load().missing()
-        if install is None:
-            return name
-        title = backend.title
-        say(f"{title} is not here, so this builds a {BACKENDS[other].title} engine; for {title}: {install}")
-    return able[-1]
+    reasons = list[str]()
+    for name in able:
+        reason = obstacle(name, device) if name != able[-1] else None
+        if reason is None:
+            break
+        reasons.append(reason)
+    if reasons:
+        say(f"{', '.join(reasons)}, so this builds a {BACKENDS[name].title} engine")
+    return name

@@ -33,6 +33,11 @@ def missing() -> str | None:
     return INSTALL if LIBRARY.version() is None else None
 
 
+def unfit(device: str) -> str | None:
+    """See `registry.Opener`."""
+    return unknown_gpu(*cuda.gpu_target(device))
+
+
 def number_of_capability(capability: str) -> int:
     """`8.6` as NVIDIA numbers it: 86. Raises EngineError unless it is one."""
     major, _, minor = capability.partition(".")
@@ -85,8 +90,8 @@ def unknown_gpu(name: str, features: tuple[str, ...]) -> str | None:
     if knows(number):
         return None
     return (
-        f"{LIBRARY} has no kernels for {name} (compute capability {number // 10}.{number % 10}); on that, build with "
-        "--backend tensorrt, or --backend torch"
+        f"{LIBRARY} has no kernels for {name} (compute capability {number // 10}.{number % 10}), which TensorRT and "
+        "PyTorch have"
     )
 
 

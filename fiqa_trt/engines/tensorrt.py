@@ -125,6 +125,10 @@ def missing() -> str | None:
     return INSTALL if tensorrt_version() is None else None
 
 
+def unfit(device: str) -> None:
+    """See `registry.Opener`: it runs on all of them."""
+
+
 def open_directory(folder: Path, wanted: Wanted) -> CudaEngine:
     """See `registry.Opener`."""
     return open_tensorrt(folder, wanted.device, wanted.batch, wanted.say)
