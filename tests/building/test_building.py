@@ -286,9 +286,7 @@ def test_a_plan_is_refused_by_the_cpu_and_by_a_machine_without_its_gpu(store: Pa
     with pytest.raises(EngineError, match="runs on cuda, not on --device cpu"):
         open_engine("cpu", engine=str(built.folder))
     if not torch.cuda.is_available():
-        with pytest.raises(
-            EngineError, match="needs a CUDA GPU; torch .* sees none; here --engine auto runs on the CPU"
-        ):
+        with pytest.raises(EngineError, match=r"needs a CUDA GPU; torch .* sees none; here --engine auto runs"):
             open_engine(engine=str(built.folder))
         assert "needs a CUDA GPU (H100)" in invoke("engines").stdout
 
