@@ -39,9 +39,7 @@ def build(request: Request, say: Say = silent) -> Built:
         raise EngineError("--calibration is for --precision int8; leave it out")
     backend, device = _place(request, say)
     if request.version_compatible and backend != "tensorrt":
-        raise EngineError(
-            f"--version-compatible is for --backend tensorrt; {BACKENDS[backend].title} has no such engines"
-        )
+        raise EngineError(f"--version-compatible is for --backend tensorrt, not for {backend}")
     output = request.output or store() / "-".join(filter(None, (backend, request.precision, request.capability)))
     builder = BUILDERS[backend].load()
     began = time.monotonic()

@@ -26,14 +26,16 @@ class Plan:
         payload: the engine.
         inputs: type and shape by name; -1 is any batch.
         outputs: the same.
-        layers: how many.
-        types: what the convolutions compute in.
+        layers: how many. Torch-TensorRT takes many more to compute the shapes of a dynamic batch.
+        convolutions: how many of them.
+        types: what these compute in.
     """
 
     payload: bytes
     inputs: dict[str, tuple[str, tuple[int, ...]]]
     outputs: dict[str, tuple[str, tuple[int, ...]]]
     layers: int
+    convolutions: int
     types: tuple[str, ...]
 
 
@@ -42,7 +44,7 @@ def describe(network: Any) -> dict[str, Any]:
     import tensorrt_rtx as rtx
 
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    kinds = {layer.get_output(0).dtype for layer in layers if layer.type == rtx.LayerType.CONVOLUTION}
+    kinds = [layer.get_output(0).dtype for layer in layers if layer.type == rtx.LayerType.CONVOLUTION]
 
     def tensors(count: int, get: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
         found = [get(index) for index in range(count)]
@@ -52,7 +54,8 @@ def describe(network: Any) -> dict[str, Any]:
         "inputs": tensors(network.num_inputs, network.get_input),
         "outputs": tensors(network.num_outputs, network.get_output),
         "layers": len(layers),
-        "types": tuple(sorted(kind.name.lower() for kind in kinds)),
+        "convolutions": len(kinds),
+        "types": tuple(sorted({kind.name.lower() for kind in kinds})),
     }
 
 

@@ -69,7 +69,7 @@ def check_capability(capability: str) -> None:
 
 def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None:
     """What keeps an engine from being used on this machine, in a line; None if nothing does."""
-    if problem := cuda.lacking(manifest.target.name or "one that it was built for"):
+    if problem := cuda.lacking(manifest.target.name or " ".join(manifest.target.features)):
         return problem
     here, built = LIBRARY.version(), manifest.versions.get("tensorrt_rtx")
     if here is None:
