@@ -59,12 +59,16 @@ def check_capability(capability: str) -> None:
     """Raise EngineError, with those that are, if the library does not build for a compute capability."""
     if knows(number_of_capability(capability)):
         return
-    known = [value for value in LIBRARY.load().ComputeCapability.__members__.values() if int(value) > 1]
-    listed = ", ".join(f"{int(value) // 10}.{int(value) % 10}" for value in known)
     raise EngineError(
-        f"{LIBRARY} does not build for compute capability {capability}; it does for {listed}, and by default for most "
-        "of them at once"
+        f"{LIBRARY} does not build for compute capability {capability}; it does for {', '.join(capabilities())}, and "
+        "by default for most of them at once"
     )
+
+
+def capabilities() -> list[str]:
+    """The compute capabilities that the library has names for."""
+    numbers = [int(value) for value in LIBRARY.load().ComputeCapability.__members__.values()]
+    return [f"{number // 10}.{number % 10}" for number in numbers if number >= 10]
 
 
 def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None:
