@@ -16,7 +16,7 @@ from fiqa_trt.building.request import Request
 from fiqa_trt.building.rtx_plans import SMALLEST, Plan, check_plan, plan_of_onnx
 from fiqa_trt.engines.cuda import gpu_target
 from fiqa_trt.engines.manifest import Draft, Manifest, Target
-from fiqa_trt.engines.rtx import INSTALL, LIBRARY, check_capability, number_of_capability, open_rtx, unknown_gpu
+from fiqa_trt.engines.rtx import INSTALL, LIBRARY, check_capability, knows, number_of_capability, open_rtx, unfit
 from fiqa_trt.errors import EngineError
 from fiqa_trt.progress import Say
 
@@ -32,8 +32,8 @@ def build_rtx(request: Request, device: str, draft: Draft, scratch: Path, say: S
         raise EngineError(f"--backend tensorrt-rtx needs {LIBRARY.title}: {INSTALL}")
     elsewhere = device == "cpu"
     target = _target_of(request.capability) if elsewhere else Target("cuda", *gpu_target(device))
-    if not elsewhere and (problem := unknown_gpu(target.name, target.features)):
-        raise EngineError(problem)
+    if not elsewhere and (problem := unfit(device)):
+        say(f"{problem}; it is tried all the same")
     source = exported_network(request.checkpoint, scratch)
     network = Manifest.read(source)
     largest = request.max_batch or BATCHES[-1]
@@ -83,8 +83,9 @@ def _plan(
     say: Say,
 ) -> tuple[Plan, dict[str, str]]:
     """The engine, and the versions of what made it."""
-    number = target.features[0].removeprefix("sm_") if target.features else ""
-    capability = f"{number[:-1]}.{number[-1]}" if number else None
+    number = int(target.features[0].removeprefix("sm_")) if target.features else 0
+    # For a GPU that it does not know, as for all at once: an H100 ran that.
+    capability = f"{number // 10}.{number % 10}" if number and knows(number) else None
     versions = {"tensorrt_rtx": str(LIBRARY.version()), "driver": driver_version()}
     if through := rtx_torch.installed():
         say(f"compiling with {LIBRARY} through Torch-TensorRT {through}")

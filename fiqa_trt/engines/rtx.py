@@ -34,8 +34,14 @@ def missing() -> str | None:
 
 
 def unfit(device: str) -> str | None:
-    """See `registry.Opener`."""
-    return unknown_gpu(*cuda.gpu_target(device))
+    """See `registry.Opener`. The GPU may run engines all the same: an H100 did, and scored rightly."""
+    name, features = cuda.gpu_target(device)
+    number = int(features[0].removeprefix("sm_"))
+    return None if knows(number) else f"{LIBRARY} does not support {name} (compute capability {_dotted(number)})"
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 10}.{number % 10}"
 
 
 def number_of_capability(capability: str) -> int:
@@ -68,11 +74,20 @@ def check_capability(capability: str) -> None:
 def capabilities() -> list[str]:
     """The compute capabilities that the library has names for."""
     numbers = [int(value) for value in LIBRARY.load().ComputeCapability.__members__.values()]
-    return [f"{number // 10}.{number % 10}" for number in numbers if number >= 10]
+    return [_dotted(number) for number in numbers if number >= 10]
 
 
 def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None:
-    """What keeps an engine from being used on this machine, in a line; None if nothing does."""
+    """What keeps an engine from being used on this machine, in a line; None if nothing does.
+
+    On a GPU that the library does not name as one of its own it may run all the same, if it is asked for by name.
+    """
+    problem = _difference(manifest, device)
+    return problem or ((unknown := unfit(device)) and f"{unknown}; --engine takes it all the same")
+
+
+def _difference(manifest: Manifest, device: str) -> str | None:
+    """The same, but for what the library says of the GPU."""
     if problem := cuda.lacking(manifest.target.name or " ".join(manifest.target.features)):
         return problem
     here, built = LIBRARY.version(), manifest.versions.get("tensorrt_rtx")
@@ -85,18 +100,7 @@ def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None
         return (
             f"built for {' '.join(manifest.target.features)}, this is {name} {' '.join(features)}; build it again here"
         )
-    return unknown_gpu(name, features)
-
-
-def unknown_gpu(name: str, features: tuple[str, ...]) -> str | None:
-    """Why a GPU cannot run any engine of this library, and what can; None if it can."""
-    number = int(features[0].removeprefix("sm_"))
-    if knows(number):
-        return None
-    return (
-        f"{LIBRARY} has no kernels for {name} (compute capability {number // 10}.{number % 10}), which TensorRT and "
-        "PyTorch have"
-    )
+    return None
 
 
 def open_directory(folder: Path, wanted: Wanted) -> CudaEngine:
@@ -112,7 +116,7 @@ def open_rtx(folder: Path, device: str = "cuda", batch: int | None = None, say: 
     """
     manifest = Manifest.read(folder)
     check_cuda(device)
-    if problem := difference_from_here(manifest, device):
+    if problem := _difference(manifest, device):
         raise EngineError(f"{folder}: {problem}")
     batch = tensorrt.fitting(manifest, folder, batch)
     name, features = cuda.gpu_target(device)
@@ -144,7 +148,12 @@ def _loaded(plan: bytes, what: str, gpu: str, say: Say) -> Any:
     runtime = library.Runtime(log)
     validity, reasons = runtime.get_engine_validity(plan)
     if validity == library.EngineValidity.INVALID:
-        raise EngineError(f"{what}: {LIBRARY} cannot run this engine on {gpu} ({_words(reasons) or log}); {_WAY_OUT}")
+        # Of this alone it is no judge: engines that it said it of ran, and scored rightly.
+        if int(reasons) != int(library.EngineInvalidityDiagnostics.UNSUPPORTED_CC):
+            raise EngineError(
+                f"{what}: {LIBRARY} cannot run this engine on {gpu} ({_words(reasons) or log}); {_WAY_OUT}"
+            )
+        say(f"{LIBRARY} does not support {gpu} for this engine ({_words(reasons)}); it is tried all the same")
     if validity == library.EngineValidity.SUBOPTIMAL:
         say(f"{what} is not at its best on {gpu} ({_words(reasons)}): build one here with --backend tensorrt-rtx")
     try:
@@ -162,8 +171,7 @@ _WAY_OUT = "build it again here (fiqa-trt build --backend tensorrt-rtx), or use 
 def _words(reasons: int) -> str:
     """What `get_engine_validity` gives as reasons: a sum of flags."""
     flags = LIBRARY.load().EngineInvalidityDiagnostics.__members__
-    found = [name.lower().replace("_", " ") for name, flag in flags.items() if int(reasons) & int(flag)]
-    return ", ".join(found)
+    return ", ".join(name for name, flag in flags.items() if int(reasons) & int(flag))
 
 
 class Kernels:

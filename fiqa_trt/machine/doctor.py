@@ -166,7 +166,7 @@ def _seen(name: str, function: Any, remedy: str) -> Check:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in a line: of others' long texts whole words; of ours all but the remedy, which stands below."""
+    """What an error says, in a line: of others' long texts whole words; of ours all but what stands below it."""
     if isinstance(error, FiqaError):
         return re.split("[:;,] pip install ", str(error))[0]
     return textwrap.shorten(one_line(error, 2000), 160, placeholder=" ...")
@@ -260,8 +260,10 @@ def _rtx(has_gpu: bool) -> Check:
             raise RuntimeError(problem)
         return f"{rtx.LIBRARY.title} {tensorrt_rtx.__version__}, for compute capability {known}"
 
-    unfit = has_gpu and rtx.LIBRARY.version() is not None
-    remedy = "build with --backend tensorrt or --backend torch" if unfit else _install("rtx")
+    there = rtx.LIBRARY.version() is not None
+    remedy = (
+        "take --backend tensorrt or torch; --engine takes an engine of it all the same" if there else _install("rtx")
+    )
     return _seen("TensorRT for RTX" if has_gpu else "building for GPUs elsewhere (TensorRT for RTX)", try_it, remedy)
 
 

@@ -1,4 +1,4 @@
-"""TensorRT for RTX without a GPU: what is kept between starts, by a stand-in for its engine; and the first start's check.
+"""TensorRT for RTX without a GPU: what is kept between starts, by a stand-in for its engine, and the first start.
 
 What the real library says without a GPU is in tests/building/test_rtx.py.
 """
@@ -95,7 +95,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager"),
         CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole"),
         ILogger=type("ILogger", (), {"ERROR": 1}), EngineValidity=SimpleNamespace(INVALID=2, SUBOPTIMAL=1),
-        EngineInvalidityDiagnostics=SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2}),
+        EngineInvalidityDiagnostics=SimpleNamespace(
+            __members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2}, UNSUPPORTED_CC=2
+        ),
         answer=(0, 0), loads=None,
     )  # fmt: skip
     fake.Runtime = lambda log: SimpleNamespace(
@@ -156,21 +158,23 @@ def test_a_graph_is_recorded_by_whoever_can(library: SimpleNamespace) -> None:
 
 def test_what_the_library_says_of_an_engine(library: SimpleNamespace) -> None:
     said = list[str]()
-    library.answer = (2, 2)
+    library.answer = (2, 3)
     with pytest.raises(
-        EngineError, match=r"mine: .* 1\.6\.1 cannot run this engine on H100 \(unsupported cc\); build it"
+        EngineError, match=r"cannot run this engine on H100 \(VERSION_MISMATCH, UNSUPPORTED_CC\); build"
     ):
         rtx._loaded(b"", "mine", "H100", said.append)
-    library.answer = (1, 3)
-    with pytest.raises(
-        EngineError, match=r"mine: .* cannot load this engine on L4 \(it says nothing\); build it again"
-    ):
+    library.answer = (0, 0)
+    with pytest.raises(EngineError, match=r"mine: .* cannot load this engine on L4 \(it says nothing\); build it"):
         rtx._loaded(b"", "mine", "L4", said.append)
-    assert said == [
-        "mine is not at its best on L4 (version mismatch, unsupported cc): build one here with --backend tensorrt-rtx"
-    ]
+    assert not said
     library.loads = Engine()
-    assert rtx._loaded(b"", "mine", "L4", said.append) is library.loads
+    for answer, words in (
+        ((2, 2), "1.6.1 does not support H100 for this engine (UNSUPPORTED_CC); it is tried all the same"),
+        ((1, 1), "mine is not at its best on H100 (VERSION_MISMATCH): build one here with --backend tensorrt-rtx"),
+    ):
+        library.answer = answer
+        assert rtx._loaded(b"", "mine", "H100", said.append) is library.loads
+        assert said.pop().endswith(words)
 
 
 @pytest.fixture
@@ -199,12 +203,13 @@ def test_which_engines_can_be_used(gpu: None, changes: dict[str, Any], problem: 
     assert rtx.difference_from_here(dataclasses.replace(PLAN, **changes)) == problem
 
 
-def test_a_gpu_without_kernels_is_told_what_has_them(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_none_on_a_gpu_that_the_library_does_not_support(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    problem = "TensorRT for RTX 1.6.1 has no kernels for H100 (compute capability 9.0), which TensorRT and PyTorch have"
+    problem = "TensorRT for RTX 1.6.1 does not support H100 (compute capability 9.0)"
     assert rtx.unfit("cuda") == problem
-    assert rtx.difference_from_here(dataclasses.replace(PLAN, target=Target("cuda"))) == problem
+    listed = rtx.difference_from_here(dataclasses.replace(PLAN, target=Target("cuda")))
+    assert listed == f"{problem}; --engine takes it all the same"
 
 
 def test_of_engines_that_were_never_timed_auto_takes_fp16(gpu: None, tmp_path: Path) -> None:
@@ -252,9 +257,7 @@ def test_an_engine_that_is_too_far_from_fp32_never_starts(unverified: Path) -> N
     shifted = (*known.reference[:40], (known.reference[40][0] + 0.01, *known.reference[40][1:]), *known.reference[41:])
     (unverified / MANIFEST).write_text(dataclasses.replace(known, reference=shifted).dump())
     for _ in range(2):
-        with pytest.raises(
-            EngineError, match=r"not verified when it was built, is too far from FP32, so it cannot be u"
-        ):
+        with pytest.raises(EngineError, match="not verified when it was built, is too far from FP32, so it cannot be"):
             open_engine("cpu", "fp32", str(unverified))
         assert not Manifest.read(unverified).verified
     done = invoke("engines", unverified.parent)
