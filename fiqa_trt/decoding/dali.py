@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import importlib.util
 import io
 import re
 import threading
@@ -89,6 +90,8 @@ class DaliDecoder:
             ) from exc
         except Exception as exc:  # whatever a library that does not fit the driver raises
             raise EngineError(f"--decoder dali: {one_line(exc)}; use --decoder cpu") from exc
+        if device != "cpu" and importlib.util.find_spec("torch") is None:
+            raise EngineError("--decoder dali: on a GPU it needs torch; pip install 'fiqa-trt[gpu]', or --decoder cpu")
         self._ndd = ndd
         self._gpu = device if device != "cpu" else None
         self.name = "dali (gpu)" if self._gpu else "dali (cpu)"

@@ -1,4 +1,7 @@
-"""The way to TensorRT, as far as it can be gone without a GPU: with the real Torch-TensorRT, in its own processes."""
+"""What TensorRT for RTX, which builds our engines for real in test_rtx.py, does not show of the way to TensorRT.
+
+That INT8 is converted, and that every version takes what it is given: with the real Torch-TensorRT, but no GPU.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ front_end = pytest.mark.skipif(
 )
 
 
-def dry_run(case: str) -> dict[str, Any]:
+def dry_run() -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.building.dry_run", case],
+        [sys.executable, "-m", "tests.building.dry_run"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(FRONT_END)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -42,34 +45,14 @@ def dry_run(case: str) -> dict[str, Any]:
 
 @front_end
 @pytest.mark.slow
-def test_fp16_becomes_one_engine() -> None:
-    found = dry_run("fp16")
-    assert found["converted"] == found["operators"] > 500
-    assert found["engines"] == 1
-    assert found["types"] == ["float16"]
-    assert found["convolutions"] == 108
-    assert found["input"] == ["torch.uint8"]
-
-
-@front_end
-@pytest.mark.slow
 def test_int8_becomes_one_engine_and_keeps_every_quantise_operator() -> None:
-    found = dry_run("int8")
+    found = dry_run()
     assert found["converted"] == found["operators"] > 500
     assert found["engines"] == 1
     assert found["exported"] == 2 * found["layers"] > 80
     assert found["quantise"] == found["exported"]
     assert found["types"] == ["float16"]  # what is not quantised, and what leaves a quantised convolution
     assert found["input"] == ["torch.uint8"]
-
-
-@front_end
-@pytest.mark.slow
-def test_without_contiguous_it_falls_to_pieces() -> None:
-    """If this fails, the trap is gone, and so may be the `.contiguous()` in `Ensemble.normalise`."""
-    found = dry_run("trap")
-    assert found["converted"] < found["operators"]
-    assert found["engines"] > 1
 
 
 def versions() -> list[str]:
