@@ -8,6 +8,8 @@ here, before the export, and never by an option of the compiler.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import logging
 import tempfile
 import warnings
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from fiqa_trt.models.networks import Ensemble
 
 VERSIONS = ((2, 11), (2, 14))
+PACKAGE = "torch-tensorrt"
 _IMAGE = (PreprocessSpec().size, PreprocessSpec().size, 3)
 SMALLEST = 2  # a batch of 1 would make the exporter specialise on it
 # One engine or an error: never a silent fall-back to PyTorch for a part.
@@ -124,6 +127,11 @@ def _quantised_export() -> Iterator[None]:
 
 def import_torch_tensorrt() -> Any:
     """The module. Raises EngineError with the way out: it fails in many ways where a library is missing."""
+    if importlib.util.find_spec("torch_tensorrt") and _is_of_rtx():
+        raise EngineError(
+            "--backend tensorrt needs torch-tensorrt, whose place torch-tensorrt-rtx has taken: use --backend "
+            "tensorrt-rtx, or uninstall that, then pip install --force-reinstall --no-deps torch-tensorrt"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -141,6 +149,15 @@ def import_torch_tensorrt() -> Any:
             "'torch-tensorrt>=2.11,<2.15')"
         )
     return torch_tensorrt
+
+
+def _is_of_rtx() -> bool:
+    """Whether the module is that of TensorRT for RTX; both packages have the same."""
+    try:
+        importlib.metadata.version("torch-tensorrt-rtx")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def input_shapes(best: int, max_batch: int) -> dict[str, tuple[int, ...]]:

@@ -90,7 +90,7 @@ def _plan(
     if through := rtx_torch.installed():
         say(f"compiling with {LIBRARY} through Torch-TensorRT {through}")
         plan = rtx_torch.plan_of_checkpoint(request.checkpoint, request.precision, *batches, capability, scratch)
-        return plan, {**versions, "torch_tensorrt_rtx": through, "torch": rtx_torch.version_of_torch()}
+        return plan, {**versions, "torch_tensorrt_rtx": through, "torch": str(rtx_torch.version_of("torch"))}
     say(f"compiling with {LIBRARY} from the ONNX network ({rtx_torch.WHY_NOT})")
     model = network.read_payload(source)
     plan = plan_of_onnx(model, request.precision, *batches, capability)

@@ -28,23 +28,23 @@ PACKAGE = "torch-tensorrt-rtx"
 
 
 WHY_NOT = (
-    f"Torch-TensorRT for it is not installed: pip install {PACKAGE}, in an environment without torch-tensorrt, whose "
-    "place it takes"
+    f"Torch-TensorRT for it is not installed by itself: pip install {PACKAGE}, in an environment without "
+    "torch-tensorrt, whose place it takes"
 )
 
 
-def version_of_torch() -> str:
-    """Of the installed one."""
-    return importlib.metadata.version("torch")
+def version_of(package: str) -> str | None:
+    """Of an installed package; None if it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def installed() -> str | None:
-    """Version of the Torch-TensorRT that compiles to TensorRT for RTX; None if it, or torch, is not there."""
-    try:
-        importlib.metadata.version("torch")
-        return importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """Version of the Torch-TensorRT that compiles to TensorRT for RTX; None if it, or torch, is not there by itself."""
+    found = {name: version_of(name) for name in ("torch", compiler.PACKAGE, PACKAGE)}
+    return found[PACKAGE] if found["torch"] and not found[compiler.PACKAGE] else None
 
 
 def plan_of_checkpoint(

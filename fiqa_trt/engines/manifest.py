@@ -179,9 +179,11 @@ def new_engine(folder: Path) -> Iterator[Draft]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """An engine is `engine.json` and at most one file more, whatever they hold: a damaged one can be built again."""
+    """An engine is `engine.json`, at most one file more, whatever they hold (a damaged one can be built again), and
+    what GPUs have compiled for it (see `cache.Slot`).
+    """
     try:
-        names = [path.name for path in folder.iterdir()]
+        names = [path.name for path in folder.iterdir() if path.suffix != ".blob"]
     except FileNotFoundError:
         return
     except OSError as exc:

@@ -6,6 +6,7 @@ That INT8 is converted, and that every version takes what it is given: with the 
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
 import os
 import shutil
@@ -151,3 +152,24 @@ def test_a_machine_without_torch_tensorrt_is_told_the_way_out(monkeypatch: pytes
 
     with pytest.raises(EngineError, match=r"Torch-TensorRT cannot be loaded.*--backend torch"):
         import_torch_tensorrt()
+
+
+def test_the_other_torch_tensorrt_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both packages are the module `torch_tensorrt`."""
+    from fiqa_trt.building.compile import import_torch_tensorrt
+    from fiqa_trt.building.rtx_torch import installed
+
+    there = {"torch": "2.14.1", "torch-tensorrt-rtx": "2.14.0"}
+
+    def version(name: str) -> str:
+        if name not in there:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert installed() == "2.14.0"
+    with pytest.raises(EngineError, match="needs torch-tensorrt, whose place torch-tensorrt-rtx has taken: use"):
+        import_torch_tensorrt()
+    there["torch-tensorrt"] = "2.14.0"  # one over the other: which files are whose, nobody knows
+    assert installed() is None

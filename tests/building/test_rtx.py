@@ -90,7 +90,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, without_torch_tensorrt: Path
         path=without_torch_tensorrt, FIQA_TRT_ENGINES=str(store),
     )  # fmt: skip
     assert (
-        "from the ONNX network (Torch-TensorRT for it is not installed: pip install torch-tensorrt-rtx" in done.stderr
+        "from the ONNX network (Torch-TensorRT for it is not installed by itself: pip install torch-tensorrt-rtx"
+        in done.stderr
     )
     assert "cannot be measured here" in done.stderr
     assert json.loads(done.stdout)["folder"] == str(store / "tensorrt-rtx-fp16-8.6")
