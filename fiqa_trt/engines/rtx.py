@@ -205,9 +205,14 @@ class Kernels:
         context = self._engine.create_execution_context(self._config)
         launch = tensorrt.bind_context(self._engine, context, images, scores, stream, LIBRARY)
         if context.is_stream_capturable(stream.cuda_stream):
-            return launch
+            return functools.partial(self._launch, launch)
         context = self._engine.create_execution_context(self._capturing)
-        return OwnGraph(tensorrt.bind_context(self._engine, context, images, scores, stream, LIBRARY))
+        launch = tensorrt.bind_context(self._engine, context, images, scores, stream, LIBRARY)
+        return OwnGraph(functools.partial(self._launch, launch))
+
+    def _launch(self, launch: Launch) -> None:
+        """Launch. By this, what the contexts share lives as long as they do."""
+        launch()
 
     def keep(self) -> Slot | None:
         """Keep what was compiled, if that is new; returns where it was loaded from, or None."""
