@@ -1,4 +1,4 @@
-"""The script that is run when a GPU is at hand, without one."""
+"""The scripts that are run when a GPU is at hand, without one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu_validation
+from benchmarks import gpu_sweep, gpu_validation
 from benchmarks.gpu_validation import UNFINISHED, main
 
 
@@ -26,6 +26,19 @@ def test_every_section_runs_with_stand_ins(tmp_path: Path, capsys: pytest.Captur
     assert found["sections"]["decoders"]["same_outcomes"]
     assert found["sections"]["torch fp32, CUDA graphs"]["agreement"]["max"] < 1e-5
     assert capsys.readouterr().out.endswith("left: nothing\n")
+
+
+@pytest.mark.slow
+def test_the_knobs_are_turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_sweep, "DISTINCT", 8)
+    monkeypatch.setattr(gpu_sweep, "PROCESSES", ())  # they are those of `--devices`, and take long to start
+    monkeypatch.setattr(gpu_sweep, "turns", lambda: [{}, {"threads": 1, "hardware": 0.0}])
+    output = tmp_path / "found.json"
+    assert gpu_sweep.main(["--dry", "-o", str(output), "--images", "8", "--decoded", "16", "--sizes", "112"]) == 0
+    found = json.loads(output.read_text())
+    rates = [figure["images_per_s"] for name in found if name.endswith(" px") for figure in found[name].values()]
+    assert len(rates) == 4 + 2
+    assert all(rate > 0 for rate in rates)
 
 
 def test_a_section_that_fails_costs_no_other(

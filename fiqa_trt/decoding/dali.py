@@ -17,9 +17,10 @@ import importlib.util
 import io
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,9 +58,13 @@ class DaliDecoder:
 
     Attributes:
         failures: batches in a row that DALI failed on.
+        options: of DALI's decoder of images.
     """
 
     threads = 2
+    # Chroma as libjpeg-turbo interpolates it, and so Pillow. Where a GPU has decoders in hardware they take all, which
+    # is quicker than the share that DALI gives them and leaves the cores alone (benchmarks/results/gpu_h100.json).
+    options: Mapping[str, Any] = MappingProxyType({"jpeg_fancy_upsampling": True, "hw_decoder_load": 1.0})
 
     def __init__(
         self,
@@ -169,8 +174,7 @@ class DaliDecoder:
         joined = np.frombuffer(bytearray().join(blobs), np.uint8)
         encoded = self._batch(np.split(joined, np.cumsum([len(blob) for blob in blobs])[:-1]))
         device = "gpu" if self._gpu else "cpu"
-        # Chroma as libjpeg-turbo interpolates it, and so Pillow.
-        images = ndd.decoders.image(encoded, device=device, jpeg_fancy_upsampling=True)
+        images = ndd.decoders.image(encoded, device=device, **self.options)
         shapes = np.array(images.shape)[:, :2]
         if (shapes == self._size).all():
             return shapes, self._array(images)

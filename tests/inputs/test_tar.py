@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiqa_trt.inputs.containers.tar import TarContainer
+from fiqa_trt.inputs.containers.tar import TarContainer, plain_file
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.base import MAX_BYTES
 from tests.helpers import read_members
@@ -137,6 +137,49 @@ def test_wherever_it_is_damaged_the_rest_is_read_and_the_place_is_named(
         assert f"at byte {512 * block}" in str(error) or "damaged header" in str(error)
     # Either the block was data, and all members are still listed, or the shard has a row of its own.
     assert error is not None or len(found) == len(intact)
+
+
+_EDITS = st.lists(st.tuples(st.integers(0, 511), st.sampled_from(b"\0 /07891ax\xff")), max_size=4)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.text(st.characters(max_codepoint=0x17F), min_size=1, max_size=110),
+    st.integers(0, 1 << 34),
+    st.sampled_from([*_KINDS.values(), tarfile.GNUTYPE_SPARSE, b"L"]),
+    st.sampled_from([tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT]),
+    _EDITS,
+    st.sampled_from(["kept", "summed", "in another way"]),
+)
+def test_a_header_that_is_read_in_short_is_read_as_tarfile_reads_it(
+    name: str, size: int, kind: bytes, form: int, edits: list[tuple[int, int]], checksum: str
+) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.type, entry.mtime = size, kind, size
+    try:
+        header = bytearray(entry.tobuf(form, "utf-8", "surrogateescape")[-512:])  # type: ignore[arg-type]
+    except ValueError:  # what USTAR cannot say
+        return
+    for place, byte in edits:
+        header[place] = byte
+    if checksum != "kept":
+        total = 256 + sum(header[:148]) + sum(header[156:])
+        header[148:156] = (b"%06o\0 " if checksum == "summed" else b"%07o ") % total
+    short = plain_file(bytes(header))
+    if short is not None:
+        expected = tarfile.TarInfo.frombuf(bytes(header), "utf-8", "surrogateescape")
+        assert short == (expected.name.encode("utf-8", "surrogateescape"), expected.size)
+        assert expected.type == tarfile.REGTYPE
+    if (
+        not edits
+        and kind == tarfile.REGTYPE
+        and name.isascii()
+        and len(name) <= 100
+        and "\0" not in name
+        and checksum != "in another way"
+        and size < 8**11
+    ):
+        assert short is not None
 
 
 def test_a_tar_of_one_member_whose_own_header_is_damaged() -> None:

@@ -6,14 +6,16 @@ on, as `tar -i` does, and so is what follows a damaged header; bytes that belong
 
 from __future__ import annotations
 
+import re
 import tarfile
+import zlib
 from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
 
 from fiqa_trt.errors import one_line
-from fiqa_trt.inputs.containers.members import SPARSE, Entries
+from fiqa_trt.inputs.containers.members import FILE, SPARSE, Entries
 from fiqa_trt.inputs.containers.named import NamedContainer, whole
 from fiqa_trt.inputs.containers.registry import CONTAINERS
 from fiqa_trt.outcomes import ImageError, Status
@@ -22,6 +24,10 @@ from fiqa_trt.storage.base import File
 _PIECE = 1 << 20
 _SEARCHED = 64 << 20
 """So far a first header is looked for in what may be no tar at all."""
+_NUMBERS = re.compile(rb"(?:[0-7]{7}[ \0]|[0-7]{6} \0){3}(?:[0-7]{11}[ \0]){2}([0-7]{6})(?:\0 | \0)0", re.ASCII)
+"""What stands behind the name of a file: mode, owner and group, size and time, checksum, type."""
+_DEVICE = re.compile(rb"(?:[0-7]{7}[ \0]|[0-7]{6} \0|\0{8}){2}\0")
+"""Major and minor number, which a file has none of, and no beginning of its name."""
 _COMPRESSED = {
     b"\x1f\x8b": "gzip -dc",
     b"BZh": "bzip2 -dc",
@@ -79,6 +85,21 @@ def _read_sparse(file: BinaryIO, offset: int) -> bytes:
     return b"" if found is None else found.read()
 
 
+def plain_file(header: bytes) -> tuple[bytes, int] | None:
+    """Name and size of a file by such a header of 512 bytes as nearly all files have; None for any other.
+
+    They are what `tarfile` makes of it in ten times the time.
+    """
+    numbers = _NUMBERS.match(header, 100)
+    if len(header) != tarfile.BLOCKSIZE or not header.isascii() or numbers is None or not _DEVICE.match(header, 329):
+        return None
+    # Of ASCII alone the sum is less than Adler's modulus, whose lower half is the sum and one.
+    unsigned = (zlib.adler32(header) & 0xFFFF) - 1 - sum(header[148:156]) + 8 * ord(" ")
+    if unsigned != int(numbers[1], 8):
+        return None
+    return header[:100].partition(b"\0")[0], int(header[124:135], 8)
+
+
 def _follows(error: Exception) -> bool:
     """Whether it is of a header that another one, which is whole, has announced."""
     return isinstance(error, tarfile.SubsequentHeaderError)  # type: ignore[attr-defined]
@@ -99,6 +120,13 @@ class _Scan:
         while at < self._size:
             self._file.seek(at)
             try:
+                plain = None if headers.pax_headers else plain_file(self._file.read(tarfile.BLOCKSIZE))
+                if plain is not None:
+                    name, size = plain
+                    self._entries.put(name, FILE, at + tarfile.BLOCKSIZE, size)
+                    at, ended = at + tarfile.BLOCKSIZE * (1 - -size // tarfile.BLOCKSIZE), False
+                    continue
+                self._file.seek(at)
                 entry = tarfile.TarInfo.fromtarfile(headers)
                 if headers.offset <= at or entry.size < 0:
                     raise ValueError("a negative size")
