@@ -35,7 +35,7 @@ def open_engine(
     Args:
         device: auto, cpu, cuda or cuda:i. Only `auto` falls back to the CPU, and tells `say` why.
         precision: auto, fp32, fp16 or int8.
-        engine: auto, `openvino`, `tensorrt`, `torch`, or an engine directory.
+        engine: auto, one of `registry.names`, or an engine directory.
         batch: images per call; the engine's own choice by default.
         say: receives one line for each decision that the user should know of.
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fiqa_trt.building import Request, build
+from fiqa_trt.building import Request, _choose, build
 from fiqa_trt.building.measuring import rounded
 from fiqa_trt.building.registry import BUILDERS, Builder
 from fiqa_trt.cli import group
@@ -20,6 +20,7 @@ from fiqa_trt.engines.manifest import Draft, Manifest
 from fiqa_trt.engines.opening import RELEASED, open_engine
 from fiqa_trt.engines.registry import BACKENDS, Backend, names
 from fiqa_trt.engines.store import list_engines
+from fiqa_trt.engines.tensorrt import Library
 from fiqa_trt.errors import EngineError
 from fiqa_trt.models.verification import verification_batch
 from tests.helpers import PAYLOAD, MeanEngine, manifest
@@ -109,6 +110,26 @@ def test_a_backend_that_cannot_be_built_is_passed_over(mine: Path, monkeypatch: 
     for backend, device in (("mine", "cuda"), ("torch", "cpu"), ("none", "cpu"), ("onnx", "cpu")):
         with pytest.raises(EngineError, match=f"^--backend {backend} does not run on --device {device}$"):
             build(Request("fp16", device=device, backend=backend))
+
+
+def test_auto_says_why_it_does_not_build_for_a_gpu_that_a_library_does_not_support(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(Library, "version", lambda self: "1.6" if self.module == "tensorrt_rtx" else None)
+    monkeypatch.setattr("fiqa_trt.engines.rtx.knows", lambda number: number != 90)
+    said = list[str]()
+    assert _choose("cuda:0", said.append) == "torch"
+    reason = "TensorRT for RTX 1.6 does not support H100 (compute capability 9.0), so this builds a PyTorch engine"
+    assert said.pop().endswith(f", {reason}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert _choose("cuda:0", said.append) == "tensorrt-rtx"
+    assert said.pop().endswith("so this builds a TensorRT for RTX engine")
+    monkeypatch.setattr(Library, "version", lambda self: "11.1")
+    assert _choose("cuda:0", said.append) == "tensorrt"
+    assert not said
 
 
 @pytest.mark.parametrize("version", [None, "11.1.0"])
