@@ -16,7 +16,7 @@ from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.cuda import gpu_target
 from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
-from fiqa_trt.errors import EngineError, one_line
+from fiqa_trt.errors import EngineError, FiqaError, one_line
 from fiqa_trt.models.spec import ModelSpec
 from fiqa_trt.models.verification import verification_batch
 from fiqa_trt.progress import Say
@@ -77,7 +77,7 @@ def _timing_cache(folder: Path, target: Target, version: str, scratch: Path) -> 
         shutil.copyfile(kept, used)
     yield used
     # The next build is quicker with it, but does not need it.
-    with contextlib.suppress(OSError), atomic(kept) as temporary:
+    with contextlib.suppress(OSError, FiqaError), atomic(kept) as temporary:
         shutil.copyfile(used, temporary)
 
 

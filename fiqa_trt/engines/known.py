@@ -91,5 +91,5 @@ def verified(folder: Path, engine: Engine, manifest: Manifest, say: Say = silent
 
 def record(folder: Path, manifest: Manifest) -> None:
     """Write a manifest anew, if that can be: without, the next start looks again."""
-    with contextlib.suppress(OSError), atomic(folder / MANIFEST) as temporary:
+    with contextlib.suppress(OSError, FiqaError), atomic(folder / MANIFEST) as temporary:
         temporary.write_text(manifest.dump())
