@@ -202,6 +202,21 @@ def test_an_rtx_engine_scores_alike_without_torch(store: Path, monkeypatch: pyte
     assert np.abs(scores[0] - scores[1]).max() < 1e-3
 
 
+def test_dali_on_the_gpu_without_torch(portrait: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nvidia.dali")
+    blobs: list[bytes] = [jpeg(portrait.resize(size)) for size in ((224, 224), (600, 500), (333, 512))] * 20
+    expected = DaliDecoder("cuda:0").decode(blobs, 64)
+    monkeypatch.setattr("fiqa_trt.decoding.dali._has_torch", lambda: False)
+    without = DaliDecoder("cuda:0")
+    for _ in range(5):  # a copy that is not awaited would show now and then
+        found = without.decode(blobs, 64)
+        assert isinstance(found.pixels, np.ndarray)
+        assert found.outcomes == expected.outcomes
+        assert isinstance(expected.pixels, torch.Tensor)
+        assert np.array_equal(found.pixels[:60], expected.pixels.cpu().numpy()[:60])
+    assert not without.failures
+
+
 @needs_tensorrt
 @needs_lean
 def test_the_lean_runtime_loads_what_was_built_for_it(
