@@ -63,8 +63,9 @@ def build_rtx(request: Request, device: str, draft: Draft, scratch: Path, say: S
         say,
     )  # fmt: skip
     # Other GPUs that can run it compile it for themselves, and compare it with FP32 again.
-    known = {"verified": True, "verified_on": target.name, "reference": network.reference}
-    return dataclasses.replace(with_figures(manifest, found), **known), plan.payload
+    figures = with_figures(manifest, found)
+    known = dataclasses.replace(figures, verified=True, verified_on=target.name, reference=network.reference)
+    return known, plan.payload
 
 
 def _target_of(capability: str | None) -> Target:
