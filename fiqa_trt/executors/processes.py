@@ -39,7 +39,7 @@ def parse_devices(devices: str) -> list[str]:
 
         found = [f"cuda:{index}" for index in range(count_gpus())]
         if not found:
-            raise EngineError("--devices all: there is no GPU that torch can use here; see fiqa-trt doctor")
+            raise EngineError("--devices all: there is no GPU that can be used here; see fiqa-trt doctor")
         return found
     names = [f"cuda:{name}" if name.isdigit() else name for name in devices.replace(" ", "").split(",")]
     if any(name != "cpu" and not name.removeprefix("cuda:").isdigit() for name in names):
