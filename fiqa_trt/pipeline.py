@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -36,10 +36,18 @@ Given = Address | bytes | ImageError | Picture
 """An image: where it is, its bytes or why there are none, or its pixels."""
 
 
-class Chunk(NamedTuple):
-    """Images that an engine scores in one call: as many as its batch holds at most."""
+class Task(NamedTuple):
+    """A unit that is to be scored: its number, its inputs (column `path` first), and by row what is known already."""
 
-    given: Sequence[Given]
+    number: int
+    inputs: pa.Table
+    known: Mapping[int, Read] = {}
+
+
+class Chunk(NamedTuple):
+    """Images that an engine scores in one call, as many as its batch holds at most; some may be read already."""
+
+    given: Sequence[Given | Read]
     engine: Engine
 
 
@@ -160,27 +168,27 @@ def _size(image: Read | Blob | Picture) -> int:
 
 
 def score_units(
-    units: Iterable[Unit], decoder: Decoder, engine: Engine, report: Count = silent, requests: int = REQUESTS
+    units: Iterable[Task], decoder: Decoder, engine: Engine, report: Count = silent, requests: int = REQUESTS
 ) -> Iterator[Unit]:
     """Score units of inputs; yields each unit's number and its output rows, in order.
 
     Args:
-        units: number and inputs (column `path` first) of each.
+        units: what is to be scored.
         decoder: bytes to pixels.
         engine: pixels to scores.
         report: called after every batch with its rows and how many of them failed.
         requests: to object stores, at a time.
     """
     batch = engine.info.batch
-    begun: deque[tuple[Unit, Plan]] = deque()
+    begun: deque[tuple[Task, Plan]] = deque()
     pipeline = Pipeline(decoder, requests)
 
-    def planned() -> Iterator[tuple[Unit, Plan]]:
-        waiting = deque[Unit]()
+    def planned() -> Iterator[tuple[Task, Plan]]:
+        waiting = deque[Task]()
 
-        def begin(unit: Unit) -> Future[Plan]:
+        def begin(unit: Task) -> Future[Plan]:
             waiting.append(unit)
-            return pipeline.reader.plan(unit[1].column(0).to_pylist())
+            return pipeline.reader.plan(unit.inputs.column(0).to_pylist())
 
         for plan in bounded_map(begin, units, lambda: 2):
             yield waiting.popleft(), plan
@@ -188,8 +196,12 @@ def score_units(
     def chunks() -> Iterator[Chunk]:
         for unit, plan in planned():
             begun.append((unit, plan))
-            for start in range(0, len(plan.addresses), batch):
-                yield Chunk(plan.addresses[start : start + batch], engine)
+            given: Sequence[Given | Read] = plan.addresses
+            if unit.known:
+                rows = range(len(given)) if plan.order is None else plan.order.tolist()
+                given = [unit.known.get(row, one) for row, one in zip(rows, given, strict=True)]
+            for start in range(0, len(given), batch):
+                yield Chunk(given[start : start + batch], engine)
 
     try:
         done, images = list[Scored](), 0
@@ -197,9 +209,9 @@ def score_units(
             done.append(scored)
             images += len(scored.outcomes)
             report(len(scored.outcomes), sum(outcome.status is not Status.OK for outcome in scored.outcomes))
-            (number, table), plan = begun[0]
+            unit, plan = begun[0]
             if images == len(plan.addresses):
-                yield number, _rows(table, plan, done, engine.info.members)
+                yield unit.number, _rows(unit.inputs, plan, done, engine.info.members)
                 begun.popleft()
                 done, images = [], 0
     finally:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Items done, of how many, how many of them failed, and how many were done before this process began."""
+    """Items done, of how many, how many of them failed, how many were done before this process began, and who is at
+    work, in words, where that may change.
+    """
 
     done: int
     total: int
     failed: int = 0
     before: int = 0
+    at_work: str = ""
 
 
 Report = Callable[[Progress], None]

@@ -14,7 +14,8 @@ from PIL import Image, ImageFilter
 from tests.helpers import jpeg
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "model-card.md")
+FIGURES = ("model-card.md", "scale.md")  # pages without commands
+PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in FIGURES)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -15,6 +15,7 @@ machine
 analysis
 training
 runs
+ray
 scorer
 executors
 pipeline
@@ -42,9 +43,12 @@ HEAVY = {
     "nncf",
     "modelopt",
     "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
     "pynvml",
     "onnx",
     "onnxruntime",
+    "ray",
 }
 # Imported only by what needs torch anyway.
 LOADED_LATE = ("models/networks.py", "models/folding.py", "training/")

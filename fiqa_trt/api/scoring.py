@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.errors import UsageError
 from fiqa_trt.executors.base import Setup
+from fiqa_trt.executors.cluster import Cluster
 from fiqa_trt.executors.registry import open_executor
 from fiqa_trt.inputs.read_ahead import REQUESTS
 from fiqa_trt.inputs.source import Source
@@ -17,6 +19,7 @@ from fiqa_trt.runs import retry, run
 from fiqa_trt.runs import score as scoring
 from fiqa_trt.runs.update import update_dataset
 from fiqa_trt.storage.places import place_of
+from fiqa_trt.storage.registry import is_stored
 
 
 def score_dataset(
@@ -30,6 +33,7 @@ def score_dataset(
     image_column: str | None = None,
     device: str = "auto",
     devices: str | None = None,
+    cluster: Cluster | str | None = None,
     precision: str = "auto",
     engine: str = "auto",
     batch: int | None = None,
@@ -57,6 +61,8 @@ def score_dataset(
         image_column: of tables of images.
         device: see `Scorer`, like `precision`, `engine`, `batch`, `decoder`, `threads` and `max_pixels`.
         devices: `0,1` or `all`, a process for each; they need an importable `__main__`, as all of multiprocessing does.
+        cluster: a Ray cluster whose replicas score: `auto`, `local` or `HOST:PORT`, or a `Cluster` that says how many
+            they are and what each takes; like `devices` in what it needs.
         precision: see above.
         engine: see above.
         batch: see above.
@@ -81,13 +87,23 @@ def score_dataset(
     listed = None if list_file is None else os.fspath(list_file)
     source = Source(tuple(os.fspath(path) for path in given), listed, all_files, limit, image_column, path_column)
     target = place_of(output)
+    if cluster is not None and devices is not None:
+        raise UsageError("give either devices or a cluster")
     workers = threads or len(os.sched_getaffinity(0))
     setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests)
-    opened = functools.partial(open_executor, setup, say, devices=devices)
+    asked = None if cluster is None else _asked(cluster, threads, [os.fspath(path) for path in (*given, output)])
+    opened = functools.partial(open_executor, setup, say, devices=devices, cluster=asked)
     options = run.Options(unit_rows, restart, command)
     if update:
         return update_dataset(source, target, opened, options, report, say, keep_gone=keep_gone)
     return scoring.score_dataset(source, target, opened, options, report, say)
+
+
+def _asked(cluster: Cluster | str, threads: int | None, paths: Sequence[str]) -> Cluster:
+    """A cluster as it is asked for, with what it must know of the paths."""
+    found = Cluster(cluster) if isinstance(cluster, str) else cluster
+    local = next((path for path in paths if not is_stored(path)), "")
+    return dataclasses.replace(found, threads=threads, local=local)
 
 
 def retry_failed(

@@ -43,6 +43,7 @@ class ProgressLine:
             f"{_clock(left)} left",
         ]
         facts += [f"{progress.failed:,} failed"] if progress.failed else []
+        facts += [progress.at_work] if progress.at_work else []
         if not self._terminal:
             tell("  ".join(facts))
             return

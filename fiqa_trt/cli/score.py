@@ -20,6 +20,7 @@ from fiqa_trt.decoding.registry import NAMES as DECODERS
 from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
+    from fiqa_trt.executors.cluster import Cluster
     from fiqa_trt.runs.run import Summary
     from fiqa_trt.storage.places import Place
 
@@ -65,7 +66,13 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option("--keep-gone", is_flag=True, help="With --update: keep the rows of inputs that are gone.")
 @click.option("--max-failed", metavar="N|P%", callback=_max_failed, help="Exit with 3 if more rows than this failed.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
-@click.option("--devices", metavar="0,1,...|all", help="A process for each of several GPUs (or cpu,cpu).")
+@click.option("--devices", metavar="0,1,...|all|auto", help="A process for each of several GPUs (or cpu,cpu).")
+@click.option("--cluster", metavar="auto|local|HOST:PORT", help="Replicas of a Ray cluster.")
+@click.option("--replicas", type=click.IntRange(min=1), help="With --cluster.  [default: as many as fit]")
+@click.option("--gpus-per-replica", type=click.FloatRange(0, 1), help="With --cluster, as 0.5.  [default: 1; CPU: 0]")
+@click.option("--cpus-per-replica", type=click.IntRange(min=1), help="With --cluster.  [default: a share of the node]")
+@click.option("--memory-per-replica", metavar="GB", type=click.FloatRange(0, min_open=True), help="With --cluster.")
+@click.option("--shared-filesystem", is_flag=True, help="With --cluster: all nodes see the same files.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
 @click.option(
     "--engine",
@@ -120,6 +127,12 @@ def command(
     max_failed: Callable[[int], float] | None,
     device: str,
     devices: str | None,
+    cluster: str | None,
+    replicas: int | None,
+    gpus_per_replica: float | None,
+    cpus_per_replica: int | None,
+    memory_per_replica: float | None,
+    shared_filesystem: bool,
     precision: str,
     engine: str,
     decoder: str,
@@ -163,6 +176,12 @@ def command(
 
     if devices is not None and device != "auto":
         raise click.UsageError("give either --device or --devices")
+    sizes = {"replicas": replicas, "gpus": gpus_per_replica, "cpus": cpus_per_replica, "memory": memory_per_replica}
+    on = _cluster(cluster, sizes, shared_filesystem=shared_filesystem)
+    if on is not None and devices is not None:
+        raise click.UsageError("give either --devices or --cluster: a replica of a cluster has one device")
+    if on is not None and retry_failed is not None:
+        raise click.UsageError("--retry-failed scores on this machine: no --cluster")
 
     from fiqa_trt.api import retry_failed as retry
     from fiqa_trt.api import score_dataset
@@ -192,6 +211,7 @@ def command(
                 restart=restart,
                 update=update,
                 keep_gone=keep_gone,
+                cluster=on,
                 **how,
             )
     say(describe(summary))
@@ -202,11 +222,23 @@ def command(
         sys.exit(BEYOND_MAX_FAILED)
 
 
+def _cluster(address: str | None, sizes: dict[str, Any], *, shared_filesystem: bool) -> Cluster | None:
+    """What the options of a cluster ask for. Raises UsageError for those without one."""
+    if address is None:
+        if shared_filesystem or any(size is not None for size in sizes.values()):
+            raise click.UsageError("--replicas, --...-per-replica and --shared-filesystem go with --cluster")
+        return None
+    from fiqa_trt.executors.cluster import Cluster
+
+    return Cluster(address, **sizes, shared_filesystem=shared_filesystem)
+
+
 def describe(summary: Summary) -> str:
     """The end summary, a few lines for a person."""
     now = f", {summary.scored_now:,} of them scored now" if 0 < summary.scored_now < summary.images else ""
     rate = f", {summary.scored_now / summary.seconds:,.0f} images/s" if summary.scored_now and summary.seconds else ""
     lines = [f"{number_of(summary.images, 'image')}{now}{rate}, {summary.failed:,} failed"]
+    lines += [f"  {node}: {speed:,.0f} images/s" for node, speed in summary.nodes.items()]
     lines += [f"  {count:,} {status}" for status, count in summary.statuses.items() if status != "ok"]
     if summary.unforeseen:
         lines.append(

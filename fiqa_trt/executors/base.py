@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
@@ -67,6 +67,28 @@ class Units(Protocol):
         """Keep the rows of a unit, which is finished then. Raises RunError if that cannot be."""
         ...
 
+    def deaths(self) -> dict[int, int]:
+        """By unit how often it has ended the process that scored it, in this run and those that it goes on with."""
+        ...
+
+    def record_deaths(self, deaths: dict[int, int]) -> None:
+        """Keep that. Raises RunError if it cannot be."""
+        ...
+
+
+class Alone:
+    """An executor of one machine."""
+
+    @property
+    def at_work(self) -> str:
+        """See `Executor.at_work`."""
+        return ""
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """See `Executor.rates`."""
+        return {}
+
 
 class Executor(Protocol):
     """Scores the units of a run.
@@ -80,6 +102,16 @@ class Executor(Protocol):
     info: EngineInfo
     decoder: str
     setup: Setup
+
+    @property
+    def at_work(self) -> str:
+        """How many replicas of a cluster are at work, for the progress; empty elsewhere."""
+        ...
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Images a second of each node of a cluster; empty elsewhere."""
+        ...
 
     def work(self, units: Units, report: Count) -> None:
         """Score every pending unit and keep its rows.

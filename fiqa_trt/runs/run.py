@@ -67,6 +67,7 @@ class Summary:
         engine: what scored them, as in the output's metadata.
         unforeseen: rows of images that made a decoder or a reader raise what none should; they are `corrupt`.
         already: the output was complete before, and is as it was.
+        nodes: of a cluster, images a second of each.
     """
 
     output: str
@@ -78,6 +79,7 @@ class Summary:
     engine: dict[str, Any]
     unforeseen: int = 0
     already: bool = False
+    nodes: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -152,7 +154,8 @@ class Run:
             nonlocal done, failed
             self.folder.check()
             done, failed = done + rows, failed + failures
-            self.report(Progress(done, total, failed, before))
+            # A cluster's numbers are of different moments.
+            self.report(Progress(min(done, total), total, failed, before, self.executor.at_work))
 
         self.executor.work(self.folder.units, report)
         self.scored_now, self.seconds = total - before, time.monotonic() - began
@@ -183,6 +186,7 @@ class Run:
             self.seconds,
             engine,
             tally.unforeseen,
+            nodes={name: round(rate, 1) for name, rate in self.executor.rates.items()},
         )
 
 

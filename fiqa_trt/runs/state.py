@@ -1,7 +1,8 @@
 """The working state of a run beside its output.
 
 `<output>.partial/` holds `inputs.parquet` (the frozen list, one row group for each unit of work), `run.json` (the
-fingerprint) and `parts/` (one file for each finished unit). If the output is a link, that lies beside what it leads to.
+fingerprint), `parts/` (one file for each finished unit) and `deaths.json` (units that ended the process that scored
+them, or are at work in one). If the output is a link, that lies beside what it leads to.
 Every file appears under its name only when it is complete and on the disk; the output appears in one `os.replace`; only
 then is the working state removed. So a run may be killed at any moment and loses at most its unfinished units.
 
@@ -13,7 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import json
+import os
 import re
 import shutil
 import tempfile
@@ -29,15 +33,18 @@ import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error, unwritable
 from fiqa_trt.fingerprint import Fingerprint
+from fiqa_trt.pipeline import bounded_map
 from fiqa_trt.storage.base import SIGNED
 from fiqa_trt.storage.lease import Lease
 from fiqa_trt.storage.places import Place, Uri, entry_names, remove_below
 from fiqa_trt.storage.record import Record
-from fiqa_trt.storage.writing import atomic, beside, is_at, lock, sync_file, target_of
+from fiqa_trt.storage.writing import atomic, beside, is_at, lock, sync_file, target_of, write_text
 
+_READERS = 8  # threads that wait for parts
 # What a run keeps in its folder, and in a store.
-_STATE = re.compile(r"inputs\.(parquet|new)|listed\.parquet|run\.json|parts|lock|lease-\d+|clock-\w+|\..*", re.DOTALL)
-_PARTS = 8  # of a store that are read at a time
+_STATE = re.compile(
+    r"inputs\.(parquet|new)|listed\.parquet|run\.json|parts|deaths\.json|lock|lease-\d+|clock-\w+|\..*", re.DOTALL
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +71,7 @@ class FolderUnits:
 
     def _sizes(self) -> list[int]:
         """Rows of each unit."""
-        metadata = pq.read_metadata(self.path_of_inputs)
+        metadata = self._metadata()
         return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
 
     def rows(self) -> int:
@@ -78,13 +85,30 @@ class FolderUnits:
 
     def inputs(self, number: int) -> pa.Table:
         """See `Units.inputs`."""
-        with pq.ParquetFile(self.path_of_inputs) as inputs:
+        with pq.ParquetFile(self.path_of_inputs, metadata=self._metadata()) as inputs:
             return inputs.read_row_group(number)
+
+    def _metadata(self) -> pq.FileMetaData:
+        """That of the frozen list: megabytes, where there are many units."""
+        info = os.stat(self.path_of_inputs)
+        return _metadata_of(self.path_of_inputs, info.st_ino, info.st_mtime_ns, info.st_size)
 
     def keep(self, number: int, rows: pa.Table) -> None:
         """See `Units.keep`."""
         with atomic(self._part(number)) as temporary:
             pq.write_table(rows, temporary, compression="zstd")
+
+    def deaths(self) -> dict[int, int]:
+        """See `Units.deaths`."""
+        try:
+            recorded = json.loads((self.home / "deaths.json").read_text())
+            return {int(number): int(count) for number, count in recorded.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def record_deaths(self, deaths: dict[int, int]) -> None:
+        """See `Units.record_deaths`."""
+        write_text(self.home / "deaths.json", json.dumps(deaths))
 
     def finished(self) -> Iterator[pa.Table]:
         """`score` and `status` of each unit that is finished; one that cannot be read no longer is."""
@@ -95,7 +119,7 @@ class FolderUnits:
                 yield part
 
     def parts(self) -> Iterator[pa.Table]:
-        """The rows of all units in input order. Raises RunError if a part is gone."""
+        """The rows of all units in input order, read ahead. Raises RunError if a part is gone."""
         for number, part in self._read_all(range(len(self._sizes()))):
             if part is None:
                 raise RunError(f"{self._part(number)} cannot be read; run the same command again to redo it")
@@ -121,14 +145,10 @@ class FolderUnits:
     def _read_all(
         self, numbers: Sequence[int], columns: list[str] | None = None
     ) -> Iterator[tuple[int, pa.Table | None]]:
-        """Parts as `_read` gives them; from a store several at a time."""
-        if not isinstance(self.home, Uri):
-            yield from ((number, self._read(number, columns)) for number in numbers)
-            return
-        with ThreadPoolExecutor(_PARTS, "parts") as pool:
-            for start in range(0, len(numbers), _PARTS):
-                some = numbers[start : start + _PARTS]
-                yield from zip(some, pool.map(lambda number: self._read(number, columns), some), strict=True)
+        """Parts as `_read` gives them, read ahead."""
+        with ThreadPoolExecutor(_READERS, "parts") as pool:
+            found = bounded_map(lambda number: pool.submit(self._read, number, columns), numbers, lambda: 2 * _READERS)
+            yield from zip(numbers, found, strict=True)
 
     def _read(self, number: int, columns: list[str] | None = None) -> pa.Table | None:
         """A part; one that is damaged is removed, so that its unit is scored again."""
@@ -139,6 +159,11 @@ class FolderUnits:
         except (OSError, pa.ArrowInvalid):
             part.unlink(missing_ok=True)
             return None
+
+
+@functools.lru_cache(maxsize=1)
+def _metadata_of(path: Path, *stamp: int) -> pq.FileMetaData:
+    return pq.read_metadata(path)
 
 
 class RunFolder:
@@ -215,7 +240,8 @@ class RunFolder:
             writer: pq.ParquetWriter | None = None
             for table in rechunk(batches, self._unit_rows):
                 if writer is None:
-                    writer = pq.ParquetWriter(candidate, table.schema, compression="zstd")
+                    # Nobody searches it, and a footer of many units is read by all who score.
+                    writer = pq.ParquetWriter(candidate, table.schema, compression="zstd", write_statistics=False)
                     digest.update(table.schema.serialize())
                 writer.write_table(table, row_group_size=self._unit_rows)
                 # Of the rows, not of the file, which names the version of its writer.
@@ -262,6 +288,7 @@ class RunFolder:
             (self.path / "inputs.new").replace(self.units.path_of_inputs)  # the same rows
             return
         self._clear(self.units.path_of_parts)
+        (self.home / "deaths.json").unlink(missing_ok=True)
         (self.path / "inputs.new").replace(self.units.path_of_inputs)
         if isinstance(self.home, Uri):
             self._put_list(self.home / "inputs.parquet")
@@ -276,7 +303,8 @@ class RunFolder:
         self._record.remove()
         if isinstance(self.home, Uri):
             self._clear(self.units.path_of_parts)
-            (self.home / "inputs.parquet").unlink()
+            for name in ("inputs.parquet", "deaths.json"):
+                (self.home / name).unlink()
         else:
             shutil.rmtree(self.path, ignore_errors=True)
 

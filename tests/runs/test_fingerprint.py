@@ -46,6 +46,7 @@ FIELDS = {
 }
 NAMES = {"batch_size": "batch", "workers": "threads", "unit_size": "unit_rows"}
 EXECUTORS = {"output", "retry_failed", "update", "keep_gone", "max_failed", "devices", "quiet", "as_json"}
+EXECUTORS |= {"cluster", "replicas", "gpus_per_replica", "cpus_per_replica", "memory_per_replica", "shared_filesystem"}
 FREE = {
     # Of a source the list that it gives counts.
     Source: {"inputs", "list_file", "path_option", "all_files", "limit", "reserved", "exclude"},

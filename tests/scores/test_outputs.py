@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.errors import InputError
@@ -29,3 +30,12 @@ def test_what_is_no_scores_file(tmp_path: Path) -> None:
     (tmp_path / "k.jsonl").write_text("3\n")
     with pytest.raises(InputError, match="not a JSON object"):
         list(read_output(tmp_path / "k.jsonl", ["path"]))
+
+
+def test_many_small_parts_are_few_row_groups(tmp_path: Path) -> None:
+    """A footer tells of each of them, and a billion rows are a hundred thousand parts."""
+    table = pa.table({"path": [f"{row}.jpg" for row in range(1000)]})
+    write_output(tmp_path / "s.parquet", table.schema, [table] * 200, 200_000)
+    metadata = pq.read_metadata(tmp_path / "s.parquet")
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [66_000] * 3 + [2_000]
+    assert pq.read_table(tmp_path / "s.parquet")["path"].to_pylist() == table["path"].to_pylist() * 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,8 @@ from fiqa_trt.scores.files.columns import Unholdable
 from fiqa_trt.scores.files.formats import writer
 from fiqa_trt.storage.places import Place
 from fiqa_trt.storage.writing import atomic
+
+_GROUP_ROWS = 65_536
 
 
 def write_output(output: Place, schema: pa.Schema, tables: Iterable[pa.Table], expected: int) -> None:
@@ -32,7 +34,7 @@ def write_output(output: Place, schema: pa.Schema, tables: Iterable[pa.Table], e
     with atomic(output) as temporary:
         count = 0
         with pa.OSFile(os.fsencode(temporary), "wb") as sink, writer(sink, schema, output.suffix.lower()) as write:
-            for table in tables:
+            for table in _together(tables):
                 try:
                     write(table)
                 except (Unholdable, pa.ArrowException, ValueError, TypeError, OverflowError) as exc:
@@ -42,6 +44,19 @@ def write_output(output: Place, schema: pa.Schema, tables: Iterable[pa.Table], e
                 count += table.num_rows
         if count != expected:
             raise RunError(f"{count} rows for {expected} inputs: {output} was not written; please report this")
+
+
+def _together(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in larger tables: each is a row group, of which a footer tells that every reader reads."""
+    held, count = list[pa.Table](), 0
+    for table in tables:
+        if held and (count >= _GROUP_ROWS or table.schema != held[0].schema):
+            yield pa.concat_tables(held)
+            held, count = [], 0
+        held.append(table)
+        count += table.num_rows
+    if held:
+        yield pa.concat_tables(held)
 
 
 def with_metadata(schema: pa.Schema, metadata: dict[str, Any]) -> pa.Schema:
