@@ -31,7 +31,7 @@ def _ports(count: int) -> list[int]:
     """Free ones, of which those that much further up are free as well."""
     with contextlib.ExitStack() as held:
         found = list[int]()
-        for port in range(21_000 + os.getpid() % 5_000, 30_000):
+        for port in range(21_000 + os.getpid() * 16 % 8_000, 30_000):
             with contextlib.suppress(OSError):
                 for each in (port, port + _ALSO):
                     held.enter_context(socket.socket()).bind(("127.0.0.1", each))
