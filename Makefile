@@ -15,7 +15,7 @@ demo: .venv/demo
 	$(BIN)/fiqa-trt score samples -o scores.parquet --restart
 	$(BIN)/python -m fiqa_trt.machine.samples show scores.parquet
 
-test: lint .venv/front-end
+test: lint .venv/front-end .venv/rtx
 	$(BIN)/pytest
 
 # What only a machine with an NVIDIA GPU can show, with whatever of TensorRT is installed there.
@@ -54,4 +54,9 @@ $(BIN)/pip:
 .venv/front-end: tests/front_end.txt | .venv/dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ --requirement $<
 	for version in 2.11 2.12 2.13 2.14; do $(WHEELS) "torch-tensorrt==$$version.*" || exit 1; done
+	@touch $@
+
+# TensorRT for RTX, which builds without a GPU, and the Torch-TensorRT that compiles to it; see tests/rtx.txt.
+.venv/rtx: tests/rtx.txt | .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ --requirement $<
 	@touch $@

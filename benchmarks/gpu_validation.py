@@ -30,12 +30,14 @@ import numpy as np
 
 from benchmarks.common import RESULTS, machine
 from fiqa_trt import building
-from fiqa_trt.building.measuring import infer, throughput
+from fiqa_trt.building.measuring import throughput
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.decoding.dali import DaliDecoder
 from fiqa_trt.engines.base import Engine, Scores
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.opening import CHECKPOINT, RELEASED, open_engine
+from fiqa_trt.engines.registry import BACKENDS
 from fiqa_trt.engines.store import store
 from fiqa_trt.errors import EngineError, one_line
 from fiqa_trt.executors.base import Setup
@@ -73,17 +75,16 @@ class Bench:
         precision = "fp32" if executed == "fp32" else "fp16"
         return open_torch(CHECKPOINT, self.place, precision, batch, executed, compiled=compiled)
 
-    def plan(self, precision: str) -> Path:
+    def plan(self, precision: str, backend: str = "tensorrt") -> Path:
         """The directory of a TensorRT engine, which is built unless it is in the store."""
-        from fiqa_trt.engines.tensorrt import difference_from_here, tensorrt_version
-
-        if tensorrt_version() is None:
-            raise EngineError("TensorRT's libraries are not installed")
-        folder = store() / f"tensorrt-{precision}"
+        opener = BACKENDS[backend].load()
+        if install := opener.missing():
+            raise EngineError(f"{BACKENDS[backend].title} is not here: {install}")
+        folder = store() / f"{backend}-{precision}"
         with contextlib.suppress(EngineError):
-            if difference_from_here(Manifest.read(folder), self.place) is None:
+            if opener.difference_from_here(Manifest.read(folder), self.place) is None:
                 return folder
-        return building.build(building.Request(precision, device=self.place, backend="tensorrt"), print).folder
+        return building.build(building.Request(precision, device=self.place, backend=backend), print).folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Dry(Bench):
         """PyTorch in FP32."""
         return super().torch("fp32", batch)
 
-    def plan(self, precision: str) -> Path:
+    def plan(self, precision: str, backend: str = "tensorrt") -> Path:
         """What is released, for OpenVINO."""
         return RELEASED
 
@@ -252,8 +253,8 @@ def sections_of(bench: Bench, root: Path) -> Sections:
         engine = ("torch" if bench.place == "cuda" else "auto") if plan is None else str(bench.plan(plan))
         return whole_run(bench, crops(size), decoder, engine)
 
-    def tensorrt(precision: str) -> dict[str, Any]:
-        folder = bench.plan(precision)
+    def tensorrt(precision: str, backend: str = "tensorrt") -> dict[str, Any]:
+        folder = bench.plan(precision, backend)
         found = measure(bench, lambda batch: open_engine(bench.place, engine=str(folder), batch=batch), reference())
         return {**found, "manifest": {**dataclasses.asdict(Manifest.read(folder)), "reference": None}}
 
@@ -269,6 +270,7 @@ def sections_of(bench: Bench, root: Path) -> Sections:
         "whole run, 512 px, dali, tensorrt fp16": lambda: run(512, "dali", "fp16"),
         "whole run, 112 px, dali, tensorrt fp16": lambda: run(112, "dali", "fp16"),
         "torch fp16, CUDA graphs": lambda: torch("fp16"),
+        "tensorrt-rtx fp16": lambda: tensorrt("fp16", "tensorrt-rtx"),
         "torch bf16, CUDA graphs": lambda: torch("bf16"),
         "torch fp32, CUDA graphs": lambda: torch("fp32"),
         "eager fp32, TF32 convolutions": lambda: eager(bench, tf32=True),
@@ -276,6 +278,7 @@ def sections_of(bench: Bench, root: Path) -> Sections:
         "torch fp16, CUDA graphs, torch.compile": lambda: torch("fp16", bench.batches[-2], compiled=True),
         "tensorrt int8": lambda: tensorrt("int8"),
         "tensorrt fp32": lambda: tensorrt("fp32"),
+        "tensorrt-rtx fp32": lambda: tensorrt("fp32", "tensorrt-rtx"),
         "whole run, 512 px, cpu, torch": lambda: run(512, "cpu"),
     }
 

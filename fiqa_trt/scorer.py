@@ -53,7 +53,7 @@ class Scorer:
         Args:
             device: auto, cpu, cuda or cuda:i.
             precision: auto, fp32, fp16 or int8.
-            engine: auto, openvino, tensorrt, torch, or an engine directory.
+            engine: auto, openvino, tensorrt, tensorrt-rtx, torch, or an engine directory.
             batch: images per engine call, where there are enough; fewer than half of it are scored one at a time.
             decoder: auto, cpu or dali.
             threads: that decode; by default one for each core.

@@ -43,6 +43,8 @@ HEAVY = {
     "nncf",
     "modelopt",
     "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
     "pynvml",
     "onnx",
     "onnxruntime",

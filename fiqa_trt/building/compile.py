@@ -8,6 +8,8 @@ here, before the export, and never by an option of the compiler.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import logging
 import tempfile
 import warnings
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from fiqa_trt.models.networks import Ensemble
 
 VERSIONS = ((2, 11), (2, 14))
+PACKAGE = "torch-tensorrt"
 _IMAGE = (PreprocessSpec().size, PreprocessSpec().size, 3)
 SMALLEST = 2  # a batch of 1 would make the exporter specialise on it
 # One engine or an error: never a silent fall-back to PyTorch for a part.
@@ -124,6 +127,11 @@ def _quantised_export() -> Iterator[None]:
 
 def import_torch_tensorrt() -> Any:
     """The module. Raises EngineError with the way out: it fails in many ways where a library is missing."""
+    if importlib.util.find_spec("torch_tensorrt") and _is_of_rtx():
+        raise EngineError(
+            "--backend tensorrt needs torch-tensorrt, whose place torch-tensorrt-rtx has taken: use --backend "
+            "tensorrt-rtx, or uninstall that, then pip install --force-reinstall --no-deps torch-tensorrt"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -143,13 +151,28 @@ def import_torch_tensorrt() -> Any:
     return torch_tensorrt
 
 
+def _is_of_rtx() -> bool:
+    """Whether the module is that of TensorRT for RTX; both packages have the same."""
+    try:
+        importlib.metadata.version("torch-tensorrt-rtx")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def input_shapes(best: int, max_batch: int) -> dict[str, tuple[int, ...]]:
     """Smallest, quickest and largest input of an engine, for `torch_tensorrt.Input`."""
     return {"min_shape": (SMALLEST, *_IMAGE), "opt_shape": (best, *_IMAGE), "max_shape": (max_batch, *_IMAGE)}
 
 
 def compile_plan(
-    program: ExportedProgram, best: int, max_batch: int, device: torch.device, timing_cache: Path
+    program: ExportedProgram,
+    best: int,
+    max_batch: int,
+    device: torch.device,
+    timing_cache: Path,
+    *,
+    version_compatible: bool = False,
 ) -> bytes:
     """The serialized TensorRT engine of an exported program.
 
@@ -159,6 +182,7 @@ def compile_plan(
         max_batch: largest batch.
         device: a CUDA device.
         timing_cache: file that TensorRT keeps its measurements in, for the next build.
+        version_compatible: for later versions, and the lean runtime, too.
 
     Raises:
         EngineError: Torch-TensorRT is missing or cannot convert the whole network.
@@ -181,6 +205,7 @@ def compile_plan(
                     arg_inputs=[torch_tensorrt.Input(**input_shapes(best, max_batch), dtype=torch.uint8)],
                     device=device,
                     timing_cache_path=str(timing_cache),
+                    version_compatible=version_compatible,
                     **KEYWORDS,
                 )
         except Exception as exc:  # it raises whatever went wrong inside

@@ -23,11 +23,12 @@ from fiqa_trt.building.calibration import (
     read_ranges,
     shipped_for,
 )
+from fiqa_trt.building.export import exported_network
 from fiqa_trt.building.measuring import Measured, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.quantize import Ranges, is_sensitive, with_qdq
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines.base import Scores
-from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, this_processor
+from fiqa_trt.engines.manifest import Draft, Manifest, Target, this_processor
 from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import EngineError
 from fiqa_trt.libraries import import_library
@@ -47,7 +48,7 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
     )
 
     openvino = import_library("openvino")
-    source = _exported(request.checkpoint, scratch)
+    source = exported_network(request.checkpoint, scratch)
     exported, core = Manifest.read(source), openvino.Core()
     onnx = exported.read_payload(source)
     versions = {"openvino": openvino.__version__}
@@ -102,16 +103,6 @@ def _scorer(core: Any, network: Any) -> Callable[[Pixels], Scores]:
         return np.concatenate(parts).astype(np.float32)
 
     return scored
-
-
-def _exported(checkpoint: Path, scratch: Path) -> Path:
-    """An engine directory with the checkpoint's network as ONNX: the shipped one if it is of this checkpoint."""
-    if Manifest.read(RELEASED).model == digest_of(checkpoint):
-        return RELEASED
-    from fiqa_trt.building.export import export
-
-    export(checkpoint, scratch / "onnx")
-    return scratch / "onnx"
 
 
 def _from_crops(core: Any, onnx: bytes, crops: Pixels, model: str, versions: dict[str, str], say: Say) -> Any:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from fiqa_trt.building.calibration import int8_ranges
-from fiqa_trt.building.measuring import Measured, batch_sizes, infer, measure_engine, quickest, with_figures
+from fiqa_trt.building.measuring import Measured, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
 from fiqa_trt.engines.base import Scores
 from fiqa_trt.engines.cuda import gpu_target
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
-from fiqa_trt.errors import EngineError, one_line
+from fiqa_trt.errors import EngineError, FiqaError, one_line
 from fiqa_trt.models.spec import ModelSpec
 from fiqa_trt.models.verification import verification_batch
 from fiqa_trt.progress import Say
@@ -46,15 +48,18 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
         raise EngineError(f"--device {device} cannot take the network: {one_line(exc)}") from exc
     program = compiler.export_program(network, largest, device)
     say("compiling with TensorRT, which tries many kernels and takes minutes")
-    target = Target("cuda", *gpu_target(where))
+    target = Target("cuda", *gpu_target(device))
     with _timing_cache(draft.folder.parent, target, versions["tensorrt"], scratch) as timing:
-        payload = compiler.compile_plan(program, batches[-1], largest, where, timing)
+        payload = compiler.compile_plan(
+            program, batches[-1], largest, where, timing, version_compatible=request.version_compatible
+        )
     with torch.cuda.device(where):
         types = tensorrt.layer_types(tensorrt.load_plan(payload, "the new engine"))
     tensorrt.check_layer_types(types, request.precision)
     say(f"layers in {', '.join(sorted(types))}" if types else "TensorRT does not tell in what types its layers compute")
     batch, members = (compiler.SMALLEST, batches[-1], largest), tuple(network.members)
     manifest = _manifest(request, model, target, payload, "tensorrt", "ensemble.plan", batch, versions, members)
+    manifest = dataclasses.replace(manifest, version_compatible=request.version_compatible)
     draft.write(manifest, payload)
     found = measure_engine(
         lambda batch: tensorrt.open_tensorrt(draft.folder, device, batch),
@@ -72,7 +77,7 @@ def _timing_cache(folder: Path, target: Target, version: str, scratch: Path) -> 
         shutil.copyfile(kept, used)
     yield used
     # The next build is quicker with it, but does not need it.
-    with contextlib.suppress(OSError), atomic(kept) as temporary:
+    with contextlib.suppress(OSError, FiqaError), atomic(kept) as temporary:
         shutil.copyfile(used, temporary)
 
 
@@ -113,7 +118,7 @@ def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say:
 
     types = ["fp32"] if request.precision == "fp32" else ["fp16", "bf16"]
     _, best = quickest(measured, [(executed, compiled) for executed in types for compiled in (False, True)], say)
-    target = Target("cuda", *gpu_target(torch.device(device)))
+    target = Target("cuda", *gpu_target(device))
     versions = {"torch": torch.__version__, "driver": driver_version()}
     batch = (1, best.info.batch, largest)
     manifest = _manifest(

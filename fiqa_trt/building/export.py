@@ -11,6 +11,7 @@ import numpy as np
 
 from fiqa_trt.building.quantize import Ranges, with_qdq
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, new_engine
+from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError
 from fiqa_trt.libraries import import_library
@@ -51,6 +52,18 @@ def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Mani
 
     with new_engine(folder) as draft:  # a folder that cannot be is refused before the work
         return _exported(checkpoint, draft, str(folder), ranges)
+
+
+def exported_network(checkpoint: Path, scratch: Path) -> Path:
+    """An engine directory with a checkpoint's network as ONNX: the shipped one if it is of it, else one in `scratch`.
+
+    Raises:
+        EngineError: as `export`.
+    """
+    if Manifest.read(RELEASED).model == digest_of(checkpoint):
+        return RELEASED
+    export(checkpoint, scratch / "onnx")
+    return scratch / "onnx"
 
 
 def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) -> Manifest:

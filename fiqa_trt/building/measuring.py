@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from fiqa_trt.engines.base import Engine, EngineInfo, Scores
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.store import NOISE
 from fiqa_trt.errors import EngineError
@@ -23,20 +23,7 @@ from fiqa_trt.progress import Say
 
 _TIMED_SECONDS, _ROUNDS = 0.3, 7
 
-Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
-
-
-def infer(engine: Engine, images: Pixels) -> Scores:
-    """Member scores of any number of images, in padded batches."""
-    batch = engine.info.batch
-    pending: list[tuple[Future[Scores], int]] = []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        padded = np.zeros((batch, *images.shape[1:]), np.uint8)
-        padded[: len(part)] = part
-        pending.append((engine.submit(padded), len(part)))
-    return np.concatenate([future.result()[:count] for future, count in pending])
 
 
 def throughput(engine: Engine, seconds: float) -> float:

@@ -21,10 +21,17 @@ measured, and the payload."""
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """Where a `Build` is: a function of a module of `fiqa_trt.building`."""
+    """Where a `Build` is: a function of a module of `fiqa_trt.building`.
+
+    Attributes:
+        module: of that folder.
+        function: in it.
+        elsewhere: whether it builds, given the device `cpu`, for GPUs of other machines.
+    """
 
     module: str
     function: str
+    elsewhere: bool = False
 
     def load(self) -> Build:
         """The function."""
@@ -35,5 +42,6 @@ class Builder:
 BUILDERS = {
     "openvino": Builder("cpu", "build_openvino"),
     "tensorrt": Builder("cuda", "build_tensorrt"),
+    "tensorrt-rtx": Builder("rtx", "build_rtx", elsewhere=True),
     "torch": Builder("cuda", "build_torch"),
 }

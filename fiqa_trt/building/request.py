@@ -16,10 +16,13 @@ class Request:
         precision: fp32, fp16 or int8.
         checkpoint: safetensors.
         device: auto, cpu, cuda or cuda:i.
-        backend: auto, openvino, tensorrt or torch.
+        backend: auto, openvino, tensorrt, tensorrt-rtx or torch.
         max_batch: largest batch; None for 32 on a CPU and 512 on a GPU.
         calibration: for int8: crops in a folder, a shard or a list, or a file of ranges; None for the shipped ones.
         output: the engine directory; None for one in the store, named after backend and precision.
+        target: `here`, or `cuda` for a GPU of another machine.
+        capability: that GPU's compute capability, as in 8.6; None for all that an engine is for by default.
+        version_compatible: for later versions of TensorRT, and its lean runtime, too.
     """
 
     precision: str = "fp16"
@@ -29,3 +32,6 @@ class Request:
     max_batch: int | None = None
     calibration: Path | None = None
     output: Path | None = None
+    target: str = "here"
+    capability: str | None = None
+    version_compatible: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ import click
 
 from fiqa_trt.cli.common import quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, FiqaError
+from fiqa_trt.progress import Say
 
 if TYPE_CHECKING:
     from fiqa_trt.engines.store import Found
@@ -19,17 +21,22 @@ if TYPE_CHECKING:
 
 @click.command(short_help="List the engines that were built.")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Open each one that can be used here and compare its scores.")
 @quiet_and_json
-def command(folder: Path | None, quiet: bool, as_json: bool) -> None:
+def command(folder: Path | None, verify: bool, quiet: bool, as_json: bool) -> None:
     """List the engines in FOLDER (default: engines), and whether each can be used here.
 
+    With --verify each of these is opened and compared with the scores that it records; one that was built for a GPU
+    elsewhere is timed as well. The exit code is 1 if one is too far from them.
+
     \b
-    Example:
+    Examples:
       fiqa-trt engines
+      fiqa-trt engines --verify
     """
     from fiqa_trt.engines.manifest import MANIFEST, Manifest
     from fiqa_trt.engines.opening import RELEASED
-    from fiqa_trt.engines.store import best_engine, is_slower, list_engines, store
+    from fiqa_trt.engines.store import best_engine, list_engines, store
 
     place = folder or store()
     if folder is not None and not folder.is_dir():
@@ -37,6 +44,9 @@ def command(folder: Path | None, quiet: bool, as_json: bool) -> None:
     if (place / MANIFEST).exists():
         raise EngineError(f"{place} is itself an engine; give the folder that holds it")
     found = [_whole(entry) for entry in list_engines(place, Manifest.read(RELEASED).model)]
+    could = {entry.folder for entry in found if entry.problem is None}
+    if verify:
+        found = [_verified(entry, speaker(quiet)) for entry in found]
     best = [best_engine(found, kind) for kind in ("cpu", "cuda")] if place == store() else []
     chosen = {entry.folder for entry in best if entry is not None}
     if as_json:
@@ -50,9 +60,18 @@ def command(folder: Path | None, quiet: bool, as_json: bool) -> None:
             for entry in found
         ]
         give(json.dumps({"engines": entries}))
-        return
-    if not found:
+    elif not found:
         speaker(quiet)(f"no engines in {place}; make one with: fiqa-trt build")
+    else:
+        _list(found, chosen)
+    if could - {entry.folder for entry in found if entry.problem is None}:
+        click.get_current_context().exit(1)
+
+
+def _list(found: Sequence[Found], chosen: set[Path]) -> None:
+    """Print a line for each engine."""
+    from fiqa_trt.engines.store import is_slower
+
     for entry in found:
         manifest = entry.manifest
         if manifest is None:
@@ -61,9 +80,12 @@ def command(folder: Path | None, quiet: bool, as_json: bool) -> None:
         rate = f"{manifest.throughput:,.0f} images/s" if manifest.throughput else "not timed"
         rate += f" ({manifest.gain:.2f} times the speed without it)" if manifest.gain else ""
         verdict = entry.problem or ("usable, the choice of auto" if entry.folder in chosen else "usable")
+        if entry.problem is None and not manifest.verified:
+            verdict += ", not verified before its first start"
         if entry.problem is None and is_slower(manifest):
             verdict += ", but slower than without it: auto leaves it"
-        what = f"{manifest.backend} {manifest.precision}, {manifest.target.name or 'any'}, {rate}"
+        target = manifest.target.name or " ".join(manifest.target.features) or "any"
+        what = f"{manifest.backend} {manifest.precision}, {target}, {rate}"
         give(f"{entry.folder}: {what}; {verdict}")
 
 
@@ -75,3 +97,17 @@ def _whole(entry: Found) -> Found:
     except EngineError as exc:
         return dataclasses.replace(entry, problem=str(exc))
     return entry
+
+
+def _verified(entry: Found, say: Say) -> Found:
+    """The entry after its engine was opened and compared, with a problem if that showed one."""
+    from fiqa_trt.building.verify import verify
+
+    if entry.problem is not None:
+        return entry
+    try:
+        found, manifest = verify(entry.folder, say)
+    except FiqaError as exc:
+        return dataclasses.replace(entry, problem=str(exc))
+    say(f"{entry.folder} scores as it records: {found}")
+    return dataclasses.replace(entry, manifest=manifest)

@@ -66,7 +66,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option("--keep-gone", is_flag=True, help="With --update: keep the rows of inputs that are gone.")
 @click.option("--max-failed", metavar="N|P%", callback=_max_failed, help="Exit with 3 if more rows than this failed.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
-@click.option("--devices", metavar="0,1,...|all", help="A process for each of several GPUs (or cpu,cpu).")
+@click.option("--devices", metavar="0,1,...|all|auto", help="A process for each of several GPUs (or cpu,cpu).")
 @click.option("--cluster", metavar="auto|local|HOST:PORT", help="Replicas of a Ray cluster.")
 @click.option("--replicas", type=click.IntRange(min=1), help="With --cluster.  [default: as many as fit]")
 @click.option("--gpus-per-replica", type=click.FloatRange(0, 1), help="With --cluster, as 0.5.  [default: 1; CPU: 0]")

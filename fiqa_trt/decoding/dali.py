@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import importlib.util
 import io
 import re
 import threading
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +36,6 @@ from fiqa_trt.models.spec import PreprocessSpec
 from fiqa_trt.outcomes import ImageError, Outcome, Status
 from fiqa_trt.progress import Say, silent
 
-if TYPE_CHECKING:
-    import torch
-
 PATIENCE = 16
 """Batches in a row that DALI may fail on before it is no longer asked."""
 
@@ -48,12 +46,12 @@ class _Own(threading.local):
     """What a thread of the decoder has for itself: its stream, and the arrays that DALI may still be reading."""
 
     def __init__(self) -> None:
-        self.stream: torch.cuda.Stream | None = None
+        self.stream: Any = None
         self.seen = list[Any]()
 
 
 class DaliDecoder:
-    """See `Decoder`. On a GPU its pixels are PyTorch's, on the same GPU.
+    """See `Decoder`. On a GPU its pixels are PyTorch's, on the same GPU; without torch they come to memory.
 
     Attributes:
         failures: batches in a row that DALI failed on.
@@ -94,10 +92,12 @@ class DaliDecoder:
             ) from exc
         except Exception as exc:  # whatever a library that does not fit the driver raises
             raise EngineError(f"--decoder dali: {one_line(exc)}; use --decoder cpu") from exc
-        self._ndd = ndd
+        self._ndd: Any = ndd
         self._gpu = device if device != "cpu" else None
+        self._torch = self._gpu if _has_torch() else None  # where torch holds the pixels
+        self._index = int(device.partition(":")[2] or 0)
         self.name = "dali (gpu)" if self._gpu else "dali (cpu)"
-        if self._gpu and (reason := no_gpu_decoder(int(device.partition(":")[2] or 0))):
+        if self._gpu and (reason := no_gpu_decoder(self._index)):
             self.name = "dali (gpu, JPEGs on the cpu)"
             say(f"no decoder for JPEGs on the GPU ({reason}), so the CPU decodes them: pip install nvidia-nvjpeg")
         self._size = PreprocessSpec().size
@@ -109,7 +109,7 @@ class DaliDecoder:
         # The same for every call: DALI keeps what it has built, decoders with their buffers above all, by thread.
         self._threads = ThreadPoolExecutor(self.threads, "dali")
         self.failures = 0
-        ndd.set_num_threads(workers)  # type: ignore[no-untyped-call]
+        self._ndd.set_num_threads(workers)
 
     def decode(self, blobs: Sequence[bytes | ImageError], batch: int) -> Decoded:
         """See `Decoder.decode`."""
@@ -215,55 +215,72 @@ class DaliDecoder:
 
     @contextlib.contextmanager
     def _on_device(self) -> Iterator[None]:
-        """On the GPU, DALI and PyTorch work on one stream, each thread on its own.
+        """On the GPU, DALI and PyTorch, if it is there, work on one stream, each thread on its own.
 
         What one of them releases is then used again only after the other is done with it.
         """
         if self._gpu is None:
             yield
             return
-        import torch
-
         try:
-            with torch.cuda.device(self._gpu):
+            with contextlib.ExitStack() as stack:
+                if self._torch is not None:
+                    import torch
+
+                    stack.enter_context(torch.cuda.device(self._gpu))
+                else:
+                    stack.enter_context(self._ndd.device("gpu", self._index))
                 if self._own.stream is None:
-                    self._own.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                    self._ndd.set_current_stream(self._own.stream)  # type: ignore[no-untyped-call]
-                with torch.cuda.stream(self._own.stream):
-                    yield
+                    if self._torch is not None:
+                        self._own.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                    else:
+                        self._own.stream = self._ndd.stream(device_id=self._index)
+                    self._ndd.set_current_stream(self._own.stream)
+                if self._torch is not None:
+                    stack.enter_context(torch.cuda.stream(self._own.stream))
+                yield
         except RuntimeError as exc:
             raise RunError(f"the GPU could not decode a batch: {one_line(exc)}; try a smaller --batch-size") from exc
 
     def _empty(self, batch: int) -> Any:
         shape = (batch, self._size, self._size, 3)
-        if self._gpu is None:
+        if self._torch is None:
             return np.zeros(shape, np.uint8)
         import torch
 
-        return torch.zeros(shape, dtype=torch.uint8, device=self._gpu)
+        return torch.zeros(shape, dtype=torch.uint8, device=self._torch)
 
     def _moved(self, array: npt.NDArray[Any]) -> Any:
         """To where the pixels are."""
-        if self._gpu is None:
+        if self._torch is None:
             return array
         import torch
 
-        return torch.from_numpy(array).to(self._gpu)
+        return torch.from_numpy(array).to(self._torch)
 
     def _array(self, images: Any) -> Any:
-        """A uniform batch of DALI's as one array that may be written to, where it is."""
+        """A uniform batch of DALI's as one array that may be written to: where it is, or in memory without torch."""
         tensor = self._ndd.as_tensor(images)
-        return np.array(tensor) if self._gpu is None else tensor.torch()
+        if self._torch is not None:
+            return tensor.torch()
+        if self._gpu is not None:
+            tensor = tensor.cpu().evaluate()
+            self._own.stream.synchronize()  # the copy is on it
+        return np.array(tensor)
 
     def _finish(self) -> None:
         """Another stream will read the pixels, so they have to be there."""
-        if self._gpu is not None:
+        if self._torch is not None:
             import torch
 
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record()
             done.synchronize()  # a stream's would keep a core busy
         self._own.seen.clear()
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
 
 
 def no_gpu_decoder(device: int) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib.util
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -27,48 +29,99 @@ _WARM_UP = 3
 Launch = Callable[[], None]
 Bind = Callable[["Tensor", "Tensor", "torch.cuda.Stream"], Launch]
 """Takes uint8 [batch, 224, 224, 3] and float32 [batch, members] on the GPU, and the stream; returns what launches the
-network from the one to the other on that stream."""
+network from the one to the other on that stream. Without torch they are `cudart.Array` and `cudart.Stream`."""
+
+
+class OwnGraph:
+    """A launch that records a graph by itself, where that is needed."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+
+    def __call__(self) -> None:
+        """Launch."""
+        self._launch()
+
+
+def _has_torch() -> bool:
+    """Whether torch holds the memory and the streams; else CUDA's own bindings do, if they are there."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def _number(device: str) -> int:
+    # Not by torch.device, which keeps the number in eight bits: its cuda:256 is cuda:0.
+    return int(device.partition(":")[2] or 0)
+
+
+def lacking(what: str = "") -> str | None:
+    """What is missing to use a GPU here, in a line; None if one can be used. `what` names one that is wanted."""
+    if not _has_torch() and importlib.util.find_spec("cuda") is None:
+        return "needs torch: pip install 'fiqa-trt[gpu]' (or [rtx])"
+    if count_gpus():
+        return None
+    return f"needs a CUDA GPU{what and f' ({what})'}; {_access()} sees none"
+
+
+def _access() -> str:
+    """What the GPU is used through, and its version."""
+    if _has_torch():
+        import torch
+
+        return f"torch {torch.__version__}"
+    from fiqa_trt.engines import cudart
+
+    return f"cuda-bindings {cudart.version()}"
 
 
 def check_cuda(device: str) -> None:
-    """Raise EngineError unless torch is there and can use this CUDA device."""
-    try:
-        import torch
-    except ImportError as exc:
-        raise EngineError(f"--device {device} needs torch: pip install 'fiqa-trt[gpu]'") from exc
-    if not torch.cuda.is_available():
-        raise EngineError(f"--device {device}: torch {torch.__version__} sees no CUDA GPU; use --device cpu or auto")
-    # Not by torch.device, which keeps the number in eight bits: its cuda:256 is cuda:0.
-    if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
-        raise EngineError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA GPU(s)")
+    """Raise EngineError unless this CUDA device can be used."""
+    problem = lacking()
+    if problem is not None:
+        raise EngineError(f"--device {device} {problem}" + "; use --device cpu or auto" * ("sees" in problem))
+    if _number(device) >= count_gpus():
+        raise EngineError(f"--device {device}: this machine has {count_gpus()} CUDA GPU(s)")
 
 
 def count_gpus() -> int:
-    """GPUs that torch can use; 0 without torch."""
-    try:
+    """GPUs that can be used; 0 without torch and without CUDA's bindings."""
+    if _has_torch():
         import torch
-    except ImportError:
-        return 0
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    from fiqa_trt.engines import cudart
+
+    return cudart.count()
 
 
-def gpu_target(device: torch.device) -> tuple[str, tuple[str, ...]]:
+def gpu_target(device: str) -> tuple[str, tuple[str, ...]]:
     """Name and features (`sm_90`) of a GPU."""
+    if not _has_torch():
+        from fiqa_trt.engines import cudart
+
+        name, major, minor = cudart.describe(_number(device))
+        return name, (f"sm_{major}{minor}",)
     import torch
 
-    major, minor = torch.cuda.get_device_capability(device)
-    return torch.cuda.get_device_name(device), (f"sm_{major}{minor}",)
+    major, minor = torch.cuda.get_device_capability(torch.device(device))
+    return torch.cuda.get_device_name(torch.device(device)), (f"sm_{major}{minor}",)
+
+
+def on(device: str) -> contextlib.AbstractContextManager[Any]:
+    """The block's calls of CUDA go to this device."""
+    if not _has_torch():
+        from fiqa_trt.engines import cudart
+
+        return cudart.on(_number(device))
+    import torch
+
+    return torch.cuda.device(torch.device(device))
 
 
 def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None:
     """What keeps a CUDA engine from being used on this machine, in a line; None if nothing does."""
-    try:
-        import torch
-    except ImportError:
-        return "needs torch: pip install 'fiqa-trt[gpu]'"
-    if not torch.cuda.is_available():
-        return f"needs a CUDA GPU ({manifest.target.name}); torch {torch.__version__} sees none"
-    name, features = gpu_target(torch.device(device))
+    if problem := lacking(manifest.target.name):
+        return problem
+    name, features = gpu_target(device)
     if (name, features) != (manifest.target.name, manifest.target.features):
         built_on = f"{manifest.target.name} {' '.join(manifest.target.features)}"
         return f"built on {built_on}, this is {name} {' '.join(features)}; build it again here"
@@ -101,21 +154,37 @@ def _recorded(launch: Launch, stream: torch.cuda.Stream, say: Say) -> Launch:
 
 def _no_memory(error: BaseException | None) -> bool:
     """Whether an error goes back to a want of memory: a recording that ends early raises another on top of it."""
-    import torch
+    kind: type[BaseException]
+    if _has_torch():
+        import torch
 
+        kind = torch.OutOfMemoryError
+    else:
+        from fiqa_trt.engines.cudart import NoMemory
+
+        kind = NoMemory
     while error is not None:
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, kind):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-class _Slot:
+class _Slot(Protocol):
     """Buffers of one batch, on a stream of its own, with the whole call recorded as a CUDA graph if it can be."""
 
-    def __init__(self, bind: Bind, device: torch.device, batch: int, size: int, members: int, say: Say) -> None:
+    def run(self, images: Images) -> Scores:
+        """Copy in, launch, copy out; returns when the scores are there."""
+        ...
+
+
+class _TorchSlot:
+    """See `_Slot`. What torch holds."""
+
+    def __init__(self, bind: Bind, place: str, batch: int, size: int, members: int, say: Say) -> None:
         import torch
 
+        device = torch.device(place)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._host = torch.zeros((batch, size, size, 3), dtype=torch.uint8).pin_memory()
         self._out = torch.zeros((batch, members)).pin_memory()
@@ -128,10 +197,10 @@ class _Slot:
             for _ in range(_WARM_UP):  # libraries choose their kernels and allocate at the first calls
                 launch()
             self._stream.synchronize()
-            self._launch = _recorded(launch, self._stream, say)
+            self._launch = launch if isinstance(launch, OwnGraph) else _recorded(launch, self._stream, say)
 
     def run(self, images: Images) -> Scores:
-        """Copy in, launch, copy out; returns when the scores are there."""
+        """See `_Slot.run`."""
         import torch
 
         source = self._host
@@ -148,18 +217,26 @@ class _Slot:
         return np.array(self._out.numpy(), np.float32)
 
 
+def _slot(bind: Bind, place: str, batch: int, size: int, members: int, say: Say) -> _Slot:
+    if _has_torch():
+        return _TorchSlot(bind, place, batch, size, members, say)
+    from fiqa_trt.engines.cudart import CudartSlot
+
+    return CudartSlot(bind, _number(place), (batch, size, size, 3), (batch, members), say)
+
+
 class CudaEngine:
     """An `Engine` on a CUDA device. While one batch is computed, another is copied."""
 
     slots = SLOTS
     kept: Slot | None = None
 
-    def __init__(self, bind: Bind, device: torch.device, info: EngineInfo, size: int, say: Say = silent) -> None:
+    def __init__(self, bind: Bind, device: str, info: EngineInfo, size: int, say: Say = silent) -> None:
         """Allocate, warm up and record.
 
         Args:
             bind: the network; called once for each slot.
-            device: where.
+            device: `cuda` or `cuda:i`.
             info: what it is.
             size: side of the input images.
             say: hears if the network cannot be recorded as a graph.
@@ -168,11 +245,11 @@ class CudaEngine:
             EngineError: the GPU has no memory for the batch, or cannot run the network.
         """
         self.info = info
-        self.place = str(device)
+        self.place = device
         self._idle: SimpleQueue[_Slot] = SimpleQueue()
         try:
             for _ in range(self.slots):
-                self._idle.put(_Slot(bind, device, info.batch, size, len(info.members), say))
+                self._idle.put(_slot(bind, device, info.batch, size, len(info.members), say))
         except RuntimeError as exc:
             if _no_memory(exc):
                 raise OutOfMemory(f"{info.device} has no memory for batches of {info.batch}", info.batch) from exc

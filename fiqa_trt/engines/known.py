@@ -1,13 +1,24 @@
-"""The check at every start: an engine scores a few crops whose scores are known before it scores anybody's."""
+"""The check at every start: an engine scores a few crops whose scores are known before it scores anybody's.
+
+One that could not be compared with FP32 where it was built is, at its first start on a GPU.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from concurrent.futures import Future
+from pathlib import Path
+
 import numpy as np
 
-from fiqa_trt.engines.base import Engine
-from fiqa_trt.engines.manifest import Manifest
-from fiqa_trt.errors import FiqaError
-from fiqa_trt.models.verification import KNOWN, TOLERANCES, known_crops
+from fiqa_trt.decoding.base import Pixels
+from fiqa_trt.engines.base import Engine, Scores
+from fiqa_trt.engines.manifest import MANIFEST, Manifest
+from fiqa_trt.errors import EngineError, FiqaError
+from fiqa_trt.models.verification import KNOWN, TOLERANCES, Fidelity, check, compare, known_crops, verification_batch
+from fiqa_trt.progress import Say, silent
+from fiqa_trt.storage.writing import atomic
 
 _INT8 = 0.03
 """INT8 engines have no tolerance for a single image. Of their own scores they keep well within this, whatever the batch
@@ -36,3 +47,49 @@ def difference(engine: Engine, manifest: Manifest) -> str | None:
     except FiqaError as exc:
         return f"a known crop cannot be scored: {exc}"
     return None
+
+
+def infer(engine: Engine, images: Pixels) -> Scores:
+    """Member scores of any number of images, in padded batches."""
+    batch = engine.info.batch
+    pending: list[tuple[Future[Scores], int]] = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        padded = np.zeros((batch, *images.shape[1:]), np.uint8)
+        padded[: len(part)] = part
+        pending.append((engine.submit(padded), len(part)))
+    return np.concatenate([future.result()[:count] for future, count in pending])
+
+
+def fidelity(engine: Engine, manifest: Manifest) -> Fidelity:
+    """How near an engine comes, on the whole verification batch, to the scores that its manifest records."""
+    return compare(infer(engine, verification_batch()), np.array(manifest.reference, np.float32))
+
+
+def verified(folder: Path, engine: Engine, manifest: Manifest, say: Say = silent) -> Manifest:
+    """The manifest of an engine that has been compared with FP32 on this GPU; it is, if that was not done before.
+
+    Raises:
+        EngineError: it is too far from FP32; it has been closed then.
+    """
+    here = engine.info.device
+    if manifest.verified and manifest.verified_on in ("", here):
+        return manifest
+    try:
+        found = fidelity(engine, manifest)
+        check(found, manifest.precision, f"{folder}, which was not verified when it was built,", "cannot be used")
+    except FiqaError as exc:
+        engine.close()
+        if engine.kept is not None:
+            engine.kept.drop()
+        raise EngineError(str(exc)) from exc
+    say(f"verified on {here}, against FP32: {found}")
+    known = dataclasses.replace(manifest, verified=True, verified_on=here, agreement=found.rounded())
+    record(folder, known)
+    return known
+
+
+def record(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest anew, if that can be: without, the next start looks again."""
+    with contextlib.suppress(OSError, FiqaError), atomic(folder / MANIFEST) as temporary:
+        temporary.write_text(manifest.dump())

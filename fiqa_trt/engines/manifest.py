@@ -44,10 +44,10 @@ class Manifest:
 
     Attributes:
         model: SHA-256 of the checkpoint that the payload was made from.
-        backend: what runs it: `onnx` (any ONNX runtime; here OpenVINO), `openvino`, `tensorrt` or `torch`.
+        backend: what runs it: `onnx` (any ONNX runtime; here OpenVINO) or one of `registry.names`.
         precision: fp32, fp16 or int8.
         executed: the arithmetic that was really used where it was built.
-        target: where that was.
+        target: where that was; of an engine that was built for a GPU elsewhere, what it was built for.
         batch: smallest, quickest and largest number of images of a call.
         payload: file name beside the manifest.
         payload_sha256: of that file.
@@ -57,8 +57,13 @@ class Manifest:
         versions: of the libraries that made it.
         spec: the model's preprocessing and members.
         reference: member scores of the verification batch, which every start is checked against: by PyTorch in FP32 for
-            an `onnx` payload, else by the engine itself when it was built; empty if an earlier version built it.
+            an `onnx` payload and for an engine that was not verified when it was built, else by the engine itself when
+            it was built; empty if an earlier version built it.
         gain: how many times as quick as what is used where nothing was built, both timed in turn; 0 if unknown.
+        verified: whether it was compared with FP32 before it was written. Where it could not be, as it is for a GPU
+            elsewhere, it is compared when it is opened on a GPU for the first time.
+        verified_on: the GPU that this was then done on.
+        version_compatible: whether later versions of TensorRT, and its lean runtime, can load it.
     """
 
     model: str
@@ -76,6 +81,9 @@ class Manifest:
     spec: ModelSpec
     reference: tuple[tuple[float, ...], ...] = ()
     gain: float = 0.0
+    verified: bool = True
+    verified_on: str = ""
+    version_compatible: bool = False
 
     def dump(self) -> str:
         """As JSON."""
@@ -171,9 +179,11 @@ def new_engine(folder: Path) -> Iterator[Draft]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """An engine is `engine.json` and at most one file more, whatever they hold: a damaged one can be built again."""
+    """An engine is `engine.json`, at most one file more, whatever they hold (a damaged one can be built again), and
+    what GPUs have compiled for it (see `cache.Slot`).
+    """
     try:
-        names = [path.name for path in folder.iterdir()]
+        names = [path.name for path in folder.iterdir() if path.suffix != ".blob"]
     except FileNotFoundError:
         return
     except OSError as exc:

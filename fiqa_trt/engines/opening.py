@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 from fiqa_trt.engines.base import PRECISIONS, Engine, Wanted
 from fiqa_trt.engines.manifest import Manifest
-from fiqa_trt.engines.registry import BACKENDS, names, preferred, unbuilt_on
+from fiqa_trt.engines.registry import BACKENDS, names, obstacle, unbuilt_on
 from fiqa_trt.engines.store import best_engine, list_engines, store
 from fiqa_trt.errors import EngineError, OutOfMemory
 from fiqa_trt.libraries import import_library
@@ -17,6 +16,7 @@ from fiqa_trt.progress import Say, silent
 
 RELEASED = Path(__file__).parent.parent / "weights"
 CHECKPOINT = RELEASED / "ensemble.safetensors"
+_NONE_BUILT = "no engine has been built here (fiqa-trt build makes one)"
 
 
 def open_engine(
@@ -35,7 +35,7 @@ def open_engine(
     Args:
         device: auto, cpu, cuda or cuda:i. Only `auto` falls back to the CPU, and tells `say` why.
         precision: auto, fp32, fp16 or int8.
-        engine: auto, `openvino`, `tensorrt`, `torch`, or an engine directory.
+        engine: auto, one of `registry.names`, or an engine directory.
         batch: images per call; the engine's own choice by default.
         say: receives one line for each decision that the user should know of.
 
@@ -128,7 +128,8 @@ def _open(device: str, precision: str, engine: str, batch: int | None, say: Say)
             )
         return _open_directory(Path(engine), Wanted(device, precision, batch, say))
     kinds = {"cpu", "cuda"} if engine == "auto" else BACKENDS[engine].kinds
-    if device == "auto":
+    falls_back = device == "auto"
+    if falls_back:
         device = "cuda" if "cuda" in kinds and _usable_gpu(say) else "cpu"
     kind = device.partition(":")[0]
     if kind not in kinds:
@@ -145,20 +146,27 @@ def _open(device: str, precision: str, engine: str, batch: int | None, say: Say)
         if best is not None:
             say(f"using {best.folder}")
             return _open_directory(best.folder, wanted)
+    if engine == "auto" and kind == "cuda" and (problem := obstacle(unbuilt_on(kind), device)):
+        without = f"{_NONE_BUILT}, and {problem}, which runs the network without one"
+        if not falls_back:
+            raise EngineError(without)
+        say(f"{without}; so this runs on the CPU")
+        return _open("cpu", precision, engine, batch, say)
     return _open_unbuilt(engine, kind, wanted), released
 
 
 def _open_unbuilt(engine: str, kind: str, wanted: Wanted) -> Engine:
     """What runs on `cpu` or `cuda` where no engine was built. Raises EngineError as `open_engine`."""
     name = unbuilt_on(kind) if engine == "auto" else engine
-    backend, better = BACKENDS[name], BACKENDS[preferred(kind)]
+    backend = BACKENDS[name]
     if kind not in backend.unbuilt:
         raise EngineError(f"there is no {backend.title} engine that can be used here; make one with: fiqa-trt build")
-    if engine == "auto" and backend is not better:
-        install = better.load().missing()
-        unbuilt = "no engine has been built here (fiqa-trt build makes one)"
-        why = unbuilt if install is None else f"{better.title} is missing ({install})"
-        wanted.say(f"{why}, so {backend.title} runs the network")
+    if engine == "auto":
+        better = [each for each in names() if BACKENDS[each].kind == kind and kind not in BACKENDS[each].unbuilt]
+        reasons = [reason for each in better if (reason := obstacle(each, wanted.device))]
+        if better:
+            why = ", ".join(reasons) if len(reasons) == len(better) else _NONE_BUILT
+            wanted.say(f"{why}, so {backend.title} runs the network")
     return backend.load().open_unbuilt(RELEASED, wanted)
 
 
@@ -185,7 +193,18 @@ def _open_directory(folder: Path, wanted: Wanted) -> tuple[Engine, Manifest]:
             wanted.say(f"{folder} does not record what it scores, so that cannot be checked; build it again")
     if backend.built and wanted.precision not in ("auto", manifest.precision):
         raise EngineError(f"{folder} is an {manifest.precision} engine; build one for --precision {wanted.precision}")
-    return backend.load().open_directory(folder, wanted), manifest
+    if backend.kind == "cuda" and (problem := _lacking()):
+        raise EngineError(f"{folder} {problem}; here --engine auto runs on the CPU")
+    from fiqa_trt.engines.known import verified
+
+    engine = backend.load().open_directory(folder, wanted)
+    return engine, verified(folder, engine, manifest, wanted.say)
+
+
+def _lacking() -> str | None:
+    from fiqa_trt.engines.cuda import lacking
+
+    return lacking()
 
 
 def _check_device(device: str) -> None:
@@ -224,12 +243,6 @@ def _usable_gpu(say: Say) -> bool:
     """Whether CUDA can be used; where there is a GPU that cannot, `say` hears why. Costs nothing without a GPU."""
     if not Path("/proc/driver/nvidia/version").exists():
         return False
-    if importlib.util.find_spec("torch") is None:
-        say("there is an NVIDIA GPU, but torch is not installed, so this runs on the CPU: pip install 'fiqa-trt[gpu]'")
-        return False
-    import torch
-
-    if not torch.cuda.is_available():
-        say(f"there is an NVIDIA GPU, but torch {torch.__version__} cannot use it, so this runs on the CPU")
-        return False
-    return True
+    if problem := _lacking():
+        say(f"there is an NVIDIA GPU, but this {problem}, so this runs on the CPU")
+    return problem is None

@@ -50,6 +50,10 @@ def missing() -> None:
     """See `registry.Opener`: it is installed with fiqa-trt."""
 
 
+def unfit(device: str) -> None:
+    """See `registry.Opener`: it runs on all of them."""
+
+
 class OpenVinoEngine:
     """Asynchronous requests on as many streams as OpenVINO finds best for throughput."""
 

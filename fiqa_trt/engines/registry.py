@@ -45,6 +45,10 @@ class Opener(Protocol):
         """How to install what it needs; None if that is there."""
         ...
 
+    def unfit(self, device: str) -> str | None:
+        """Why no engine of its can run on a device of its kind, though it is installed; None if they can."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
@@ -83,6 +87,7 @@ BACKENDS = {
     "onnx": Backend("ONNX", "openvino", "cpu", built=False),
     "openvino": Backend("OpenVINO", "openvino", "cpu", unbuilt=("cpu",)),
     "tensorrt": Backend("TensorRT", "tensorrt", "cuda"),
+    "tensorrt-rtx": Backend("TensorRT for RTX", "rtx", "cuda"),
     "torch": Backend("PyTorch", "torch", "cuda", unbuilt=("cpu", "cuda"), stored=False),
 }
 
@@ -92,9 +97,11 @@ def names() -> tuple[str, ...]:
     return tuple(name for name, backend in BACKENDS.items() if backend.built)
 
 
-def preferred(kind: str) -> str:
-    """The backend to build engines with for `cpu` or `cuda`."""
-    return next(name for name in names() if BACKENDS[name].kind == kind)
+def obstacle(name: str, device: str) -> str | None:
+    """Why engines of a backend can neither be built nor run on a device of its kind, in words; None if they can."""
+    opener = BACKENDS[name].load()
+    install = opener.missing()
+    return opener.unfit(device) if install is None else f"{BACKENDS[name].title} is not here ({install})"
 
 
 def unbuilt_on(kind: str) -> str:

@@ -97,6 +97,9 @@ def best_engine(found: Sequence[Found], kind: str, precision: str = "auto") -> F
             for entry, manifest in usable
             if not is_slower(manifest) and (manifest.precision != "int8" or rival in precisions)
         ]
+    if usable and kind == "cuda" and not any(manifest.throughput for _, manifest in usable):
+        # Nobody knows which is quickest; on a GPU FP16 is.
+        usable = [pair for pair in usable if pair[1].precision == "fp16"] or usable
     known = all(manifest.gain for _, manifest in usable)
     speeds = [(manifest.gain if known else manifest.throughput) for _, manifest in usable]
     near = [

@@ -1,7 +1,13 @@
-"""TensorRT's runtime on a serialized engine (plan), with torch for memory, streams and graphs."""
+"""TensorRT's runtime on a serialized engine (plan), with torch for memory, streams and graphs.
+
+NVIDIA has three libraries with this API under different names: TensorRT itself, its lean runtime, which only loads, and
+TensorRT for RTX (`fiqa_trt.engines.rtx`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import importlib.util
 import json
 import re
@@ -22,29 +28,105 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'fiqa-trt[gpu]' where NVIDIA's package index can be reached"
 
 
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """One of the libraries.
+
+    Attributes:
+        title: as its makers write it.
+        module: that it is in.
+    """
+
+    title: str
+    module: str
+
+    def __str__(self) -> str:
+        """With its version."""
+        return f"{self.title} {self.version() or ''}".strip()
+
+    def version(self) -> str | None:
+        """Its version if it can be loaded, else None."""
+        if importlib.util.find_spec(self.module) is None:
+            return None
+        try:
+            return str(importlib.import_module(self.module).__version__)
+        except Exception:  # a missing library shows in many ways
+            return None
+
+    def load(self) -> Any:
+        """Its module."""
+        return importlib.import_module(self.module)
+
+    def log(self) -> Any:
+        """A logger of its that keeps what goes wrong; as text, all of that in a line."""
+        library = self.load()
+
+        class Log(library.ILogger):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.lines = list[str]()
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity <= library.ILogger.ERROR:
+                    self.lines.append(message)
+
+            def __str__(self) -> str:
+                return one_line(RuntimeError(" ".join(self.lines) or "it says nothing"))
+
+        return Log()
+
+
+FULL, LEAN = Library("TensorRT", "tensorrt"), Library("TensorRT's lean runtime", "tensorrt_lean")
+
+
 def tensorrt_version() -> str | None:
     """Version of TensorRT if its libraries can be loaded, else None."""
-    if importlib.util.find_spec("tensorrt") is None:
-        return None
-    try:
-        import tensorrt
-    except Exception:  # a missing library shows in many ways
-        return None
-    return str(tensorrt.__version__)
+    return FULL.version()
 
 
 def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None:
     """What keeps a plan from being used on this machine, in a line; None if nothing does."""
     if problem := cuda.difference_from_here(manifest, device):
         return problem
-    if (here := tensorrt_version()) != manifest.versions.get("tensorrt"):
-        return f"built with TensorRT {manifest.versions.get('tensorrt')}, here is {here or 'none'}; build it again here"
-    return None
+    if library_for(manifest) is not None:
+        return None
+    built, here = manifest.versions.get("tensorrt"), tensorrt_version()
+    problem = f"built with TensorRT {built}, here is {here or 'none'}"
+    if manifest.version_compatible:
+        return (
+            f"{problem}, and {LEAN.title} {LEAN.version() or 'is not there'}: pip install tensorrt-lean-cu13=={built}"
+        )
+    lean = here is None and LEAN.version() is not None
+    return f"{problem}" + f" but {LEAN.title}, which needs --version-compatible" * lean + "; build it again here"
+
+
+def library_for(manifest: Manifest) -> Library | None:
+    """The library that can load a plan here: TensorRT of its version, or for a version-compatible one the lean runtime
+    of that version or a later one; None if there is none.
+    """
+    built = manifest.versions.get("tensorrt")
+    if tensorrt_version() == built:
+        return FULL
+    lean = LEAN.version() if manifest.version_compatible else None
+    return LEAN if lean is not None and built is not None and _is_for(_numbers(lean), _numbers(built)) else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+def _is_for(here: tuple[int, ...], built: tuple[int, ...]) -> bool:
+    """Within a major version, compatible plans run with what is as new as they are, or newer."""
+    return here[:1] == built[:1] and here >= built
 
 
 def missing() -> str | None:
     """See `registry.Opener`."""
     return INSTALL if tensorrt_version() is None else None
+
+
+def unfit(device: str) -> None:
+    """See `registry.Opener`: it runs on all of them."""
 
 
 def open_directory(folder: Path, wanted: Wanted) -> CudaEngine:
@@ -68,17 +150,12 @@ def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None, 
     check_cuda(device)
     if problem := difference_from_here(manifest, device):
         raise EngineError(f"{folder}: {problem}")
-    low, best, high = manifest.batch
-    batch = max(batch or best, low)
-    if batch > high:
-        raise EngineError(f"{folder} takes batches of up to {high} images, not {batch}; build with --max-batch {batch}")
-    import torch
-
-    where = torch.device(device)
-    with torch.cuda.device(where):
-        engine = load_plan(manifest.read_payload(folder), str(folder))
+    batch = fitting(manifest, folder, batch)
+    library = library_for(manifest) or FULL
+    with cuda.on(device):
+        engine = load_plan(manifest.read_payload(folder), str(folder), library)
     info = EngineInfo(
-        backend=f"tensorrt {manifest.versions['tensorrt']}",
+        backend=f"tensorrt {library.version()}" + " (lean)" * (library is LEAN),
         device=manifest.target.name,
         precision=manifest.precision,
         executed=manifest.executed,
@@ -87,32 +164,52 @@ def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None, 
         members=manifest.spec.members,
         payload=manifest.payload_sha256,
     )
-    return CudaEngine(lambda *places: bind_plan(engine, *places), where, info, manifest.spec.preprocess.size, say)
+
+    def bind(images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
+        return bind_plan(engine, images, scores, stream, library)
+
+    return CudaEngine(bind, device, info, manifest.spec.preprocess.size, say)
 
 
-def load_plan(plan: bytes, what: str) -> Any:
+def fitting(manifest: Manifest, folder: Path, batch: int | None) -> int:
+    """The batch to open an engine with. Raises EngineError: it is too large."""
+    low, best, high = manifest.batch
+    batch = max(batch or best, low)
+    if batch > high:
+        raise EngineError(f"{folder} takes batches of up to {high} images, not {batch}; build with --max-batch {batch}")
+    return batch
+
+
+def load_plan(plan: bytes, what: str, library: Library = FULL) -> Any:
     """A `tensorrt.ICudaEngine` from its serialized form, on the current device. Raises EngineError, naming `what`."""
-    import tensorrt
-
     try:
-        runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
-        engine = runtime.deserialize_cuda_engine(plan)
+        log = library.log()
+        engine = library.load().Runtime(log).deserialize_cuda_engine(plan)
     except Exception as exc:  # without a usable driver it is a plain Exception or a TypeError
-        raise EngineError(f"TensorRT {tensorrt.__version__} cannot be used here: {one_line(exc)}") from exc
+        raise EngineError(f"{library} cannot be used here: {one_line(exc)}") from exc
     if engine is None:  # it does not raise
-        raise EngineError(f"{what}: TensorRT {tensorrt.__version__} cannot load this engine; build it again here")
+        if "loadRunner" in str(log):  # the lean runtime has a stub in the place of what the plan asks for
+            raise EngineError(f"{what} was not built for {library}: build it with --version-compatible")
+        raise EngineError(f"{what}: {library} cannot load this engine ({log}); build it again here")
     return engine
 
 
-def bind_plan(engine: Any, images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
+def bind_plan(
+    engine: Any, images: Tensor, scores: Tensor, stream: torch.cuda.Stream, library: Library = FULL
+) -> Launch:
     """See `fiqa_trt.engines.cuda.Bind`. The engine must have one input and one output, whatever their names."""
-    import tensorrt
+    return bind_context(engine, engine.create_execution_context(), images, scores, stream, library)
 
-    context = engine.create_execution_context()
+
+def bind_context(
+    engine: Any, context: Any, images: Tensor, scores: Tensor, stream: torch.cuda.Stream, library: Library
+) -> Launch:
+    """The same of a context that was made already, or could not be: then it is None."""
     if context is None:
         raise EngineError("the GPU has no memory for this engine; free some, or build with a smaller --max-batch")
+    of_input = library.load().TensorIOMode.INPUT
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == of_input]
     if len(inputs) != 1 or len(names) != 2:
         raise EngineError(f"this is not an engine of ours: its inputs and outputs are {', '.join(names)}")
     output = next(name for name in names if name not in inputs)
@@ -123,7 +220,7 @@ def bind_plan(engine: Any, images: Tensor, scores: Tensor, stream: torch.cuda.St
 
     def launch() -> None:
         if not context.execute_async_v3(stream.cuda_stream):
-            raise RuntimeError("TensorRT could not launch the engine")
+            raise RuntimeError(f"{library.title} could not launch the engine")
 
     return launch
 

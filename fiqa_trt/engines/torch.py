@@ -72,6 +72,10 @@ def missing() -> str | None:
     return None if importlib.util.find_spec("torch") else "pip install 'fiqa-trt[gpu]'"
 
 
+def unfit(device: str) -> None:
+    """See `registry.Opener`: it runs on all of them."""
+
+
 def open_unbuilt(released: Path, wanted: Wanted) -> Engine:
     """See `registry.Opener`."""
     return open_torch(released / "ensemble.safetensors", wanted.device, wanted.precision, wanted.batch, say=wanted.say)
@@ -155,7 +159,7 @@ def open_torch(
 
         return launch
 
-    return CudaEngine(bind, where, info, ModelSpec().preprocess.size, say)
+    return CudaEngine(bind, device, info, ModelSpec().preprocess.size, say)
 
 
 def _refuse_fork() -> None:

@@ -7,6 +7,7 @@ in a process of their own; see `sifting`.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import Counter, defaultdict, deque
@@ -77,6 +78,11 @@ class Dispatch:
     def over(self) -> bool:
         """Whether every unit is finished."""
         return not self._waiting and not self._held
+
+    @property
+    def seconds_left(self) -> float:
+        """That the units which nobody has would take, one after the other; infinite before the first is finished."""
+        return len(self._waiting) * statistics.median(self._seconds) if self._seconds else math.inf
 
     @property
     def waiting(self) -> bool:

@@ -24,7 +24,7 @@ from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.pipeline import Task
 from fiqa_trt.progress import Count, Say, silent
 
-_AHEAD = 3  # units that a process has been given and not finished
+AHEAD = 3  # units that a process has been given and not finished
 _CLOSING_SECONDS = 3.0
 
 
@@ -39,16 +39,21 @@ def parse_devices(devices: str) -> list[str]:
 
         found = [f"cuda:{index}" for index in range(count_gpus())]
         if not found:
-            raise EngineError("--devices all: there is no GPU that torch can use here; see fiqa-trt doctor")
+            raise EngineError("--devices all: there is no GPU that can be used here; see fiqa-trt doctor")
         return found
     names = [f"cuda:{name}" if name.isdigit() else name for name in devices.replace(" ", "").split(",")]
     if any(name != "cpu" and not name.removeprefix("cuda:").isdigit() for name in names):
-        raise EngineError(f"--devices {devices}: give GPUs by number, as in 0,1, or `all`, or cpu,cpu")
+        raise EngineError(f"--devices {devices}: give GPUs by number, as in 0,1, or `all`, `auto` or cpu,cpu")
     return names
 
 
 def opened(devices: str, setup: Setup, say: Say) -> Processes:
-    """A process for each of `devices`, as `parse_devices` reads them. Raises EngineError."""
+    """A process for each of `devices`, as `parse_devices` reads them, or what `auto` finds. Raises EngineError."""
+    if devices == "auto":
+        from fiqa_trt.engines.cuda import count_gpus
+        from fiqa_trt.executors.race import Race
+
+        return Race(parse_devices("all"), setup, say) if count_gpus() else Processes(["cpu"], setup, say)
     return Processes(parse_devices(devices), setup, say)
 
 
@@ -133,7 +138,7 @@ def _serve(setup: Setup, parent: Connection) -> None:
 
 
 @dataclasses.dataclass
-class _Worker:
+class Worker:
     """A process as its parent sees it."""
 
     setup: Setup
@@ -141,6 +146,7 @@ class _Worker:
     connection: Connection
     units: set[int] = dataclasses.field(default_factory=set)
     opened: bool = False
+    resting: bool = False  # it is given no units
     rows: int = 0  # reported of units that are not finished
     failed: int = 0
 
@@ -150,13 +156,14 @@ class _Worker:
         return self.setup.device
 
 
-def _started(setup: Setup) -> _Worker:
+def started(setup: Setup) -> Worker:
+    """A process that opens its engine now."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(setup, theirs), daemon=True)
     process.start()
     theirs.close()  # so that its death closes the last other end
-    return _Worker(setup, process, mine)
+    return Worker(setup, process, mine)
 
 
 class Processes(Alone):
@@ -177,12 +184,12 @@ class Processes(Alone):
         self._say, self._said = say, set[str]()
         cores = sorted(os.sched_getaffinity(0))
         on_cpu = devices.count("cpu")
-        self._workers = list[_Worker]()
+        self._workers = list[Worker]()
         for index, device in enumerate(devices):
             threads = max(1, setup.threads // len(devices))
             share = tuple(cores[devices[:index].count("cpu") :: on_cpu]) if device == "cpu" else ()
             own = dataclasses.replace(setup, device=device, threads=threads, cores=share)
-            self._workers.append(_started(own))
+            self._workers.append(started(own))
         opened = list[_Opened]()
         try:
             for worker in list(self._workers):
@@ -202,7 +209,7 @@ class Processes(Alone):
             self.close()
             raise
 
-    def _compare(self, worker: _Worker, other: _Opened) -> None:
+    def _compare(self, worker: Worker, other: _Opened) -> None:
         """Raise EngineError if a worker would score otherwise than the first one."""
         for name in ("backend", "precision", "executed", "batch", "model"):
             here, there = getattr(self.info, name), getattr(other.info, name)
@@ -212,7 +219,7 @@ class Processes(Alone):
                     "their scores would differ; give --engine, --precision and --batch-size, or use like devices"
                 )
 
-    def _opened(self, worker: _Worker) -> _Opened:
+    def _opened(self, worker: Worker) -> _Opened:
         while True:
             message = worker.connection.recv()
             if isinstance(message, _Opened):
@@ -222,7 +229,7 @@ class Processes(Alone):
                 raise message
             self._tell(worker, message)
 
-    def _tell(self, worker: _Worker, told: _Told) -> None:
+    def _tell(self, worker: Worker, told: _Told) -> None:
         if told.message not in self._said:  # most of what they say at the start, all of them say
             self._said.add(told.message)
             self._say(f"{worker.device}: {told.message}")
@@ -230,9 +237,12 @@ class Processes(Alone):
     def work(self, units: Units, report: Count) -> None:
         """See `Executor.work`."""
         dispatch = Dispatch(units)
+        meanwhile = self._meanwhile(dispatch)
         while not dispatch.over:
+            next(meanwhile, None)
             for worker in list(self._workers):
-                while len(worker.units) < _AHEAD and (found := dispatch.give(worker.connection)) is not None:
+                room = 0 if worker.resting else AHEAD
+                while len(worker.units) < room and (found := dispatch.give(worker.connection)) is not None:
                     worker.units.add(found[0])
                     send = functools.partial(worker.connection.send, _Task(units, *found))
                     self._guarded(worker, dispatch, report, send)
@@ -242,7 +252,11 @@ class Processes(Alone):
                 worker = next(worker for worker in self._workers if worker.connection is connection)
                 self._guarded(worker, dispatch, report, functools.partial(self._hear, worker, dispatch, report))
 
-    def _guarded(self, worker: _Worker, dispatch: Dispatch, report: Count, action: Callable[[], None]) -> None:
+    def _meanwhile(self, dispatch: Dispatch) -> Iterator[None]:
+        """What is done beside, a step between messages."""
+        yield from ()
+
+    def _guarded(self, worker: Worker, dispatch: Dispatch, report: Count, action: Callable[[], None]) -> None:
         """Do something with a worker; if it turns out to be dead, another one gets its units."""
         try:
             action()
@@ -260,13 +274,13 @@ class Processes(Alone):
                 dispatch.failed(worker.connection, number, str(exc))
             report(-worker.rows, -worker.failed)
 
-    def _replace(self, worker: _Worker, reason: str) -> None:
+    def _replace(self, worker: Worker, reason: str) -> None:
         """Put another process in the place of one that has crashed, be it because of what it was given."""
         self._say(f"the process for {worker.device} {reason}; another takes its place")
         worker.connection.close()
-        self._workers[self._workers.index(worker)] = _started(worker.setup)
+        self._workers[self._workers.index(worker)] = started(worker.setup)
 
-    def _lose(self, worker: _Worker, reason: str, error: Exception) -> None:
+    def _lose(self, worker: Worker, reason: str, error: Exception) -> None:
         """Go on without a worker, if that leaves any."""
         self._workers.remove(worker)
         worker.connection.close()
@@ -276,7 +290,7 @@ class Processes(Alone):
             ) from error
         self._say(f"the process for {worker.device} {reason}; its units go to the others")
 
-    def _hear(self, worker: _Worker, dispatch: Dispatch, report: Count) -> None:
+    def _hear(self, worker: Worker, dispatch: Dispatch, report: Count) -> None:
         message = worker.connection.recv()
         if isinstance(message, FiqaError):
             raise message
@@ -295,19 +309,24 @@ class Processes(Alone):
 
     def close(self) -> None:
         """See `Executor.close`."""
-        for worker in self._workers:
+        self._dismiss(list(self._workers))
+
+    def _dismiss(self, workers: list[Worker]) -> None:
+        """Let some workers go."""
+        for worker in workers:
             try:
                 worker.connection.send(None)
             except (OSError, ValueError):
                 continue
         deadline = time.monotonic() + _CLOSING_SECONDS
-        for worker in self._workers:
+        for worker in workers:
             worker.process.join(max(0, deadline - time.monotonic()))
             worker.process.kill()  # at work still: the run has failed, and what is finished is kept
             worker.connection.close()
+            self._workers.remove(worker)
 
 
-def _end(worker: _Worker) -> tuple[str, bool]:
+def _end(worker: Worker) -> tuple[str, bool]:
     """How a process ended, and whether of something that it did itself: SIGKILL is somebody's who needs its memory."""
     worker.process.join(5)
     code = worker.process.exitcode

@@ -7,21 +7,27 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import tempfile
 import textwrap
 from typing import Any
 
+from fiqa_trt.engines import cuda, rtx
 from fiqa_trt.engines.cache import cache_folder
 from fiqa_trt.engines.manifest import this_processor
+from fiqa_trt.engines.tensorrt import FULL, LEAN
 from fiqa_trt.errors import FiqaError, one_line
 from fiqa_trt.libraries import import_library
 from fiqa_trt.shell import command_line
 from fiqa_trt.version import __version__
 
 PACKAGES = (
-    "openvino", "torch", "torchvision", "torch-tensorrt", "tensorrt", "nvidia-dali-cuda130", "nvidia-ml-py",
-    "nvidia-modelopt", "nncf", "onnx", "onnxruntime", "numpy", "pillow", "simplejpeg", "pyarrow",
+    "openvino", "torch", "torchvision", "torch-tensorrt", "tensorrt", "tensorrt-lean-cu13", "torch-tensorrt-rtx",
+    "tensorrt-rtx-cu13", "cuda-bindings", "nvidia-dali-cuda130", "nvidia-ml-py", "nvidia-modelopt", "nncf", "onnx",
+    "onnxruntime", "numpy", "pillow", "simplejpeg", "pyarrow",
 )  # fmt: skip
+NO_GPU = "needs an NVIDIA GPU"
+"""What stands for a remedy where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +94,7 @@ def examine() -> Diagnosis:
             _cuda(has_gpu),
             _tensorrt(has_gpu),
             _torch_tensorrt(has_gpu),
+            _rtx(has_gpu),
             _dali(has_gpu),
             _importable("INT8 on a GPU (modelopt)", "modelopt", _gpu_only(has_gpu, "nvidia-modelopt[hf]")),
             _importable("calibrating INT8 on a CPU (NNCF)", "nncf", "pip install 'fiqa-trt[build]'"),
@@ -125,7 +132,7 @@ def _arithmetic() -> list[str]:
 def _gpus() -> tuple[list[Gpu], Check]:
     name = "GPU readings (nvidia-ml-py)"
     if importlib.util.find_spec("pynvml") is None:
-        return [], Check(name, False, "not installed", "pip install 'fiqa-trt[gpu]'")
+        return [], Check(name, False, "not installed, so no GPU is seen", "pip install nvidia-ml-py")
     import pynvml
 
     try:
@@ -159,9 +166,9 @@ def _seen(name: str, function: Any, remedy: str) -> Check:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in a line: all of it if it is one of ours, of others' long texts whole words."""
+    """What an error says, in a line: of others' long texts whole words; of ours all but what stands below it."""
     if isinstance(error, FiqaError):
-        return str(error)
+        return re.split("[:;,] pip install ", str(error))[0]
     return textwrap.shorten(one_line(error, 2000), 160, placeholder=" ...")
 
 
@@ -225,12 +232,14 @@ def _cuda(has_gpu: bool) -> Check:
         return Check(name, False, _reason(exc), _gpu_only(has_gpu, "fiqa-trt[gpu]"))
     if torch.cuda.is_available():
         return Check(name, True, f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPU(s)")
-    remedy = "install a driver that knows CUDA " + str(torch.version.cuda) if has_gpu else "needs an NVIDIA GPU"
+    remedy = "install a driver that knows CUDA " + str(torch.version.cuda) if has_gpu else NO_GPU
     return Check(name, False, f"torch {torch.__version__} sees no GPU", remedy)
 
 
 def _tensorrt(has_gpu: bool) -> Check:
     def try_it() -> str:
+        if FULL.version() is None and LEAN.version() is not None:
+            return f"{LEAN}, which loads engines that were built with --version-compatible, and builds none"
         import tensorrt
 
         if not tensorrt.Builder(tensorrt.Logger(tensorrt.Logger.ERROR)):
@@ -238,6 +247,24 @@ def _tensorrt(has_gpu: bool) -> Check:
         return f"TensorRT {tensorrt.__version__}"
 
     return _seen("TensorRT", try_it, _gpu_only(has_gpu, "fiqa-trt[gpu]"))
+
+
+def _rtx(has_gpu: bool) -> Check:
+    """It builds without a GPU."""
+
+    def try_it() -> str:
+        import tensorrt_rtx  # whatever keeps it from being loaded is the reason
+
+        known = ", ".join(rtx.capabilities())
+        if has_gpu and not cuda.lacking() and (problem := rtx.unfit("cuda")):
+            raise RuntimeError(problem)
+        return f"{rtx.LIBRARY.title} {tensorrt_rtx.__version__}, for compute capability {known}"
+
+    there = rtx.LIBRARY.version() is not None
+    remedy = (
+        "take --backend tensorrt or torch; --engine takes an engine of it all the same" if there else _install("rtx")
+    )
+    return _seen("TensorRT for RTX" if has_gpu else "building for GPUs elsewhere (TensorRT for RTX)", try_it, remedy)
 
 
 def _torch_tensorrt(has_gpu: bool) -> Check:
@@ -255,7 +282,7 @@ def _torch_tensorrt(has_gpu: bool) -> Check:
 def _dali(has_gpu: bool) -> Check:
     name = "DALI decoder"
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-        return Check(name, False, "not installed", "pip install 'fiqa-trt[gpu]'")
+        return Check(name, False, "not installed", _gpu_only(has_gpu, "fiqa-trt[gpu]"))
 
     def try_it() -> str:
         import nvidia.dali
@@ -279,7 +306,7 @@ def _install(extra: str) -> str:
 
 def _gpu_only(has_gpu: bool, package: str) -> str:
     """The command that installs what is of use on a GPU alone."""
-    return command_line("pip", "install", package) if has_gpu else "needs an NVIDIA GPU"
+    return command_line("pip", "install", package) if has_gpu else NO_GPU
 
 
 def _importable(name: str, module: str, remedy: str) -> Check:

@@ -183,10 +183,8 @@ def _spearman(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
     return float((first * second).sum()) / scale if scale else 0.0
 
 
-def check(agreement: Fidelity, precision: str, what: str) -> None:
-    """Raise EngineError unless the agreement is within the tolerance of `precision` (fp32, fp16 or int8)."""
+def check(agreement: Fidelity, precision: str, what: str, so: str = "was not written") -> None:
+    """Raise EngineError, saying what comes of it, unless the agreement is within the tolerance of `precision`."""
     limit = TOLERANCES[precision]
     if not (agreement.max <= limit.max and agreement.mean <= limit.mean and agreement.srcc >= limit.srcc):
-        raise EngineError(
-            f"{what} is too far from FP32, so it was not written: {agreement}; a {precision} engine needs {limit}"
-        )
+        raise EngineError(f"{what} is too far from FP32, so it {so}: {agreement}; a {precision} engine needs {limit}")

@@ -1,9 +1,8 @@
-"""Lower and partition our network with the real Torch-TensorRT on a machine without a GPU or TensorRT's libraries.
+"""Lower and partition our INT8 network with the real Torch-TensorRT, without a GPU or TensorRT's libraries.
 
-`python -m tests.building.dry_run fp16|int8|fp32|trap`, in a process of its own with `.venv/front-end` on the path (see
-`front_end.txt`); prints JSON. No engine is built: this proves that every operator is converted, into one engine, in the
-types that were asked for, and says nothing of numerics or speed. `trap` is the network without the `.contiguous()` of
-`Ensemble.normalise`.
+`python -m tests.building.dry_run`, in a process of its own with `.venv/front-end` on the path (see `front_end.txt`);
+prints JSON. No engine is built: this proves that every operator is converted, into one engine, with its Q/DQ, which
+TensorRT for RTX does not take, and says nothing of numerics or speed.
 
 TensorRT's Python bindings only need to find their libraries, which are replaced by stubs that return null;
 torch_tensorrt is copied without its native libraries; the few calls that ask for a GPU are answered.
@@ -118,32 +117,22 @@ def dry_run(front_end: ModuleType, program: torch.export.ExportedProgram) -> dic
     }
 
 
-def main(case: str) -> None:
-    """Print the result of a case."""
+def main() -> None:
+    """Print the result."""
     from fiqa_trt.building.calibration import read_ranges
     from fiqa_trt.building.compile import export_program, prepare
     from fiqa_trt.engines.opening import CHECKPOINT
     from fiqa_trt.engines.torch import load_checkpoint
-    from fiqa_trt.models.networks import Ensemble
 
     with tempfile.TemporaryDirectory() as folder:
         front_end = load_front_end(Path(folder))
-        if case == "int8":
-            emit_quantize_operators_on_cpu()
-        if case == "trap":
-
-            def normalise(self: Ensemble, images: torch.Tensor) -> torch.Tensor:
-                return ((images - self.mean) / self.std).to(self.dtype).permute(0, 3, 1, 2)
-
-            Ensemble.normalise = normalise  # type: ignore[method-assign]
-        network = load_checkpoint(CHECKPOINT)
-        ranges = read_ranges(None) if case == "int8" else None
-        prepare(network, "fp16" if case == "trap" else case, ranges)
+        emit_quantize_operators_on_cpu()
+        network, ranges = load_checkpoint(CHECKPOINT), read_ranges(None)
+        prepare(network, "int8", ranges)
         program = export_program(network, MAX_BATCH, "cpu")
         exported = sum("quantize_op" in str(node.target) for node in program.graph.nodes)
-        layers = len(ranges.layers) if ranges else 0
-        print(json.dumps({**dry_run(front_end, program), "exported": exported, "layers": layers}))
+        print(json.dumps({**dry_run(front_end, program), "exported": exported, "layers": len(ranges.layers)}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

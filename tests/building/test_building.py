@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from fiqa_trt import building
 from fiqa_trt.building import Request, cpu, measuring
 from fiqa_trt.building.calibration import Pixels, Trial, prefers_shipped, read_ranges
-from fiqa_trt.building.measuring import infer
 from fiqa_trt.engines.base import Engine
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import MANIFEST, Manifest, this_processor
 from fiqa_trt.engines.opening import CHECKPOINT, RELEASED, open_engine
 from fiqa_trt.engines.openvino import half_arithmetic, pack_network, read_network
@@ -78,6 +78,10 @@ def test_build_list_and_score(store: Path, tmp_path: Path, crops: Path) -> None:
     assert listed.count("the choice of auto") <= 1  # none where both are slower than what runs without them
     entries = json.loads(invoke("engines", "--json").stdout)["engines"]
     assert [entry["problem"] for entry in entries] == [None, None]
+    done = invoke("engines", "--verify")
+    assert done.exit_code == 0
+    for precision in ("fp32", "int8"):
+        assert f"{store}/openvino-{precision} scores as it records: max " in done.stderr
     for precision, executed in (("fp32", "fp32"), ("int8", "int8 and ")):
         scores = tmp_path / f"{precision}.parquet"
         done = invoke("score", crops, "-o", scores, "--device", "cpu", "--precision", precision, "--json")
@@ -86,6 +90,19 @@ def test_build_list_and_score(store: Path, tmp_path: Path, crops: Path) -> None:
         assert engine["precision"] == precision
         assert engine["executed"].startswith(executed)
         assert engine["payload"] == Manifest.read(store / f"openvino-{precision}").payload_sha256
+
+
+@pytest.mark.slow
+def test_an_engine_that_no_longer_scores_as_it_records(store: Path) -> None:
+    built = building.build(Request("fp32", device="cpu", max_batch=2))
+    known = built.manifest
+    # Not one of those that every start looks at.
+    shifted = (*known.reference[:40], (known.reference[40][0] + 0.01, *known.reference[40][1:]), *known.reference[41:])
+    (built.folder / MANIFEST).write_text(dataclasses.replace(known, reference=shifted).dump())
+    open_engine("cpu", "fp32", str(built.folder)).close()
+    done = invoke("engines", "--verify")
+    assert done.exit_code == 1
+    assert "is too far from FP32, so it should not be used: max 0.005" in done.stdout
 
 
 @pytest.mark.slow
@@ -286,7 +303,7 @@ def test_a_plan_is_refused_by_the_cpu_and_by_a_machine_without_its_gpu(store: Pa
     with pytest.raises(EngineError, match="runs on cuda, not on --device cpu"):
         open_engine("cpu", engine=str(built.folder))
     if not torch.cuda.is_available():
-        with pytest.raises(EngineError, match="sees no CUDA GPU"):
+        with pytest.raises(EngineError, match=r"needs a CUDA GPU; torch .* sees none; here --engine auto runs"):
             open_engine(engine=str(built.folder))
         assert "needs a CUDA GPU (H100)" in invoke("engines").stdout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import sys
@@ -279,6 +280,44 @@ def test_dali_keeps_its_threads(portrait: Image.Image, monkeypatch: pytest.Monke
             list(pool.map(lambda _: dali.decode([jpeg(portrait)], 1), range(8)))
     assert 1 <= len(seen) <= dali.threads
     assert threading.get_ident() not in seen
+
+
+class OnCpu:
+    """DALI as it is on a GPU, in memory: what is asked of a GPU, its CPU backend does."""
+
+    def __init__(self, dali: Any) -> None:
+        self.real, self.done = dali, list[str]()
+        self.decoders = SimpleNamespace(image=lambda data, device, **options: dali.decoders.image(data, **options))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def device(self, kind: str, index: int) -> Any:
+        assert (kind, index) == ("gpu", 1)
+        return contextlib.nullcontext()
+
+    def stream(self, device_id: int) -> Any:
+        return SimpleNamespace(synchronize=lambda: self.done.append("awaited"))
+
+    def set_current_stream(self, stream: Any) -> None:
+        self.done.append("a stream of its own")
+
+
+def test_on_a_gpu_without_torch_the_pixels_come_to_memory(
+    pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiqa_trt.decoding.dali.no_gpu_decoder", lambda index: None)
+    monkeypatch.setattr("fiqa_trt.decoding.dali._has_torch", lambda: False)
+    on_gpu, on_cpu = DaliDecoder("cuda:1", workers=2), DaliDecoder("cpu", workers=2)
+    on_gpu._ndd = library = OnCpu(on_cpu._ndd)
+    blobs = [*map(jpeg, pictures), b"", jpeg(pictures[0])[:900]]
+    found, expected = on_gpu.decode(blobs, 32), on_cpu.decode(blobs, 32)
+    assert found.outcomes == expected.outcomes
+    assert isinstance(found.pixels, np.ndarray)
+    assert np.array_equal(found.pixels, expected.pixels)
+    assert library.done[0] == "a stream of its own"
+    assert "awaited" in library.done
+    assert not on_gpu.failures
 
 
 def test_limits(portrait: Image.Image) -> None:

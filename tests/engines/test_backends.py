@@ -10,15 +10,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from fiqa_trt.building import Request, build
-from fiqa_trt.building.measuring import infer, rounded
+from fiqa_trt.building import Request, _choose, build
+from fiqa_trt.building.measuring import rounded
 from fiqa_trt.building.registry import BUILDERS, Builder
 from fiqa_trt.cli import group
 from fiqa_trt.engines.base import Engine, Wanted
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import Draft, Manifest
 from fiqa_trt.engines.opening import RELEASED, open_engine
 from fiqa_trt.engines.registry import BACKENDS, Backend, names
 from fiqa_trt.engines.store import list_engines
+from fiqa_trt.engines.tensorrt import Library
 from fiqa_trt.errors import EngineError
 from fiqa_trt.models.verification import verification_batch
 from tests.helpers import PAYLOAD, MeanEngine, manifest
@@ -27,7 +29,7 @@ from tests.helpers import PAYLOAD, MeanEngine, manifest
 @pytest.mark.parametrize("name", BACKENDS)
 def test_the_module_of_a_backend_has_what_it_must(name: str) -> None:
     backend = BACKENDS[name]
-    needed = ["open_directory", "difference_from_here", "missing", *["open_unbuilt"] * bool(backend.unbuilt)]
+    needed = ["open_directory", "difference_from_here", "missing", "unfit", *["open_unbuilt"] * bool(backend.unbuilt)]
     assert all(callable(getattr(backend.load(), each, None)) for each in needed)
     assert backend.kinds <= {"cpu", "cuda"}
 
@@ -53,7 +55,12 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         model = Manifest.read(RELEASED).model
         return manifest(request.precision, backend="mine", model=model, reference=reference), PAYLOAD
 
-    contents = {"open_directory": open_directory, "build": build_mine, "missing": lambda: None}
+    contents = {
+        "open_directory": open_directory,
+        "build": build_mine,
+        "missing": lambda: None,
+        "unfit": lambda device: None,
+    }
     contents |= {"difference_from_here": lambda manifest, device: None}
     for folder in ("engines", "building"):
         module = ModuleType(f"fiqa_trt.{folder}.mine")
@@ -71,7 +78,9 @@ def test_a_backend_is_a_module_and_a_line(mine: Path) -> None:
         open_engine("cpu", engine="mine")
     with pytest.raises(EngineError, match="--engine mine runs on the CPU; with --device cuda:1 use --engine auto or t"):
         open_engine("cuda:1", engine="mine")
-    with pytest.raises(EngineError, match="it is auto, openvino, tensorrt, torch, mine or an engine directory"):
+    with pytest.raises(
+        EngineError, match="it is auto, openvino, tensorrt, tensorrt-rtx, torch, mine or an engine directory"
+    ):
         open_engine(engine="mime")
     built = build(Request("fp16", backend="mine"))
     assert built.folder == mine / "mine-fp16"
@@ -96,10 +105,31 @@ def test_a_backend_that_cannot_be_built_is_passed_over(mine: Path, monkeypatch: 
     said = list[str]()
     assert build(Request("fp16", device="cuda"), said.append).folder == mine / "torch-fp16"
     install = "pip install 'fiqa-trt[gpu]' where NVIDIA's package index can be reached"
-    assert said == [f"TensorRT is not here, so this builds a PyTorch engine; for TensorRT: {install}"]
+    rtx = "TensorRT for RTX is not here (pip install 'fiqa-trt[rtx]')"
+    assert said == [f"TensorRT is not here ({install}), {rtx}, so this builds a PyTorch engine"]
     for backend, device in (("mine", "cuda"), ("torch", "cpu"), ("none", "cpu"), ("onnx", "cpu")):
         with pytest.raises(EngineError, match=f"^--backend {backend} does not run on --device {device}$"):
             build(Request("fp16", device=device, backend=backend))
+
+
+def test_auto_says_why_it_does_not_build_for_a_gpu_that_a_library_does_not_support(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(Library, "version", lambda self: "1.6" if self.module == "tensorrt_rtx" else None)
+    monkeypatch.setattr("fiqa_trt.engines.rtx.knows", lambda number: number != 90)
+    said = list[str]()
+    assert _choose("cuda:0", said.append) == "torch"
+    reason = "TensorRT for RTX 1.6 does not support H100 (compute capability 9.0), so this builds a PyTorch engine"
+    assert said.pop().endswith(f", {reason}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert _choose("cuda:0", said.append) == "tensorrt-rtx"
+    assert said.pop().endswith("so this builds a TensorRT for RTX engine")
+    monkeypatch.setattr(Library, "version", lambda self: "11.1")
+    assert _choose("cuda:0", said.append) == "tensorrt"
+    assert not said
 
 
 @pytest.mark.parametrize("version", [None, "11.1.0"])
@@ -116,12 +146,14 @@ def test_where_no_engine_was_built_pytorch_runs_on_a_gpu(
         opened.append((wanted.device, wanted.precision, wanted.batch))
         return MeanEngine()
 
-    monkeypatch.setitem(sys.modules, "fiqa_trt.engines.torch", SimpleNamespace(open_unbuilt=open_unbuilt))
+    there = SimpleNamespace(open_unbuilt=open_unbuilt, missing=lambda: None, unfit=lambda device: None)
+    monkeypatch.setitem(sys.modules, "fiqa_trt.engines.torch", there)
     monkeypatch.setattr("fiqa_trt.engines.known.difference", lambda engine, manifest: None)
     said = list[str]()
     open_engine("cuda:0", batch=3, say=said.append)
     assert opened == [("cuda:0", "auto", 3)]
     why = "no engine has been built here (fiqa-trt build makes one)"
     if version is None:
-        why = "TensorRT is missing (pip install 'fiqa-trt[gpu]' where NVIDIA's package index can be reached)"
+        why = "TensorRT is not here (pip install 'fiqa-trt[gpu]' where NVIDIA's package index can be reached), "
+        why += "TensorRT for RTX is not here (pip install 'fiqa-trt[rtx]')"
     assert said == [f"{why}, so PyTorch runs the network"]

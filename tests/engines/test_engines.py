@@ -11,8 +11,8 @@ import openvino
 import pytest
 from PIL import Image
 
-from fiqa_trt.building.measuring import infer
 from fiqa_trt.engines.base import Engine
+from fiqa_trt.engines.known import infer
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.opening import CHECKPOINT, RELEASED, open_engine
 from fiqa_trt.engines.openvino import OpenVinoEngine, half_arithmetic

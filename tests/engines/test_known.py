@@ -17,11 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiqa_trt.building.measuring import infer
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.engines.base import Engine, Scores, finished
 from fiqa_trt.engines.cache import Slot, cache_folder
-from fiqa_trt.engines.known import difference
+from fiqa_trt.engines.known import difference, infer
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.opening import RELEASED, check_known, open_engine
 from fiqa_trt.engines.openvino import OpenVinoEngine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.machinery
 import json
 import sys
 from pathlib import Path
@@ -72,8 +73,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         __version__="11.1.0", loads=None,
         TensorIOMode=SimpleNamespace(INPUT="in"), LayerInformationFormat=SimpleNamespace(JSON=0),
     )  # fmt: skip
-    fake.Logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
+    fake.ILogger = type("ILogger", (), {"ERROR": 1})
     fake.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: fake.loads)
+    fake.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     return fake
 
@@ -87,6 +89,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(ours, "tensorrt_version", lambda: "11.1.0")
@@ -112,7 +115,9 @@ def test_an_engine_of_another_machine_is_told_apart(gpu: None, changes: dict[str
 
 
 def test_a_plan_that_does_not_load_is_an_error(library: SimpleNamespace) -> None:
-    with pytest.raises(EngineError, match=r"mine: TensorRT 11\.1\.0 cannot load this engine; build it again here"):
+    with pytest.raises(
+        EngineError, match=r"mine: TensorRT 11\.1\.0 cannot load this engine \(it says nothing\); build"
+    ):
         ours.load_plan(b"", "mine")
 
     def refuse(logger: object) -> None:
@@ -160,8 +165,8 @@ def test_what_is_opened_for_a_device(
     library.loads = object()
     opened = list[Any]()
 
-    def engine(bind: object, where: torch.device, info: Any, size: int, say: object) -> object:
-        opened.append((str(where), info.batch))
+    def engine(bind: object, where: str, info: Any, size: int, say: object) -> object:
+        opened.append((where, info.batch))
         raise OutOfMemory("full", info.batch)
 
     monkeypatch.setattr(ours, "CudaEngine", engine)
@@ -193,3 +198,59 @@ def test_types_are_read_from_the_inspector(library: SimpleNamespace) -> None:
     assert ours.layer_types(plan) == {"fp16", "int8"}
     plan.create_engine_inspector = lambda: SimpleNamespace(get_engine_information=lambda form: '{"Layers": [')
     assert ours.layer_types(plan) == set()  # a plan that took minutes is not lost for it
+
+
+@pytest.fixture
+def versions(gpu: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
+    """Of TensorRT and of its lean runtime here."""
+    found: dict[str, str | None] = {"tensorrt": None, "tensorrt_lean": None}
+    monkeypatch.setattr(ours.Library, "version", lambda self: found[self.module])
+    monkeypatch.setattr(ours, "tensorrt_version", lambda: found["tensorrt"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("full", "lean", "compatible", "library"),
+    [
+        ("11.1.0.106", None, False, ours.FULL),
+        ("11.1.0.106", "11.2.1.2", True, ours.FULL),
+        ("11.2.1.2", "11.1.0.106", True, ours.LEAN),
+        (None, "11.1.0.106", True, ours.LEAN),
+        (None, "11.10.0.1", True, ours.LEAN),
+        (None, "11.0.0.114", True, None),
+        (None, "12.0.0.1", True, None),
+        (None, "11.1.0.106", False, None),
+        ("11.2.1.2", None, True, None),
+    ],
+)
+def test_the_lean_runtime_takes_the_place_of_tensorrt(
+    full: str | None, lean: str | None, compatible: bool, library: ours.Library | None, versions: dict[str, str | None]
+) -> None:
+    versions.update(tensorrt=full, tensorrt_lean=lean)
+    plan = dataclasses.replace(PLAN, versions={"tensorrt": "11.1.0.106"}, version_compatible=compatible)
+    assert ours.library_for(plan) is library
+    problem = ours.difference_from_here(plan)
+    assert (problem is None) == (library is not None)
+    if problem is not None and compatible:
+        assert problem.endswith("pip install tensorrt-lean-cu13==11.1.0.106")
+    if problem is not None and not compatible:
+        lean_only = "here is none but TensorRT's lean runtime, which needs --version-compatible; build it again here"
+        assert problem == f"built with TensorRT 11.1.0.106, {lean_only}"
+
+
+def test_a_plan_that_the_lean_runtime_has_no_code_for(
+    library: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVIDIA/TensorRT#4790."""
+
+    def runtime(log: Any) -> SimpleNamespace:
+        def refuse(plan: bytes) -> None:
+            log.log(1, "Error Code 1: Internal Error (Unexpected call to stub loadRunner for ReformatRunner.)")
+
+        return SimpleNamespace(deserialize_cuda_engine=refuse)
+
+    library.Runtime = runtime
+    library.__spec__ = importlib.machinery.ModuleSpec("tensorrt_lean", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", library)
+    with pytest.raises(EngineError, match=r"mine was not built for TensorRT.s lean runtime 11\.1\.0: build"):
+        ours.load_plan(b"", "mine", ours.LEAN)

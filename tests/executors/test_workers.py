@@ -16,7 +16,7 @@ from fiqa_trt.errors import EngineError, RunError
 from fiqa_trt.executors.attempts import Dispatch
 from fiqa_trt.executors.base import Executor, Setup
 from fiqa_trt.executors.in_process import InProcess
-from fiqa_trt.executors.processes import Processes, _Worker, parse_devices
+from fiqa_trt.executors.processes import Processes, Worker, parse_devices
 from fiqa_trt.executors.registry import EXECUTORS, open_executor
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Count
@@ -85,7 +85,7 @@ def test_killed_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     parts = tmp_path / "s.parquet.partial" / "parts"
     hear = workers._hear
 
-    def kill_after_five_units(worker: _Worker, dispatch: Dispatch, report: Count) -> None:
+    def kill_after_five_units(worker: Worker, dispatch: Dispatch, report: Count) -> None:
         """In the parent, so that none is too late."""
         hear(worker, dispatch, report)
         while doomed and len(list(parts.glob("0*.parquet"))) >= 5:
@@ -114,7 +114,7 @@ def test_workers_killed_while_they_start(
 ) -> None:
     said, opened = list[str](), Processes._opened
 
-    def killed(workers: Processes, worker: _Worker) -> object:
+    def killed(workers: Processes, worker: Worker) -> object:
         if workers._workers.index(worker) == 0 and len(workers._workers) > 2 - victims:
             worker.process.kill()
         return opened(workers, worker)

@@ -32,6 +32,10 @@ def test_doctor_says_what_works_and_mends_the_rest() -> None:
     assert "yes  CPU engine" in text
     for check in report["checks"]:
         assert check["works"] or f"-> {check['remedy']}" in text
+    remedies = [line for line in text.splitlines() if "->" in line]
+    assert len(remedies) == len(set(remedies))  # what one command mends stands together
+    if not report["gpus"]:
+        assert sum("TensorRT" in line for line in text.splitlines() if line.startswith("no")) <= 2
 
 
 @pytest.mark.slow
@@ -45,6 +49,7 @@ def test_commands_of_doctor_can_be_pasted(has_gpu: bool, monkeypatch: pytest.Mon
         words = shlex.split(check.remedy) if check.remedy.startswith("pip") else ["pip", "install", "x"]
         assert words[:2] == ["pip", "install"]
         assert len([word for word in words[2:] if not word.startswith("--")]) == 1, check
+        assert "pip install" not in check.detail  # once is enough
     modelopt = checks["INT8 on a GPU (modelopt)"].remedy
     assert modelopt == ("pip install 'nvidia-modelopt[hf]'" if has_gpu else "needs an NVIDIA GPU")
 
