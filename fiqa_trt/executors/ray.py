@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import multiprocessing
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,8 +52,8 @@ class OnRay:
         engines = _engines(setup.engine)
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._scratch = tempfile.TemporaryDirectory(prefix="fiqa-trt-", ignore_cleanup_errors=True)
-        arguments = (where, setup, engines, self._scratch.name, theirs)
+        self._scratch = tempfile.mkdtemp(prefix="fiqa-trt-") if where.address == "local" else ""
+        arguments = (where, setup, engines, self._scratch, theirs)
         self._process = context.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -130,7 +131,8 @@ class OnRay:
         self._process.kill()
         self._process.join()
         self._connection.close()
-        self._scratch.cleanup()
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def _engines(engine: str) -> dict[str, dict[str, bytes]]:

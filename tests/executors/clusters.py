@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ class Nodes:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         from ray.cluster_utils import Cluster as Started
 
+        ends = signal.getsignal(signal.SIGTERM)
         self._started = Started(initialize_head=True, head_node_args={**_NODE, **options})
+        signal.signal(signal.SIGTERM, ends)  # Ray's ends the tests otherwise than one that kills them expects
         self.nodes: list[Any] = [self._started.head_node]
         for _ in range(count - 1):
             self.add(**options)

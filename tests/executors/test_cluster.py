@@ -38,7 +38,7 @@ def many(tmp_path_factory: pytest.TempPathFactory, portrait: Image.Image) -> Pat
     folder = tmp_path_factory.mktemp("many")
     for index in range(10):
         (folder / f"{index:05}.jpg").write_bytes(jpeg(portrait.rotate(9 * index)))
-    for index in range(10, 800):
+    for index in range(10, 480):
         os.link(folder / f"{index % 10:05}.jpg", folder / f"{index:05}.jpg")
     (folder / "00300.jpg").unlink()
     (folder / "00300.jpg").write_bytes(b"x")
@@ -97,7 +97,7 @@ def test_a_replica_is_killed(nodes: Nodes, many: Path, tmp_path: Path, expected:
     assert pq.read_table(tmp_path / "s.parquet").equals(expected)
     assert len(summary.nodes) == 2
     assert sum(summary.nodes.values()) == pytest.approx(
-        800 / summary.seconds, rel=0.5
+        480 / summary.seconds, rel=0.5
     )  # seconds of work, and of waiting for its end
     assert any("a replica died; others go on with its units" in line for line in said)
 
@@ -179,11 +179,11 @@ def test_a_node_is_gone_and_another_joins(
     found = Nodes(1)
     try:
         summary = score(
-            many, tmp_path / "t.parquet", on(found, said.append, replicas=2), report=once_at(400, found.add)
+            many, tmp_path / "t.parquet", on(found, said.append, replicas=2), report=once_at(200, found.add)
         )
     finally:
         found.close()
-    assert 0 < summary.scored_now < 800
+    assert 0 < summary.scored_now < 480
     assert pq.read_table(tmp_path / "t.parquet").equals(expected)
 
 
