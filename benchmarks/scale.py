@@ -216,16 +216,17 @@ def assemble(root: Path, units: int, rows: int) -> dict[str, Any]:
     values = {"path": names, "status": ["ok"] * rows}
     part = {name: values.get(name, [0.5 if name.startswith("score") else None] * rows) for name in part}
     table = pa.table(part, schema=schema)
-    state = FolderUnits(root / "s.parquet.partial")
-    state.path_of_parts.mkdir(parents=True)
+    folder = root / "s.parquet.partial"
+    state, parts = FolderUnits(folder, folder), folder / "parts"
+    parts.mkdir(parents=True)
     inputs = pa.table({"path": names})
     with pq.ParquetWriter(state.path_of_inputs, inputs.schema, compression="zstd", write_statistics=False) as writer:
         for _ in range(units):
             writer.write_table(inputs, row_group_size=rows)
     state.keep(0, table)
-    content = (state.path_of_parts / "00000000.parquet").read_bytes()
+    content = (parts / "00000000.parquet").read_bytes()
     for number in range(1, units):
-        (state.path_of_parts / f"{number:08}.parquet").write_bytes(content)
+        (parts / f"{number:08}.parquet").write_bytes(content)
 
     def seconds(action: Callable[[], object]) -> float:
         began = time.perf_counter()

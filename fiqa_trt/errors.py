@@ -9,6 +9,7 @@ FiqaError                   exit code 1
 │   └── EngineError         a device, precision or engine that this machine cannot use
 │       └── OutOfMemory     a batch that the device has no memory for
 └── RunError                exit code 1: the run began and could not go on (it can be resumed)
+    └── StoreError          an object store that denies, or does not answer: no image's fault
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class OutOfMemory(EngineError):
 
 class RunError(FiqaError):
     """The run began and could not go on; what is finished is kept."""
+
+
+class StoreError(RunError):
+    """An object store denies access or does not answer, which is no image's fault."""
 
 
 def storage_error(path: str | os.PathLike[str], error: OSError) -> RunError:

@@ -17,7 +17,7 @@ from fiqa_trt.decoding.items import PIXELS, Picture, pixels_of
 from fiqa_trt.engines.base import Engine, Scores
 from fiqa_trt.errors import FiqaError, RunError, one_line
 from fiqa_trt.inputs.address import Address
-from fiqa_trt.inputs.read_ahead import READERS, Plan, Reader
+from fiqa_trt.inputs.read_ahead import READERS, REQUESTS, Plan, Reader
 from fiqa_trt.outcomes import ImageError, Origin, Outcome, Status, unforeseen
 from fiqa_trt.progress import Count, silent
 from fiqa_trt.scores.schema import to_table
@@ -82,8 +82,8 @@ class Pipeline:
     Memory holds a few chunks of files and a few batches of pixels, however many chunks there are.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.reader = Reader()
+    def __init__(self, decoder: Decoder, requests: int = REQUESTS) -> None:
+        self.reader = Reader(requests)
         self._decoder, self._decoding = decoder, ThreadPoolExecutor(decoder.threads, "decode")
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Scored]:
@@ -167,7 +167,9 @@ def _size(image: Read | Blob | Picture) -> int:
     return image.nbytes if isinstance(image, np.ndarray) else image.width * image.height * len(image.getbands())
 
 
-def score_units(units: Iterable[Task], decoder: Decoder, engine: Engine, report: Count = silent) -> Iterator[Unit]:
+def score_units(
+    units: Iterable[Task], decoder: Decoder, engine: Engine, report: Count = silent, requests: int = REQUESTS
+) -> Iterator[Unit]:
     """Score units of inputs; yields each unit's number and its output rows, in order.
 
     Args:
@@ -175,10 +177,11 @@ def score_units(units: Iterable[Task], decoder: Decoder, engine: Engine, report:
         decoder: bytes to pixels.
         engine: pixels to scores.
         report: called after every batch with its rows and how many of them failed.
+        requests: to object stores, at a time.
     """
     batch = engine.info.batch
     begun: deque[tuple[Task, Plan]] = deque()
-    pipeline = Pipeline(decoder)
+    pipeline = Pipeline(decoder, requests)
 
     def planned() -> Iterator[tuple[Task, Plan]]:
         waiting = deque[Task]()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import InputError
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.score import Score
+from fiqa_trt.storage.places import Place
 
 _BINS = 50
 _MARGIN, _WIDTH = 16, 320
@@ -57,7 +57,7 @@ def _short(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def read_distribution(scores: Path) -> Distribution:
+def read_distribution(scores: Place) -> Distribution:
     """The distribution of a scores file. Raises InputError if it cannot be read or holds no score."""
     parts = [table["score"].drop_null().to_numpy() for table in read_output(scores, ["path", "score", "status"])]
     values = np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.float32)

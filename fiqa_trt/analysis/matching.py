@@ -17,6 +17,7 @@ from fiqa_trt.inputs.address import as_path
 from fiqa_trt.scores.files import SUFFIXES, read_output, read_schema
 from fiqa_trt.scores.members import members_of
 from fiqa_trt.scores.schema import own_columns
+from fiqa_trt.storage.places import Place, at_hand
 
 WRITTEN, REAL, TAIL = "as written", "by real path", "by the end of the path"
 WITHOUT_EXTENSION = "by name without extension"
@@ -51,7 +52,7 @@ class Matches:
 class Scores:
     """An output of `fiqa-trt score`, by path."""
 
-    def __init__(self, path: Path, column: str) -> None:
+    def __init__(self, path: Place, column: str) -> None:
         """Raises InputError if it cannot be read, has no rows, or no numbers in that column."""
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"cannot tell the format of {path}: name it {', '.join(SUFFIXES)}")
@@ -75,7 +76,7 @@ class Scores:
             raise InputError(f"{path} has no rows")
         self.names, self.values = list(by_name), list(by_name.values())
 
-    def match(self, names: Iterable[str], table: Path, images: Path | None = None) -> Matches:
+    def match(self, names: Iterable[str], table: Place, images: Path | None = None) -> Matches:
         """Find images: as they are written (below `images`), by real path, by the longest common end of both paths if
         that is one image's and one name's only, and all this without the extension.
 
@@ -105,7 +106,7 @@ class Scores:
         known = {name: row for row, name in enumerate(self.names)}
         take({name: known[key] for name in wanted if (key := _normal(name, images)) in known}, WRITTEN)
         if rest():
-            take(self._by_real_path(rest(), [images] if images else [Path(), table.parent]), REAL)
+            take(self._by_real_path(rest(), [images] if images else [Path(), at_hand(table).parent]), REAL)
         ambiguous, example = set[str](), None
         for way, without in ((TAIL, False), (WITHOUT_EXTENSION, True)):
             if rest():
@@ -177,7 +178,7 @@ class Scores:
                 ambiguous.update(names)
         return found, ambiguous
 
-    def _foreign(self, table: Path, name: str, images: Path | None, ambiguous: int) -> InputError:
+    def _foreign(self, table: Place, name: str, images: Path | None, ambiguous: int) -> InputError:
         """What to say when not one path of `table` is known."""
         theirs, ours = _normal(name, images), self.names[0]
         start = f"no path of {table} is in {self.path} ({theirs} there, {ours} here)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,19 @@ from fiqa_trt.analysis.edc import Edc
 from fiqa_trt.analysis.measures import Agreement, logistic
 from fiqa_trt.analysis.rated import Rated
 from fiqa_trt.errors import number_of
+from fiqa_trt.storage.places import Place
 from fiqa_trt.storage.writing import atomic, check_output
 
 KINDS = (".png", ".pdf", ".svg")
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Place) -> None:
     check_output(path, KINDS)
     with atomic(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=120)
 
 
-def plot_agreement(rated: Rated, found: Agreement, path: Path) -> None:
+def plot_agreement(rated: Rated, found: Agreement, path: Place) -> None:
     """Scatter of ratings over scores, with the logistic. Raises OutputError if the file cannot be written."""
     from matplotlib.figure import Figure
 
@@ -41,7 +41,7 @@ def plot_agreement(rated: Rated, found: Agreement, path: Path) -> None:
     _save(figure, path)
 
 
-def plot_edc(curve: Edc, path: Path, at: str = "") -> None:
+def plot_edc(curve: Edc, path: Place, at: str = "") -> None:
     """FNMR over the discarded share, with the ideal; `at` is the threshold in words.
 
     Raises:

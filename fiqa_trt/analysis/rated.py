@@ -17,6 +17,7 @@ from fiqa_trt.inputs.ratings import Form, read_ratings
 from fiqa_trt.inputs.user_tables import PATH_NAMES, Column
 from fiqa_trt.inputs.whole_tables import Table, is_empty, read_table
 from fiqa_trt.scores.files import SUFFIXES, read_schema
+from fiqa_trt.storage.places import Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Pairs:
 
 
 def read_rated(
-    scores: Path,
-    labels: Path,
+    scores: Place,
+    labels: Place,
     images: Path | None = None,
     column: str = "score",
     by: str | None = None,
@@ -124,7 +125,7 @@ def in_common(one: Rated, other: Rated) -> tuple[Rated, Rated]:
     return only(one), only(other)
 
 
-def _scores(scores: Path, column: str, table: Path, option: str) -> tuple[Scores, list[str]]:
+def _scores(scores: Place, column: str, table: Place, option: str) -> tuple[Scores, list[str]]:
     """The scores, and what looks as if the two files stood in each other's place."""
     swapped = _is_output(table) and not _is_output(scores)
     try:
@@ -137,7 +138,7 @@ def _scores(scores: Path, column: str, table: Path, option: str) -> tuple[Scores
     return known, [doubt] if swapped else []
 
 
-def _is_output(path: Path) -> bool:
+def _is_output(path: Place) -> bool:
     try:
         return path.suffix.lower() in SUFFIXES and bool(read_schema(path, ("path", "score", "status")))
     except InputError:
@@ -197,7 +198,7 @@ def _names(side: str, number: str, roles: Sequence[str]) -> list[str]:
 
 
 def read_pairs(
-    scores: Path, pairs: Path, images: Path | None = None, column: str = "score", form: PairForm | None = None
+    scores: Place, pairs: Place, images: Path | None = None, column: str = "score", form: PairForm | None = None
 ) -> Pairs:
     """Pairs of images with their similarity and the lower of their scores.
 
@@ -256,7 +257,7 @@ def _word(verdict: str) -> str:
     return text if text == "-1" else re.sub("[-_ ]", "", text)
 
 
-def _check_direction(similarity: Values, same: npt.NDArray[np.bool_], pairs: Path, *, distance: bool) -> None:
+def _check_direction(similarity: Values, same: npt.NDArray[np.bool_], pairs: Place, *, distance: bool) -> None:
     """Refuse values of which those of the same person are mostly below those of different people."""
     from scipy.stats import rankdata
 

@@ -12,7 +12,6 @@ import functools
 import io
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from fiqa_trt.scores.grouping import PARENT, grouping
 from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, quantile, steps_of
 from fiqa_trt.scores.tally import Tally
 from fiqa_trt.shell import path_word, printed
+from fiqa_trt.storage.places import Place
 from fiqa_trt.storage.writing import write_text
 from fiqa_trt.version import __version__
 
@@ -158,7 +158,7 @@ class _Extremes:
 
 
 def survey(
-    scores: Path,
+    scores: Place,
     *,
     threshold: float | None = None,
     group_by: str = PARENT,
@@ -290,7 +290,7 @@ def _data_uri(path: str, reader: ContainerReader) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _provenance(scores: Path) -> dict[str, str]:
+def _provenance(scores: Place) -> dict[str, str]:
     found = {"file": str(scores)}
     metadata = output_metadata(scores)
     if metadata is not None:
@@ -336,7 +336,7 @@ def _columns(found: Survey) -> dict[str, object]:
     }
 
 
-def write_report(output: Path, found: Survey) -> None:
+def write_report(output: Place, found: Survey) -> None:
     """Write the page; it appears complete or not at all. Raises RunError if the disk does not take it."""
     from jinja2 import Environment, PackageLoader
 

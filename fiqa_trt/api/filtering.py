@@ -13,6 +13,7 @@ from fiqa_trt.curation import select as filtering
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.progress import Report, silent
 from fiqa_trt.scores.grouping import PARENT
+from fiqa_trt.storage.places import place_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +82,13 @@ def filter_scores(
 
     best, of_all = amount(per_group, "--per-group "), amount(keep, "--keep ")
     rules = filtering.Rules(min_score, max_disagreement, best, of_all, keep_at_least, group_by)
-    selection = filtering.select(Path(scores), rules)
+    selection = filtering.select(place_of(scores), rules)
     chosen(selection)
-    kept, delivered = Kept(Path(scores), selection.mask, image_column), None
+    kept, delivered = Kept(place_of(scores), selection.mask, image_column), None
     if output is not None:
         options: dict[str, Any] = {"root": root, "shard_size": shard_size, "companions": companions}
         options |= {"update": update, "restart": restart, "dry_run": dry_run}
-        delivered = delivery.deliver(kept, Path(output), way, report=report, **options)
+        delivered = delivery.deliver(kept, place_of(output), way, report=report, **options)
     elif dry_run and way is not None:
         delivered = delivery.measure(kept, way, root)
     return Filtered(selection, delivered)

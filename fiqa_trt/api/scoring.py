@@ -6,19 +6,20 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.errors import UsageError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.cluster import Cluster
 from fiqa_trt.executors.registry import open_executor
+from fiqa_trt.inputs.read_ahead import REQUESTS
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs import retry, run
 from fiqa_trt.runs import score as scoring
 from fiqa_trt.runs.update import update_dataset
-from fiqa_trt.storage.registry import in_object_store
+from fiqa_trt.storage.places import place_of
+from fiqa_trt.storage.registry import is_stored
 
 
 def score_dataset(
@@ -39,6 +40,7 @@ def score_dataset(
     decoder: str = "auto",
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    requests: int = REQUESTS,
     unit_rows: int = run.UNIT_ROWS,
     restart: bool = False,
     update: bool = False,
@@ -67,6 +69,7 @@ def score_dataset(
         decoder: see above.
         threads: see above.
         max_pixels: see above.
+        requests: to object stores, at a time and process.
         unit_rows: the most rows that a kill can cost.
         restart: forget an earlier run and replace its output.
         update: of a finished output, score only what is new or changed since; see `runs.update.update_dataset`.
@@ -83,10 +86,11 @@ def score_dataset(
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     listed = None if list_file is None else os.fspath(list_file)
     source = Source(tuple(os.fspath(path) for path in given), listed, all_files, limit, image_column, path_column)
-    target = Path(output)
+    target = place_of(output)
     if cluster is not None and devices is not None:
         raise UsageError("give either devices or a cluster")
-    setup = Setup(device, precision, engine, batch, decoder, threads or len(os.sched_getaffinity(0)), max_pixels)
+    workers = threads or len(os.sched_getaffinity(0))
+    setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests)
     asked = None if cluster is None else _asked(cluster, threads, [os.fspath(path) for path in (*given, output)])
     opened = functools.partial(open_executor, setup, say, devices=devices, cluster=asked)
     options = run.Options(unit_rows, restart, command)
@@ -98,7 +102,7 @@ def score_dataset(
 def _asked(cluster: Cluster | str, threads: int | None, paths: Sequence[str]) -> Cluster:
     """A cluster as it is asked for, with what it must know of the paths."""
     found = Cluster(cluster) if isinstance(cluster, str) else cluster
-    local = next((path for path in paths if not in_object_store(path)), "")
+    local = next((path for path in paths if not is_stored(path)), "")
     return dataclasses.replace(found, threads=threads, local=local)
 
 
@@ -114,6 +118,7 @@ def retry_failed(
     decoder: str = "auto",
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    requests: int = REQUESTS,
     unit_rows: int = run.UNIT_ROWS,
     command: str = "",
     report: Report = silent,
@@ -134,6 +139,7 @@ def retry_failed(
         decoder: see above.
         threads: see above.
         max_pixels: see above.
+        requests: see above.
         unit_rows: see above.
         command: see above.
         report: see above.
@@ -142,7 +148,8 @@ def retry_failed(
     Raises:
         FiqaError: see `fiqa_trt.errors`.
     """
-    setup = Setup(device, precision, engine, batch, decoder, threads or len(os.sched_getaffinity(0)), max_pixels)
+    workers = threads or len(os.sched_getaffinity(0))
+    setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests)
     opened = functools.partial(open_executor, setup, say, devices=devices)
     options = run.Options(unit_rows, command=command)
-    return retry.retry_failed(Path(output), opened, options, report, say, image_column)
+    return retry.retry_failed(place_of(output), opened, options, report, say, image_column)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fiqa_trt.models.spec import PreprocessSpec
 from fiqa_trt.models.verification import TOLERANCES, Fidelity, compare, verification_batch
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Say, silent
+from fiqa_trt.storage.places import Place, Uri
 
 MIN_CROPS = 32
 MAX_CROPS = 512
@@ -92,20 +94,21 @@ def ranges_file() -> Path:
     return packaged if packaged.exists() else RELEASED.parents[1] / "calibration" / _RANGES
 
 
-def read_ranges(calibration: Path | None) -> Ranges:
+def read_ranges(calibration: Place | None) -> Ranges:
     """The ranges of a file, or the shipped ones. Raises EngineError if there are none."""
-    path = calibration or ranges_file()
+    path = Path(calibration or ranges_file())
     if not path.exists():
         raise EngineError(f"{path} does not exist; --calibration also takes crops to measure them on")
     return Ranges.read(path)
 
 
-def are_crops(calibration: Path) -> bool:
+def are_crops(calibration: Place) -> bool:
     """Whether crops are given, in any of the ways in which `score` takes them, and not a file of ranges."""
-    return calibration.is_dir() or calibration.suffix.lower() in (".txt", *KINDS, *CONTAINERS)
+    named = calibration.suffix.lower() in (".txt", *KINDS, *CONTAINERS)
+    return named or isinstance(calibration, Uri) or calibration.is_dir()
 
 
-def int8_ranges(checkpoint: Path, calibration: Path | None, say: Say = silent) -> Ranges:
+def int8_ranges(checkpoint: Path, calibration: Place | None, say: Say = silent) -> Ranges:
     """Ranges of a checkpoint: of a file, the shipped ones (None), or measured here on crops.
 
     Where the shipped ones serve these crops better they are taken after all, and `say` hears of it.
@@ -159,7 +162,7 @@ def _better(checkpoint: Path, own: Ranges, crops: Pixels, say: Say) -> Ranges:
     return shipped if prefers_shipped(trials[0], trials[1], say) else own
 
 
-def read_crops(given: Path, say: Say = silent, count: int = MAX_CROPS) -> Pixels:
+def read_crops(given: Place, say: Say = silent, count: int = MAX_CROPS) -> Pixels:
     """Up to `count` crops of a folder, a shard, a table or a list, spread evenly over it: uint8 [N, 224, 224, 3].
 
     `say` is that of `list_inputs`.
@@ -167,7 +170,8 @@ def read_crops(given: Path, say: Say = silent, count: int = MAX_CROPS) -> Pixels
     Raises:
         InputError: as `list_inputs`, or fewer than MIN_CROPS crops that can be decoded.
     """
-    paths = [path for batch in list_inputs(source_of(str(given)), say) for path in batch.column("path").to_pylist()]
+    batches = list_inputs(source_of(os.fspath(given)), say)
+    paths = [path for batch in batches for path in batch.column("path").to_pylist()]
     chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, min(2 * count, len(paths))).astype(int)]
     decoder, crops = CpuDecoder(), np.zeros((min(count, len(chosen)), _SIZE, _SIZE, 3), np.uint8)
     filled, reader = 0, ContainerReader()

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from fiqa_trt.engines.opening import CHECKPOINT
+from fiqa_trt.storage.places import Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Request:
     device: str = "auto"
     backend: str = "auto"
     max_batch: int | None = None
-    calibration: Path | None = None
+    calibration: Place | None = None
     output: Path | None = None
     target: str = "here"
     capability: str | None = None

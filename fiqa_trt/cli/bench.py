@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--decoder", default="auto", show_default=True, type=click.Choice(DECODERS))
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Images per engine call.  [default: the engine's]")
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode.  [default: one a core]")
+@click.option("--requests", type=click.IntRange(1, 1024), default=64, show_default=True, help="As of score.")
 @click.option("--image-column", metavar="NAME", help="Of Parquet or Arrow tables of images.  [default: image]")
 @click.option(
     "-o",
@@ -60,6 +61,7 @@ def command(
     decoder: str,
     batch_size: int | None,
     workers: int | None,
+    requests: int,
     image_column: str | None,
     output: Path | None,
     compare: Path | None,
@@ -92,7 +94,7 @@ def command(
     before = None if compare is None else _read(compare)
     say = speaker(quiet)
     threads = workers or len(os.sched_getaffinity(0))
-    setup = Setup(device, precision, engine, batch_size, decoder, threads)
+    setup = Setup(device, precision, engine, batch_size, decoder, threads, requests=requests)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     with tempfile.TemporaryDirectory() as scratch:
         given = inputs or list_file
@@ -174,6 +176,11 @@ def describe(result: Benchmark, before: dict[str, Any] | None = None) -> str:
         lines.append(f"{name:12} {rate:10,.0f}" + (f" {old:10,.0f} {rate / old:6.2f}" if old else ""))
     together = "they share the cores: harmonic sum" if result.shared else "they overlap: the slowest"
     lines.append(f"end to end is {result.share:.0%} of the bound ({together}); {result.cores:.1f} cores were busy")
+    if result.request_ms is not None:
+        lines.append(
+            f"the store takes {result.request_ms:,.1f} ms for a request; while only reading, about "
+            f"{result.in_flight:,.0f} of them were under way"
+        )
     if result.gpu is not None:
         use = result.gpu
         lines.append(f"GPU: {use.utilisation:.0%} busy, {use.power_w:.0f} W, {use.memory_mib:,} MiB")

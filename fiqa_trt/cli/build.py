@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.common import PlaceType, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.engines.registry import names
+from fiqa_trt.storage.places import Place
 
 _PATH = click.Path(path_type=Path)
 
@@ -25,7 +26,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--calibration",
     metavar="DIR|FILE",
-    type=_PATH,
+    type=PlaceType(),
     help="For int8: crops like yours (a folder, a shard, a list), or a file of ranges.  [default: the shipped ranges]",
 )
 @click.option(
@@ -45,7 +46,7 @@ def command(
     device: str,
     backend: str,
     max_batch: int | None,
-    calibration: Path | None,
+    calibration: Place | None,
     target: str,
     compute_capability: str | None,
     version_compatible: bool,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -14,9 +15,26 @@ from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, tell
 from fiqa_trt.errors import printable
 from fiqa_trt.progress import Say
+from fiqa_trt.storage.base import KNOWN, is_remote
+from fiqa_trt.storage.places import Uri, drop_copies
+from fiqa_trt.storage.registry import is_stored
 
 INTERRUPTED = 130
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class PlaceType(click.Path):
+    """A path of this machine, or the address of an object."""
+
+    def __init__(self, *, exists: bool = False, dir_okay: bool = True) -> None:
+        super().__init__(exists=exists, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The place."""
+        text = os.fspath(value)
+        if is_remote(text) and not is_stored(text) and not os.path.lexists(text):
+            self.fail(f"{text}: {KNOWN}", param, ctx)
+        return Uri(value) if is_stored(text) else super().convert(value, param, ctx)
 
 
 def quiet_and_json(function: F) -> F:
@@ -52,6 +70,7 @@ def interruptible(bar: ProgressLine, hint: str) -> Iterator[None]:
 def end_interrupted(message: str) -> NoReturn:
     """Say it and end, at once: finished work is safe, and a thread that hangs on a dead disk must not hold us back."""
     complain(message)
+    drop_copies()
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(INTERRUPTED)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.common import PlaceType, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import EngineError, number_of, printable
 from fiqa_trt.progress import Progress
+from fiqa_trt.storage.places import Place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fiqa_trt.analysis.evaluation import Agreement, Comparison, PairForm, Rated, Table
     from fiqa_trt.inputs.ratings import Form
 
-_PATH = click.Path(path_type=Path)
+_PATH = PlaceType()
 _FEW = 10  # errors at a threshold; fewer are mostly chance
 
 
@@ -68,22 +69,22 @@ _FEW = 10  # errors at a threshold; fewer are mostly chance
 )
 @quiet_and_json
 def command(
-    scores: Path,
-    labels: Path | None,
-    pairs: Path | None,
+    scores: Place,
+    labels: Place | None,
+    pairs: Place | None,
     images: Path | None,
     path_columns: tuple[str, ...],
     score_columns: tuple[str, ...],
     same_column: str | None,
     skip_blank: bool,
-    against: Path | None,
+    against: Place | None,
     by: str | None,
     column: str,
     fnmr: float | None,
     fmr: float | None,
     distance: bool,
     resamples: int | None,
-    plot: Path | None,
+    plot: Place | None,
     quiet: bool,
     form: str,
     as_json: bool,
@@ -168,15 +169,15 @@ class _Result:
 
 
 def _labels(
-    scores: Path,
-    against: Path | None,
-    labels: Path,
+    scores: Place,
+    against: Place | None,
+    labels: Place,
     images: Path | None,
     form: Form,
     by: str | None,
     column: str,
     resamples: int,
-    plot: Path | None,
+    plot: Place | None,
     bar: ProgressLine,
 ) -> _Result:
 
@@ -276,14 +277,14 @@ def _by_value(name: str) -> tuple[float, str]:
 
 
 def _pairs(
-    scores: Path,
-    pairs: Path,
+    scores: Place,
+    pairs: Place,
     images: Path | None,
     form: PairForm,
     column: str,
     fnmr: float | None,
     fmr: float | None,
-    plot: Path | None,
+    plot: Place | None,
 ) -> _Result:
     from fiqa_trt.analysis import evaluation
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.common import PlaceType, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, give
 from fiqa_trt.errors import number_of, printable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fiqa_trt.curation.kept import Kept
     from fiqa_trt.curation.select import Selection
     from fiqa_trt.progress import Progress, Report, Say
+    from fiqa_trt.storage.places import Place
 
 _NAMED = 10
 NOTHING_DELIVERED = 3
@@ -43,10 +44,8 @@ class _Score(click.types.FloatParamType):
 
 
 @click.command(short_help="Choose the images to keep, and list, copy, link, move or pack them.")
-@click.argument("scores", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help="A file by its suffix, or a folder."
-)
+@click.argument("scores", required=False, type=PlaceType(exists=True, dir_okay=False))
+@click.option("-o", "--output", metavar="OUT", type=PlaceType(), help="A file by its suffix, or a folder.")
 @click.option("--min-score", type=_Score(), metavar="X", help="Only images with at least this score.")
 @click.option(
     "--max-disagreement",
@@ -82,8 +81,8 @@ class _Score(click.types.FloatParamType):
 @click.option("--restart", is_flag=True, help="Replace a file OUT that is there.")
 @quiet_and_json
 def command(
-    scores: Path | None,
-    output: Path | None,
+    scores: Place | None,
+    output: Place | None,
     min_score: float | None,
     max_disagreement: float | None,
     per_group: str | None,
@@ -194,13 +193,14 @@ def _fail(why: str) -> NoReturn:
     sys.exit(NOTHING_DELIVERED)
 
 
-def _about_shards(kept: Kept, output: Path, size: int) -> list[str]:
+def _about_shards(kept: Kept, output: Place, size: int) -> list[str]:
     """What is to be known of a delivery into tars."""
     from fiqa_trt.curation.delivery import shard_of
+    from fiqa_trt.inputs.address import rooted
 
     names = f"{shard_of(output, 0)}, {shard_of(output, 1).name} and so on"
     lines = [f"shards are numbered: {names}, each of up to {number_of(size, 'sample')}"]
-    if Path(os.path.abspath(output)).is_relative_to(kept.root):
+    if Path(rooted(os.fspath(output))).is_relative_to(kept.root):
         lines.append(
             f"{output} is among the images that were scored: a run over all of them takes these shards as well"
         )
@@ -341,6 +341,7 @@ def tell(delivered: Delivered, way: str | None = None, would: str = "", *, sized
     from fiqa_trt.curation.delivery import shard_of
     from fiqa_trt.inputs.marks import TABLE
     from fiqa_trt.shell import path_word
+    from fiqa_trt.storage.places import place_of
 
     lines = list[str]()
     changed = delivered.written or delivered.removed or delivered.skipped
@@ -352,13 +353,13 @@ def tell(delivered: Delivered, way: str | None = None, would: str = "", *, sized
     elif not delivered.written and not delivered.removed:
         lines = ["nothing was written"]
     elif delivered.shards:
-        stem = Path(delivered.output.removesuffix("-*.tar") + ".tar")
+        stem = place_of(delivered.output.removesuffix("-*.tar") + ".tar")
         to = f" to {shard_of(stem, delivered.shards - 1).name}" if delivered.shards > 1 else ""
         lines = [f"{delivered.written:,} written to {shard_of(stem, 0)}{to}"]
     elif delivered.output:
         lines = [f"{delivered.written:,} written to {delivered.output}"]
     if way is not None and delivered.written and delivered.output:
-        lines.append(f"their scores: {Path(delivered.output) / TABLE}")
+        lines.append(f"their scores: {place_of(delivered.output) / TABLE}")
         if way == "move":
             lines.append(f"to take the move back: fiqa-trt filter --undo {path_word(delivered.output)}")
     if count := delivered.removed:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
-from fiqa_trt.cli.common import interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.common import PlaceType, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import already_there, number_of, printable
+from fiqa_trt.storage.places import Place
 
 
 @click.command(short_help="Show a scores file as a page.")
-@click.argument("scores", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), required=True, help="An .html file.")
+@click.argument("scores", type=PlaceType(dir_okay=False))
+@click.option("-o", "--output", metavar="OUT", type=PlaceType(), required=True, help="An .html file.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Where the slider begins.  [default: a fifth is below]")
 @click.option("--group-by", default="parent", show_default=True, metavar="parent|COLUMN|REGEX", help="As of filter.")
 @click.option("--sheet", default=24, show_default=True, type=click.IntRange(0, 200), help="Images of a contact sheet.")
@@ -24,8 +24,8 @@ from fiqa_trt.errors import already_there, number_of, printable
 @click.option("--restart", is_flag=True, help="Replace a page that is there.")
 @quiet_and_json
 def command(
-    scores: Path,
-    output: Path,
+    scores: Place,
+    output: Place,
     threshold: float | None,
     group_by: str,
     sheet: int,

@@ -8,12 +8,11 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fiqa_trt.cli.common import engines, interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.common import PlaceType, engines, interruptible, quiet_and_json, speaker
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.quiet import without_complaints
 from fiqa_trt.cli.streams import complain, give
@@ -23,6 +22,7 @@ from fiqa_trt.errors import number_of
 if TYPE_CHECKING:
     from fiqa_trt.executors.cluster import Cluster
     from fiqa_trt.runs.run import Summary
+    from fiqa_trt.storage.places import Place
 
 BEYOND_MAX_FAILED = 3
 
@@ -43,7 +43,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 @click.command(short_help="Score images into one file.")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, type=click.Path())
-@click.option("-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help=".parquet, .csv or .jsonl.")
+@click.option("-o", "--output", metavar="OUT", type=PlaceType(), help=".parquet, .csv or .jsonl.")
 @click.option(
     "--list",
     "list_file",
@@ -59,7 +59,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option(
     "--retry-failed",
     metavar="OUT",
-    type=click.Path(path_type=Path),
+    type=PlaceType(),
     help="Score the failed rows of a finished output again, in place.",
 )
 @click.option("--update", is_flag=True, help="Of a finished OUT, score only what is new or changed since.")
@@ -98,6 +98,13 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
     help="Refuse larger images by their header.",
 )
 @click.option(
+    "--requests",
+    type=click.IntRange(1, 1024),
+    default=64,
+    show_default=True,
+    help="To object stores, at a time.",
+)
+@click.option(
     "--unit-size",
     type=click.IntRange(min=1),
     default=8192,
@@ -107,14 +114,14 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 @quiet_and_json
 def command(
     inputs: tuple[str, ...],
-    output: Path | None,
+    output: Place | None,
     list_file: str | None,
     path_column: str | None,
     image_column: str | None,
     all_files: bool,
     limit: int | None,
     restart: bool,
-    retry_failed: Path | None,
+    retry_failed: Place | None,
     update: bool,
     keep_gone: bool,
     max_failed: Callable[[int], float] | None,
@@ -132,6 +139,7 @@ def command(
     batch_size: int | None,
     workers: int | None,
     max_pixels: int,
+    requests: int,
     unit_size: int,
     quiet: bool,
     as_json: bool,
@@ -178,13 +186,16 @@ def command(
     from fiqa_trt.api import retry_failed as retry
     from fiqa_trt.api import score_dataset
     from fiqa_trt.shell import command_line
+    from fiqa_trt.storage.base import unsigned
 
     say, bar = speaker(quiet), ProgressLine("images", quiet=quiet)
     # Pillow warns of many a damaged file; its row says what matters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     how: dict[str, Any] = {"image_column": image_column, "device": device, "devices": devices, "precision": precision}
     how |= {"engine": engine, "batch": batch_size, "decoder": decoder, "threads": workers, "max_pixels": max_pixels}
-    how |= {"unit_rows": unit_size, "command": command_line("fiqa-trt", *sys.argv[1:]), "report": bar, "say": say}
+    how |= {"requests": requests}
+    command = command_line("fiqa-trt", *map(unsigned, sys.argv[1:]))
+    how |= {"unit_rows": unit_size, "command": command, "report": bar, "say": say}
     with without_complaints(), interruptible(bar, "run the same command again to resume"):
         if output is None:
             assert retry_failed is not None

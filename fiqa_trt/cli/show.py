@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiqa_trt.cli.common import engines, quiet_and_json, speaker
+from fiqa_trt.cli.common import PlaceType, engines, quiet_and_json, speaker
 from fiqa_trt.cli.streams import give
 from fiqa_trt.errors import OutputError, printable
+from fiqa_trt.storage.base import unsigned
+from fiqa_trt.storage.places import Place
 
 if TYPE_CHECKING:
     from fiqa_trt.scores.score import Score
@@ -23,7 +25,7 @@ NOTHING_SCORED = 3
 @click.command(short_help="Score some images at once, and explain their scores.")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("--explain", is_flag=True, help="Write IMAGE.explain.png beside each.")
-@click.option("--scores", type=click.Path(path_type=Path), help="A scores file to compare with.")
+@click.option("--scores", type=PlaceType(), help="A scores file to compare with.")
 @click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where --explain writes instead.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="As of score.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "fp16", "int8"]))
@@ -32,7 +34,7 @@ NOTHING_SCORED = 3
 def command(
     images: tuple[str, ...],
     explain: bool,
-    scores: Path | None,
+    scores: Place | None,
     output: Path | None,
     device: str,
     precision: str,
@@ -59,11 +61,13 @@ def command(
     from fiqa_trt.analysis.explain import explain as picture
     from fiqa_trt.analysis.explain import read_distribution
     from fiqa_trt.scorer import Scorer
+    from fiqa_trt.storage.registry import is_stored
     from fiqa_trt.storage.writing import atomic
 
     among, say = None if scores is None else read_distribution(scores), speaker(quiet)
     if explain:
-        _check_targets([_target(image, output) for image in images if "::" in image or Path(image).exists()])
+        there = [image for image in images if "::" in image or is_stored(image) or Path(image).exists()]
+        _check_targets([_target(image, output) for image in there])
     with Scorer(device, precision, engine, batch=min(len(images), 8), say=say) as scorer:
         if among is not None and (difference := among.difference(scorer.info)) is not None:
             say(f"{scores}: {difference}")
@@ -110,5 +114,5 @@ def table(scores: list[Score], better_than: dict[str | None, float] | None = Non
         said = f": {score.status}, {score.error}" if score.error else ""
         if better_than is not None:
             values.insert(0, f"{better_than[score.path]:11.0%}" if score.path in better_than else " " * 11)
-        lines.append("  ".join([first, *values, f"{pixels:>11}", printable(f"{score.path}{said}")]))
+        lines.append("  ".join([first, *values, f"{pixels:>11}", printable(f"{unsigned(str(score.path))}{said}")]))
     return "\n".join(lines)

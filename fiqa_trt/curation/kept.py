@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.inputs.address import SEPARATOR, Address
+from fiqa_trt.inputs.address import SEPARATOR, Address, rooted
 from fiqa_trt.scores.files import output_metadata, read_output, read_schema, with_metadata
 from fiqa_trt.scores.schema import own_types
+from fiqa_trt.storage.places import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +50,7 @@ class Kept:
         image_column: see `read_output`.
     """
 
-    def __init__(self, scores: Path, mask: Mask, image_column: str | None = None) -> None:
+    def __init__(self, scores: Place, mask: Mask, image_column: str | None = None) -> None:
         self.scores = scores
         self.mask = mask
         self.image_column = image_column
@@ -150,7 +150,7 @@ def _above(root: str, paths: pa.ChunkedArray) -> str:
     plain = pc.replace_substring_regex(paths.filter(pc.invert(special)), "[^/]*$", "").unique().to_pylist()
     known = dict[str, bool]()
     files = {Address.parse(path, known).file for path in paths.filter(special).to_pylist()}
-    folders = {os.path.normpath(os.path.abspath(folder)) for folder in {*plain, *map(os.path.dirname, files)}}
+    folders = {rooted(folder) for folder in {*plain, *map(os.path.dirname, files)}}
     if not folders:
         return root
     return os.path.commonpath([*folders, root] if root else list(folders))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +26,7 @@ from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files import read_output
 from fiqa_trt.scores.grouping import PARENT, grouping
 from fiqa_trt.scores.members import disagreement
+from fiqa_trt.storage.places import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,7 +142,7 @@ class _Columns:
     names: pa.Array | None  # of the groups
 
 
-def select(scores: Path, rules: Rules) -> Selection:
+def select(scores: Place, rules: Rules) -> Selection:
     """Apply rules to a scores file, streaming it once.
 
     Raises:
@@ -239,7 +239,7 @@ def _first_of_each(paths: pa.ChunkedArray, kept: Mask) -> Mask:
     return first
 
 
-def _read(scores: Path, rules: Rules) -> _Columns:
+def _read(scores: Place, rules: Rules) -> _Columns:
     import pyarrow as pa
     import pyarrow.compute as pc
 

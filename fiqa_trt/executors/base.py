@@ -10,6 +10,7 @@ from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import UsageError
 from fiqa_trt.fingerprint import FREE
+from fiqa_trt.inputs.read_ahead import REQUESTS
 from fiqa_trt.progress import Count
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Setup:
         decoder: `cpu`, `dali`, or `auto`: DALI where the engine runs on a GPU and DALI is there, else the CPU's.
         threads: that decode.
         max_pixels: larger images are refused (`too_large`).
+        requests: to object stores, at a time and process.
         cores: that the process may use; none for all of them.
     """
 
@@ -39,11 +41,13 @@ class Setup:
     decoder: str = "auto"
     threads: int = dataclasses.field(default=2, metadata=FREE)
     max_pixels: int = DEFAULT_MAX_PIXELS
+    requests: int = dataclasses.field(default=REQUESTS, metadata=FREE)
     cores: tuple[int, ...] = dataclasses.field(default=(), metadata=FREE)
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number that cannot be one."""
-        for name, value in (("batch", self.batch), ("threads", self.threads), ("max_pixels", self.max_pixels)):
+        for name in ("batch", "threads", "max_pixels", "requests"):
+            value = getattr(self, name)
             if not (value is None or (isinstance(value, int) and value > 0)):
                 raise UsageError(f"{name}={value!r}: give a whole number from 1 on")
 

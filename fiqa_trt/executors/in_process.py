@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from fiqa_trt.decoding.base import Decoder
 from fiqa_trt.decoding.registry import open_decoder
 from fiqa_trt.engines.base import Engine
 from fiqa_trt.engines.opening import open_engine
-from fiqa_trt.errors import EngineError
+from fiqa_trt.errors import EngineError, StoreError
 from fiqa_trt.executors.attempts import Attempts
 from fiqa_trt.executors.base import Alone, Setup, Units
 from fiqa_trt.executors.sifting import sift
 from fiqa_trt.pipeline import Task, Unit, score_units
 from fiqa_trt.progress import Count, Say, silent
+
+FEW = 3
+"""Units that a store has left without their images, after which the run ends."""
 
 
 class InProcess(Alone):
@@ -37,21 +42,52 @@ class InProcess(Alone):
             raise
 
     def work(self, units: Units, report: Count) -> None:
-        """See `Executor.work`."""
-        attempts = Attempts(units)
+        """See `Executor.work`. A unit whose images a store does not give is left, until there are a few of them."""
+        attempts, waiting, failed = Attempts(units), deque(units.pending()), list[StoreError]()
+        try:
+            while waiting and len(failed) < FEW:
+                if self._work(units, waiting, attempts, None, report) is None:
+                    continue
+                # Which one it was is not known, as several are under way: the first by itself, and then the others.
+                if waiting and (error := self._work(units, waiting, attempts, 1, report)) is not None:
+                    failed.append(error)
+                    waiting.popleft()
+        finally:
+            attempts.close()
+        if failed:
+            raise failed[0]
+
+    def _work(
+        self, units: Units, waiting: deque[int], attempts: Attempts, count: int | None, report: Count
+    ) -> StoreError | None:
+        """Score the first of the units that wait, which leave when they are kept; what a store has against it."""
+        seen, bad = 0, 0
+
+        def tell(rows: int, failures: int) -> None:
+            nonlocal seen, bad
+            seen, bad = seen + rows, bad + failures
+            report(rows, failures)
 
         def begun() -> Iterator[Task]:
-            for number in units.pending():
+            for number in [*islice(waiting, count)]:
                 careful = attempts.careful(number)
                 attempts.begin(number)
                 yield self.task(units, number, careful=careful)
 
-        try:
-            for number, rows in self.score(begun(), report):
-                units.keep(number, rows)
-                attempts.end(number)
-        finally:
-            attempts.close()
+        scored = self.score(begun(), tell)
+        while True:
+            try:
+                number, rows = next(scored)
+            except StopIteration:
+                return None
+            except StoreError as exc:
+                attempts.close()
+                report(-seen, -bad)
+                return exc
+            units.keep(number, rows)
+            attempts.end(number)
+            waiting.popleft()
+            seen, bad = seen - rows.num_rows, bad - rows["score"].null_count
 
     def task(self, units: Units, number: int, *, careful: bool) -> Task:
         """A unit that is to be scored; if one is to be `careful`, without the images that end a process."""
@@ -61,7 +97,7 @@ class InProcess(Alone):
 
     def score(self, units: Iterable[Task], report: Count) -> Iterator[Unit]:
         """See `pipeline.score_units`."""
-        return score_units(units, self._decoder, self._engine, report)
+        return score_units(units, self._decoder, self._engine, report, self.setup.requests)
 
     def close(self) -> None:
         """See `Executor.close`."""

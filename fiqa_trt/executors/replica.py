@@ -17,7 +17,7 @@ from fiqa_trt.errors import EngineError, FiqaError, InputError, RunError
 from fiqa_trt.executors.base import Units
 from fiqa_trt.executors.cluster import Finished, Given, Opened, Order, versions_here
 from fiqa_trt.executors.in_process import InProcess
-from fiqa_trt.storage.registry import in_object_store
+from fiqa_trt.storage.registry import is_stored
 
 T = TypeVar("T")
 _PATIENCE_SECONDS = 120.0
@@ -91,7 +91,7 @@ class Replica:
 
     def _refuse_local(self, paths: list[str]) -> None:
         for path in paths:
-            if not in_object_store(path):
+            if not is_stored(path):
                 raise InputError(
                     f"{path} is a file of one machine, and {self._name} is another one: --shared-filesystem says that "
                     "all nodes see the same files"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from fiqa_trt.inputs.containers.registry import TABLES, is_container, is_table
-from fiqa_trt.storage.registry import store_of
+from fiqa_trt.storage.registry import is_stored, store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,6 +121,16 @@ def as_path(recorded: str) -> str:
     return os.fsdecode(unquote_to_bytes(rest))
 
 
+def rooted(file: str) -> str:
+    """A file's path from the root on, without detours; an object's as if the stores were there: `/s3:/bucket/key`."""
+    if is_stored(file):
+        scheme, _, rest = file.partition("://")
+        return f"/{scheme}:/{rest}".rstrip("/")
+    return os.path.normpath(os.path.abspath(file))
+
+
 def sought(recorded: str) -> str:
     """A recorded path, and where it is looked for, for a message that it is not there."""
-    return recorded if os.path.isabs(as_path(recorded)) else f"{recorded}, which is looked for in {os.getcwd()}"
+    if os.path.isabs(as_path(recorded)) or is_stored(recorded):
+        return recorded
+    return f"{recorded}, which is looked for in {os.getcwd()}"

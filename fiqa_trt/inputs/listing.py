@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from fiqa_trt.errors import number_of, printable
 from fiqa_trt.inputs.foreign import INSIDE, is_system_folder, noted_as, noted_inside, unread_with
@@ -84,6 +84,13 @@ class LeftOut:
             self._broken.add(entry.name)
         else:
             self._see(entry.name, noted, functools.partial(_head, entry))
+
+    def takes(self, entry: Entry, suffixes: Set[str]) -> bool:
+        """Whether a file is taken, by its suffix; if not, it is counted."""
+        if entry.name[entry.name.rfind(".") :].lower() not in suffixes:
+            self.file(entry)
+            return False
+        return not self.fork(entry.name, functools.partial(_head, entry))
 
     def member(self, name: str, head: Head) -> None:
         """Count a member of a tar, if it may be or hold images."""
@@ -167,6 +174,9 @@ def walk(
         left_out: counts what is not taken.
     """
     left_out, store = LeftOut() if left_out is None else left_out, store_of(folder)
+    if (found := store.below(folder)) is not None:
+        yield from _stream(folder, found, all_files, tuple(exclude), frozenset(suffixes), left_out)
+        return
     excluded, taken = {os.path.abspath(path) for path in exclude}, frozenset(suffixes)
     # Each entry: a path, and the folders above it by their stamps, or None for what is known to be a file.
     pending: list[tuple[str, tuple[object, ...] | None]] = [(folder, ())]
@@ -176,8 +186,8 @@ def walk(
             yield path
             continue
         try:
-            found = store.stamp(path)
-            here = found and found[:2]
+            stamp = store.stamp(path)
+            here = stamp and stamp[:2]
             if here in above:
                 continue
             entries = sorted(store.entries(path), key=lambda entry: entry.name)
@@ -195,13 +205,30 @@ def walk(
             if folder_like:
                 if all_files or not left_out.folder(entry.name):
                     inside.append((entry.path, (*above, here)))
-            elif all_files or folder_like is None:
-                inside.append((entry.path, None))
-            elif entry.name[entry.name.rfind(".") :].lower() not in taken:
-                left_out.file(entry)
-            elif not left_out.fork(entry.name, functools.partial(_head, entry)):
+            elif all_files or folder_like is None or left_out.takes(entry, taken):
                 inside.append((entry.path, None))
         pending.extend(reversed(inside))
+
+
+def _stream(
+    folder: str, found: Iterable[Entry], all_files: bool, exclude: Sequence[str], taken: Set[str], left_out: LeftOut
+) -> Iterator[str]:
+    """`walk`, of a store that lists all that is below a folder, which may be tens of millions."""
+    at, passed_over = "", False  # the folder of the last one, and whether it is in one that is not entered
+    own = tuple(f"{path}/" for path in exclude)
+    for entry in found:
+        above = entry.path[len(folder.rstrip("/")) + 1 : -len(entry.name)]
+        if above != at:
+            before, at = at, above
+            names = above.split("/")[:-1]
+            system = next((name for name in names if is_system_folder(name)), None)
+            passed_over = system is not None and not all_files
+            if passed_over and system is not None and f"/{system}/" not in f"/{before}":
+                left_out.folder(system)
+        if passed_over or entry.name in OURS or entry.path in exclude or entry.path.startswith(own):
+            continue
+        if all_files or left_out.takes(entry, taken):
+            yield entry.path
 
 
 def _is_folder(entry: Entry) -> bool | None:

@@ -27,6 +27,7 @@ from fiqa_trt.inputs.user_tables import (
     translated,
     unused,
 )
+from fiqa_trt.storage.places import at_hand
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +74,7 @@ def read_list(name: str, reserved: Iterable[str] = (), paths: Column = PATHS) ->
             for batch in read_batches(name, (paths,), raw=("path",)):
                 yield _path_first(batch, reserved, f"{name}: the column `{called}`")
         else:
-            with open(name, "rb") as file:
+            with open(at_hand(name), "rb") as file:
                 yield from path_batches(read_paths(file, name))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from fiqa_trt.errors import InputError, number_of
 from fiqa_trt.inputs.user_tables import PATH_NAMES, Column
 from fiqa_trt.inputs.whole_tables import Table, read_table, stacked
+from fiqa_trt.storage.places import Place
 
 _DIGITS = 12  # of a mean: what is behind them is rounding, which would tell apart means that are equal
 
@@ -106,7 +106,7 @@ def _rounded(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.round(means, _DIGITS - math.ceil(math.log10(largest))) if largest else means
 
 
-def read_ratings(table: Path, form: Form | None = None, needed: Sequence[str | Column] = ()) -> Ratings:
+def read_ratings(table: Place, form: Form | None = None, needed: Sequence[str | Column] = ()) -> Ratings:
     """Ratings of a .csv, .tsv, .txt or .parquet; of several columns of ratings, a row for each.
 
     Args:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,13 @@ from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.containers.registry import is_table
 from fiqa_trt.inputs.reader import ContainerReader, read_addresses
 from fiqa_trt.storage.base import Read
+from fiqa_trt.storage.registry import is_stored
 
 READERS = 8
 """Threads that wait for the disk: more than there may be cores, because a network's disk answers late."""
+REQUESTS = 64
+"""The same for object stores, which answer later still: at most. What is read waits for the decoders, and no more is
+asked for meanwhile, so that of a store that answers quickly only a few are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +44,11 @@ class Plan:
 class Reader:
     """Reads the files of a chunk: in several threads, but rows of tables, which are best read in turn, in one."""
 
-    def __init__(self) -> None:
-        self._pools = [ThreadPoolExecutor(count, name) for count, name in ((READERS, "read"), (1, "rows"), (1, "plan"))]
-        self._files, self._tables, self._plans = self._pools
+    def __init__(self, requests: int = REQUESTS) -> None:
+        """`requests` to object stores, at most, are under way at a time."""
+        counts = {"read": READERS, "far": requests, "rows": 1, "plan": 1}
+        self._pools = [ThreadPoolExecutor(count, name) for name, count in counts.items()]
+        self._files, self._far, self._tables, self._plans = self._pools
         self._containers = ContainerReader()
         self._closed = False
 
@@ -78,7 +86,11 @@ class Reader:
     def submit(self, addresses: Sequence[Address]) -> Future[list[Read]]:
         """Start reading; the result holds the bytes of each, or why there are none."""
         in_tables = any(key is not None and is_table(file) for file, key, _ in addresses)
-        pool = self._tables if in_tables else self._files
+        if in_tables or not any(is_stored(file) for file, _, _ in addresses):
+            return self._begin(self._tables if in_tables else self._files, addresses)
+        return _whole([self._begin(self._far, part) for part in _requests(addresses)])
+
+    def _begin(self, pool: ThreadPoolExecutor, addresses: Sequence[Address]) -> Future[list[Read]]:
         return pool.submit(read_addresses, addresses, self._containers, lambda: self._closed)
 
     def close(self) -> None:
@@ -87,3 +99,30 @@ class Reader:
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
         self._containers.close()
+
+
+def _requests(addresses: Sequence[Address]) -> Iterator[Sequence[Address]]:
+    """What is read at once from afar: an object by itself, neighbours in a shard together."""
+    for (_, _, plain), group in groupby(addresses, key=lambda one: (one.file, one.column, one.key is None)):
+        together = [*group]
+        yield from ([one] for one in together) if plain else [together]
+
+
+def _whole(parts: list[Future[list[Read]]]) -> Future[list[Read]]:
+    """The results of several, one after the other, once all are there."""
+    whole, lock, left = Future[list[Read]](), threading.Lock(), len(parts)
+
+    def done(_: Future[list[Read]]) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            if left:
+                return
+        try:
+            whole.set_result([read for part in parts for read in part.result()])
+        except (Exception, CancelledError) as exc:
+            whole.set_exception(exc)
+
+    for part in parts:
+        part.add_done_callback(done)
+    return whole

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from fiqa_trt.errors import InputError
+from fiqa_trt.errors import FiqaError, InputError
 from fiqa_trt.inputs.address import DEFAULT_COLUMN, Address
 from fiqa_trt.inputs.containers.base import Container
 from fiqa_trt.inputs.containers.registry import kind_of
@@ -135,6 +135,8 @@ class ContainerReader:
                 continue
             except InputError as exc:
                 return [Read(ImageError(Status.UNREADABLE, str(exc)))] * len(keys)
+            except FiqaError:  # of what holds the images, not of one of them
+                raise
             except Exception as exc:  # the last net: of one image, at the cost of no other
                 if len(keys) > 1:
                     return [self.read_all([address])[0] for address in addresses]
@@ -184,6 +186,8 @@ def read_addresses(
 def _read_plain(path: str) -> Read:
     try:
         return store_of(path).read(path)
+    except FiqaError:  # of the store
+        raise
     except Exception as exc:  # the last net: what is wrong with one file ends no run
         return Read(unforeseen(exc))
 

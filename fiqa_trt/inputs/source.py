@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, OutputError, number_of, printable
@@ -25,7 +24,8 @@ from fiqa_trt.inputs.user_tables import KINDS, Column, translated
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.storage.base import REMOTE, is_remote
-from fiqa_trt.storage.registry import store_of
+from fiqa_trt.storage.places import Place, is_same, place_of
+from fiqa_trt.storage.registry import is_stored, store_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,7 +97,7 @@ def _holds_images(table: str) -> bool:
     return True
 
 
-def check_source(source: Source, output: Path) -> None:
+def check_source(source: Source, output: Place) -> None:
     """Refuse at once what could only fail later.
 
     Raises:
@@ -109,7 +109,7 @@ def check_source(source: Source, output: Path) -> None:
             _stdin()
             continue
         folder = _is_folder(given)
-        if output.exists() and output.samefile(given):
+        if is_same(output, place_of(given)):
             raise OutputError(f"{output} is one of the inputs; choose another -o")
         if source.list_file:
             column_of_paths(given, source.paths)
@@ -124,7 +124,7 @@ def _is_folder(given: str) -> bool:
         why = getattr(exc, "strerror", None) or str(exc)
         if as_path(given) != given:
             why = f"{why}; INPUT takes paths as they are ({as_path(given)}), --list takes file: URIs too"
-        elif is_remote(given):
+        elif is_remote(given) and not is_stored(given):
             why = REMOTE
         elif given == _STDIN:
             why = "paths on standard input are INPUT, without --list"

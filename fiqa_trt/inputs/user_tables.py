@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fiqa_trt.errors import InputError, one_line
 from fiqa_trt.inputs.formats import SUFFIXES
 from fiqa_trt.storage.base import REMOTE, is_remote
+from fiqa_trt.storage.places import Place, at_hand
+from fiqa_trt.storage.registry import is_stored
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -118,7 +120,8 @@ def translated(name: str) -> Iterator[None]:
     except pa.ArrowException as exc:
         raise _unreadable(name, exc) from exc
     except OSError as exc:
-        raise InputError(f"cannot read {name}: {REMOTE if is_remote(name) else exc.strerror or one_line(exc)}") from exc
+        why = REMOTE if is_remote(name) and not is_stored(name) else exc.strerror or one_line(exc)
+        raise InputError(f"cannot read {name}: {why}") from exc
     except (csv.Error, ValueError, OverflowError) as exc:
         raise _unreadable(name, exc) from exc
 
@@ -155,7 +158,7 @@ def name_in(name: str, column: Column) -> str:
     _check_file(name)
     with translated(name):
         names = (
-            _need((column,), pq.read_schema(name).names, name)
+            _need((column,), pq.read_schema(at_hand(name)).names, name)
             if name.lower().endswith(".parquet")
             else _layout(name, (column,)).renamed((column,), name)
         )
@@ -164,7 +167,7 @@ def name_in(name: str, column: Column) -> str:
 
 def _check_file(name: str) -> None:
     with translated(name):
-        if not stat.S_ISREG(os.stat(name).st_mode):
+        if not stat.S_ISREG(os.stat(at_hand(name)).st_mode):
             raise InputError(f"cannot read {name}: a table must be a file, not a folder, a device or a pipe")
 
 
@@ -175,7 +178,7 @@ def unused(name: str, taken: Collection[str]) -> str:
     return name
 
 
-def read_columns(table: Path, needed: Sequence[str | Column]) -> dict[str, list[Any]]:
+def read_columns(table: Place, needed: Sequence[str | Column]) -> dict[str, list[Any]]:
     """A whole table as lists by column; values of a text are text, None where empty. Excel's "Unicode text" ends in
     .txt.
 
@@ -262,12 +265,12 @@ class _Layout:
 
 
 def _layout(name: str, needed: Sequence[str | Column]) -> _Layout:
-    with open(name, "rb") as file:
+    with open(at_hand(name), "rb") as file:
         encoding = text_encoding(file.read(HEAD_BYTES), name)
     text = ("utf-8-sig", "surrogateescape") if encoding == "utf-8" else (encoding, "strict")
     layouts = []
     for separator in _SPOKEN:
-        with open(name, encoding=text[0], errors=text[1], newline="") as lines:
+        with open(at_hand(name), encoding=text[0], errors=text[1], newline="") as lines:
             columns = next(filter(None, csv.reader(lines, delimiter=separator)), [])
             if any("\udc80" <= sign <= "\udcff" for sign in "".join(columns)):
                 raise ValueError("invalid UTF8 data in its first row")
@@ -293,7 +296,7 @@ def _read_csv(name: str, needed: Sequence[str | Column], raw: Sequence[str]) -> 
     if not layout.rows:
         yield _renamed(pa.RecordBatch.from_pylist([], pa.schema(types)), names)
         return
-    for read in stream_csv(name, layout.separator, layout.encoding, column_types=types):
+    for read in stream_csv(at_hand(name), layout.separator, layout.encoding, column_types=types):
         found = read
         for at, column in indented:
             found = found.set_column(at, column, pc.replace_substring_regex(found.column(at), "^ ", ""))
@@ -316,7 +319,7 @@ def _refuse_unclosed(name: str, last: str | bytes) -> None:
     """A quotation mark that is never closed makes all that follows one cell; pyarrow takes it for what was meant."""
     if not last or not (b"\n" in last if isinstance(last, bytes) else "\n" in last):
         return
-    with open(name, "rb") as file:
+    with open(at_hand(name), "rb") as file:
         file.seek(max(0, file.seek(0, 2) - 64))
         tail = file.read().replace(b"\0", b"").rstrip(b"\r\n")
     if not tail.endswith(b'"'):
@@ -326,7 +329,7 @@ def _refuse_unclosed(name: str, last: str | bytes) -> None:
 def _read_parquet(name: str, needed: Sequence[str | Column]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(name) as file:
+    with pq.ParquetFile(at_hand(name)) as file:
         names = _need(needed, file.schema_arrow.names, name)
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield _renamed(batch, names)
@@ -338,7 +341,7 @@ def header(name: str, needed: Sequence[str | Column]) -> list[str]:
 
     with translated(name):
         if name.lower().endswith(".parquet"):
-            return list(pq.read_schema(name).names)
+            return list(pq.read_schema(at_hand(name)).names)
         return _layout(name, needed).columns
 
 
@@ -353,7 +356,7 @@ def place(name: str, needed: Sequence[str | Column], row: int) -> str:
     before = 0  # lines
     with translated(name):
         layout = _layout(name, needed)
-        with open(name, encoding=layout.encoding, errors="surrogateescape", newline="") as lines:
+        with open(at_hand(name), encoding=layout.encoding, errors="surrogateescape", newline="") as lines:
             records = csv.reader(lines, delimiter=layout.separator)
             for cells in records:
                 if cells and row < 0:  # lines of nothing are no rows; that of the names is none either

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from fiqa_trt.errors import InputError, number_of
 from fiqa_trt.inputs.user_tables import Column, header, place, read_columns
+from fiqa_trt.storage.places import Place
 
 _BLANK = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "-")
 
@@ -117,7 +117,7 @@ def _is_blank(cell: object) -> bool:
 
 
 def read_table(
-    file: Path,
+    file: Place,
     paths: Sequence[Column],
     values: Sequence[Column],
     others: Sequence[str | Column] = (),

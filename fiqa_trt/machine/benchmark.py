@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import io
 import os
 import shutil
@@ -29,7 +30,8 @@ from fiqa_trt.errors import InputError
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.address import Address
-from fiqa_trt.inputs.read_ahead import READERS, Reader
+from fiqa_trt.inputs.read_ahead import READERS, REQUESTS, Reader
+from fiqa_trt.inputs.reader import ContainerReader, read_addresses
 from fiqa_trt.inputs.source import Source, list_inputs
 from fiqa_trt.models.verification import portrait
 from fiqa_trt.outcomes import ImageError, Status
@@ -38,6 +40,7 @@ from fiqa_trt.progress import Say, silent
 from fiqa_trt.runs import run
 from fiqa_trt.runs import score as scoring
 from fiqa_trt.storage.base import Blob
+from fiqa_trt.storage.registry import is_stored
 from fiqa_trt.version import __version__
 
 STAGES = ("list", "read", "decode", "engine")
@@ -46,6 +49,7 @@ _DISTINCT = 256
 _SAMPLE_BYTES = 1 << 28  # of files that are held in memory to be decoded
 _SAMPLE_BATCHES = 16  # of pixels that are held to be scored
 _SAMPLING_SECONDS = 0.1
+_REQUESTS = 32  # whose times are taken one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Benchmark:
         cores: processor cores that a whole run kept busy.
         gpu: during a whole run; None without one.
         quicker_engine: what would make the engine quicker, in words.
+        request_ms: that a store takes for one request by itself, median; None where all images are on a disk.
     """
 
     version: str
@@ -96,6 +101,12 @@ class Benchmark:
     cores: float
     gpu: Usage | None
     quicker_engine: str
+    request_ms: float | None = None
+
+    @property
+    def in_flight(self) -> float | None:
+        """Requests that were under way on average while only reading was done; None without a store."""
+        return None if self.request_ms is None else self.stages["read"] * self.request_ms / 1000
 
     @property
     def share(self) -> float:
@@ -120,11 +131,21 @@ class Benchmark:
             ),
             "engine": self.quicker_engine,
         }
+        if self.request_ms is not None and self.bottleneck in ("list", "read"):
+            helps["read"] = "raise --requests, run nearer to the store, or pack the images into .tar shards"
+            way_out = helps[self.bottleneck]
+            return f"the store bounds the run: {self.bottleneck} {rate:,.0f} images/s; to go faster, {way_out}"
         return f"the slowest stage is {self.bottleneck} ({rate:,.0f} images/s); to go faster, {helps[self.bottleneck]}"
 
 
-def bound_of(stages: dict[str, float], *, shared: bool) -> float:
-    """Rate that stages allow together: the harmonic sum if they share the same cores, else the slowest one's."""
+def bound_of(stages: dict[str, float], *, shared: bool, afar: bool = False) -> float:
+    """Rate that stages allow together: the harmonic sum if they share the same cores, else the slowest one's.
+
+    `afar`: listing and reading wait for a store, and need hardly a core.
+    """
+    if shared and afar:
+        here = {name: rate for name, rate in stages.items() if name not in ("list", "read")}
+        return min(stages["list"], stages["read"], bound_of(here, shared=True))
     return 1 / sum(1 / rate for rate in stages.values()) if shared else min(stages.values())
 
 
@@ -153,9 +174,18 @@ def generate(folder: Path, count: int, size: int, seed: int = 0) -> None:
         first.append(path)
 
 
-def read_rate(paths: Sequence[str], batch: int) -> float:
+def request_ms(paths: Sequence[str]) -> float | None:
+    """Milliseconds that a store takes for an image, one after the other; None if none is in one."""
+    afar = [path for path in paths if is_stored(path)]
+    chosen = [Address.parse(path) for path in afar[:: max(1, len(afar) // _REQUESTS)][:_REQUESTS]]
+    with contextlib.closing(ContainerReader()) as reader:
+        times = [_seconds(functools.partial(read_addresses, [address], reader)) for address in chosen]
+    return float(f"{1000 * statistics.median(times):.3g}") if times else None
+
+
+def read_rate(paths: Sequence[str], batch: int, requests: int = REQUESTS) -> float:
     """Images/s of reading alone."""
-    reader = Reader()
+    reader = Reader(requests)
     units = [paths[start : start + run.UNIT_ROWS] for start in range(0, len(paths), run.UNIT_ROWS)]
 
     def chunks() -> Iterator[list[Address]]:
@@ -252,12 +282,12 @@ def run_benchmark(source: Source, setup: Setup, what: str, say: Say = silent) ->
     engine = open_engine(setup.device, setup.precision, setup.engine, setup.batch, say)
     try:
         decoder = open_decoder(setup.decoder, engine.place, setup.threads, setup.max_pixels, say)
-        return _measure(source, what, engine, decoder, say)
+        return _measure(source, what, engine, decoder, setup.requests, say)
     finally:
         engine.close()
 
 
-def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: Say) -> Benchmark:
+def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, requests: int, say: Say) -> Benchmark:
     batch = engine.info.batch
     paths = [path for table in list_inputs(source) for path in table.column(0).to_pylist()]
     blobs = sample_blobs(paths)
@@ -268,7 +298,7 @@ def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: S
     count = max(len(paths), 4 * batch)
     measures: dict[str, Callable[[], float]] = {
         "list": lambda: len(paths) / _seconds(lambda: _exhaust(list_inputs(source))),
-        "read": lambda: read_rate(paths, batch),
+        "read": lambda: read_rate(paths, batch, requests),
         "decode": lambda: decode_rate(decoder, blobs, batch, count),
         "engine": lambda: engine_rate(engine, batches, count),
     }
@@ -280,14 +310,15 @@ def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: S
             found = {name: measure() for name, measure in measures.items()}
             began, busy = time.perf_counter(), time.process_time()
             with watch() if number else contextlib.nullcontext():
-                _whole_run(source, Path(scratch) / f"{number}.parquet", engine, decoder)
+                _whole_run(source, Path(scratch) / f"{number}.parquet", engine, decoder, requests)
             seconds = time.perf_counter() - began
             found |= {"end_to_end": len(paths) / seconds, "cores": (time.process_time() - busy) / seconds}
             for name, value in found.items() if number else ():
                 rounds[name].append(value)
     medians = {name: float(f"{statistics.median(values):.4g}") for name, values in rounds.items()}
     stages = {name: medians[name] for name in STAGES}
-    shared = engine.place == "cpu"
+    shared, waited = engine.place == "cpu", request_ms(paths)
+    bound = bound_of(stages, shared=shared, afar=waited is not None)
     return Benchmark(
         version=__version__,
         date=datetime.date.today().isoformat(),
@@ -297,13 +328,14 @@ def _measure(source: Source, what: str, engine: Engine, decoder: Decoder, say: S
         decoder=decoder.name,
         stages=stages,
         shared=shared,
-        bound=float(f"{bound_of(stages, shared=shared):.4g}"),
+        bound=float(f"{bound:.4g}"),
         end_to_end=medians["end_to_end"],
         cores=medians["cores"],
         gpu=watch.usage(),
         quicker_engine=how_to_speed_up(
             engine.info, "cpu" if shared else "cuda", precisions_worth_building(engine.place)
         ),
+        request_ms=waited,
     )
 
 
@@ -330,5 +362,5 @@ class _Borrowed(InProcess):
         """Nothing to do."""
 
 
-def _whole_run(source: Source, output: Path, engine: Engine, decoder: Decoder) -> None:
-    scoring.score_dataset(source, output, lambda: _Borrowed(engine, decoder))
+def _whole_run(source: Source, output: Path, engine: Engine, decoder: Decoder, requests: int) -> None:
+    scoring.score_dataset(source, output, lambda: _Borrowed(engine, decoder, Setup(requests=requests)))

@@ -6,7 +6,6 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,12 +27,14 @@ from fiqa_trt.scores.files import (
     with_metadata,
 )
 from fiqa_trt.scores.schema import needed_columns, own_columns
+from fiqa_trt.storage.places import Place
+from fiqa_trt.storage.registry import is_stored
 
 _IN_TABLE = rf"(?i)({'|'.join(map(re.escape, TABLES))})(::|%3A%3A)"
 
 
 def retry_failed(
-    output: Path,
+    output: Place,
     open_executor: Callable[[], Executor],
     options: Options = Options(),
     report: Report = silent,
@@ -76,14 +77,14 @@ def retry_failed(
         return run.finish(schema, _merged(finished(), folder.units.parts(), own_columns(run.members)), rows)
 
 
-def _refuse_elsewhere(output: Path, tables: Iterable[pa.Table], say: Say) -> None:
+def _refuse_elsewhere(output: Place, tables: Iterable[pa.Table], say: Say) -> None:
     """Raise InputError if not one image that has a score is there and paths count from where the command is given: of
     what failed, nothing could be learned there. Where they do not, as of a disk that is away, it is said.
     """
     first = None
     for table in tables:
         for path in table.filter(pc.equal(table["status"], Status.OK.value))["path"].to_pylist():
-            if os.path.lexists(Address.parse(path).file):
+            if is_stored(path) or os.path.lexists(Address.parse(path).file):
                 return
             first = first or path
     if first is None:

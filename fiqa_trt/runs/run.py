@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ from fiqa_trt.scores.files import (
 )
 from fiqa_trt.scores.schema import own_columns
 from fiqa_trt.scores.tally import Tally
+from fiqa_trt.storage.places import Place
 from fiqa_trt.storage.writing import check_output, target_of
 from fiqa_trt.version import __version__
 
@@ -89,7 +90,9 @@ class Summary:
 class Run:
     """One call of `fiqa-trt score`: the output, its working state, who does the work, and who is told of it."""
 
-    def __init__(self, output: Path, folder: RunFolder, executor: Executor, options: Options, report: Report, say: Say):
+    def __init__(
+        self, output: Place, folder: RunFolder, executor: Executor, options: Options, report: Report, say: Say
+    ):
         self.output = output
         self.folder = folder
         self.executor = executor
@@ -149,6 +152,7 @@ class Run:
 
         def report(rows: int, failures: int) -> None:
             nonlocal done, failed
+            self.folder.check()
             done, failed = done + rows, failed + failures
             # A cluster's numbers are of different moments.
             self.report(Progress(min(done, total), total, failed, before, self.executor.at_work))
@@ -162,6 +166,7 @@ class Run:
         Raises:
             RunError: the disk is full, or the rows are not as many as the inputs (never seen; nothing is written then).
         """
+        self.folder.check(now=True)
         tally = Tally()
         write_output(self.output, schema, tally.count(tables), expected)
         self.folder.remove()
@@ -187,7 +192,7 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(
-    output: Path, open_executor: Callable[[], Executor], options: Options, report: Report, say: Say
+    output: Place, open_executor: Callable[[], Executor], options: Options, report: Report, say: Say
 ) -> Iterator[Run]:
     """A run, its working state and its executor, for as long as the block lasts. Arguments as of `score_dataset`."""
     check_output(output, SUFFIXES)
@@ -201,12 +206,12 @@ def open_run(
 
 def apart_from(source: Source, run: Run) -> Source:
     """A source whose folders are not searched for the run's own files, and whose columns do not have our names."""
-    files = (str(run.output), str(target_of(run.output)), str(run.folder.path))
+    files = tuple(map(os.fspath, (run.output, target_of(run.output), run.folder.home)))
     return dataclasses.replace(source, reserved=tuple(own_columns(run.members)), exclude=files)
 
 
 def refuse_incomparable(
-    output: Path, option: str, fingerprint: Fingerprint, say: Say, *, free: Sequence[str] = ()
+    output: Place, option: str, fingerprint: Fingerprint, say: Say, *, free: Sequence[str] = ()
 ) -> None:
     """Refuse to put new scores beside those of an output that come from something else.
 

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -26,11 +25,12 @@ from fiqa_trt.scores.files import (
 )
 from fiqa_trt.scores.schema import needed_columns, output_schema
 from fiqa_trt.scores.tally import Tally
+from fiqa_trt.storage.places import Place
 
 
 def score_dataset(
     source: Source,
-    output: Path,
+    output: Place,
     open_executor: Callable[[], Executor],
     options: Options = Options(),
     report: Report = silent,
@@ -84,7 +84,7 @@ def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
     return dataclasses.replace(run.summary(tally), already=True)
 
 
-def _refuse_other(output: Path, recorded: Fingerprint, wanted: Fingerprint) -> None:
+def _refuse_other(output: Place, recorded: Fingerprint, wanted: Fingerprint) -> None:
     """Raise DifferentRun unless a finished output is of the run that is wanted."""
     if {**recorded, "inputs": "", "count": 0} == {**wanted, "inputs": "", "count": 0} and recorded != wanted:
         raise DifferentRun(
@@ -94,7 +94,7 @@ def _refuse_other(output: Path, recorded: Fingerprint, wanted: Fingerprint) -> N
     refuse_difference(str(output), recorded, wanted)
 
 
-def _holds(output: Path, needed: Sequence[str], listed: Iterable[pa.ChunkedArray]) -> bool:
+def _holds(output: Place, needed: Sequence[str], listed: Iterable[pa.ChunkedArray]) -> bool:
     """Whether an output has exactly the inputs of a list, in their order."""
     found, wanted = hashlib.sha256(), hashlib.sha256()
     try:

@@ -5,6 +5,9 @@ fingerprint), `parts/` (one file for each finished unit) and `deaths.json` (unit
 them, or are at work in one). If the output is a link, that lies beside what it leads to.
 Every file appears under its name only when it is complete and on the disk; the output appears in one `os.replace`; only
 then is the working state removed. So a run may be killed at any moment and loses at most its unfinished units.
+
+Of an output in a store the same objects are below its name, with a lease instead of a lock. The list that units are
+read from is here then, in the temporary folder: each call makes it anew, and goes on only if it is the same.
 """
 
 from __future__ import annotations
@@ -15,31 +18,33 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error, unwritable
 from fiqa_trt.fingerprint import Fingerprint
 from fiqa_trt.pipeline import bounded_map
+from fiqa_trt.storage.base import SIGNED
+from fiqa_trt.storage.lease import Lease
+from fiqa_trt.storage.places import Place, Uri, entry_names, remove_below
 from fiqa_trt.storage.record import Record
 from fiqa_trt.storage.writing import atomic, beside, is_at, lock, sync_file, target_of, write_text
 
 _READERS = 8  # threads that wait for parts
-_STATE = {
-    "inputs.parquet",
-    "inputs.new",
-    "listed.parquet",
-    "run.json",
-    "parts",
-    "deaths.json",
-    "lock",
-}  # what a run keeps in its folder
+# What a run keeps in its folder, and in a store.
+_STATE = re.compile(
+    r"inputs\.(parquet|new)|listed\.parquet|run\.json|parts|deaths\.json|lock|lease-\d+|clock-\w+|\..*", re.DOTALL
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +52,12 @@ class FolderUnits:
     """The units of a run in its folder: the row groups of the frozen list, and the parts that are finished.
 
     Attributes:
-        path: of the folder.
+        path: of the folder with the list.
+        home: where the parts are: the same, or in a store.
     """
 
     path: Path
+    home: Place
 
     @property
     def path_of_inputs(self) -> Path:
@@ -58,9 +65,9 @@ class FolderUnits:
         return self.path / "inputs.parquet"
 
     @property
-    def path_of_parts(self) -> Path:
+    def path_of_parts(self) -> Place:
         """The folder of the parts."""
-        return self.path / "parts"
+        return self.home / "parts"
 
     def _sizes(self) -> list[int]:
         """Rows of each unit."""
@@ -73,9 +80,8 @@ class FolderUnits:
 
     def pending(self) -> Iterator[int]:
         """See `Units.pending`."""
-        for number, rows in enumerate(self._sizes()):
-            if not self._finished(number, rows):
-                yield number
+        finished = self._finished()
+        yield from (number for number, rows in enumerate(self._sizes()) if not finished(number, rows))
 
     def inputs(self, number: int) -> pa.Table:
         """See `Units.inputs`."""
@@ -95,47 +101,63 @@ class FolderUnits:
     def deaths(self) -> dict[int, int]:
         """See `Units.deaths`."""
         try:
-            recorded = json.loads((self.path / "deaths.json").read_text())
+            recorded = json.loads((self.home / "deaths.json").read_text())
             return {int(number): int(count) for number, count in recorded.items()}
         except (OSError, ValueError, AttributeError, TypeError):
             return {}
 
     def record_deaths(self, deaths: dict[int, int]) -> None:
         """See `Units.record_deaths`."""
-        write_text(self.path / "deaths.json", json.dumps(deaths))
+        write_text(self.home / "deaths.json", json.dumps(deaths))
 
     def finished(self) -> Iterator[pa.Table]:
         """`score` and `status` of each unit that is finished; one that cannot be read no longer is."""
-        for number, rows in enumerate(self._sizes()):
-            if self._finished(number, rows) and (part := self._read(number, ["score", "status"])) is not None:
+        finished = self._finished()
+        numbers = [number for number, rows in enumerate(self._sizes()) if finished(number, rows)]
+        for _, part in self._read_all(numbers, ["score", "status"]):
+            if part is not None:
                 yield part
 
     def parts(self) -> Iterator[pa.Table]:
         """The rows of all units in input order, read ahead. Raises RunError if a part is gone."""
-        numbers = range(len(self._sizes()))
-        with ThreadPoolExecutor(_READERS, "parts") as pool:
-            found = bounded_map(lambda number: pool.submit(self._read, number), numbers, lambda: 2 * _READERS)
-            for number, part in zip(numbers, found, strict=True):
-                if part is None:
-                    raise RunError(f"{self._part(number)} cannot be read; run the same command again to redo it")
-                yield part
+        for number, part in self._read_all(range(len(self._sizes()))):
+            if part is None:
+                raise RunError(f"{self._part(number)} cannot be read; run the same command again to redo it")
+            yield part
 
-    def _part(self, number: int) -> Path:
+    def _part(self, number: int) -> Place:
         return self.path_of_parts / f"{number:08d}.parquet"
 
-    def _finished(self, number: int, rows: int) -> bool:
-        try:
-            return bool(pq.read_metadata(self._part(number)).num_rows == rows)
-        except (OSError, pa.ArrowInvalid):
-            return False
+    def _finished(self) -> Callable[[int, int], bool]:
+        """Whether the unit of a number, of so many rows, is finished."""
+        if isinstance(self.home, Uri):  # where they are whole, or not there
+            there = set(entry_names(self.path_of_parts))
+            return lambda number, _: self._part(number).name in there
+
+        def finished(number: int, rows: int) -> bool:
+            try:
+                return bool(pq.read_metadata(self._part(number)).num_rows == rows)
+            except (OSError, pa.ArrowInvalid):
+                return False
+
+        return finished
+
+    def _read_all(
+        self, numbers: Sequence[int], columns: list[str] | None = None
+    ) -> Iterator[tuple[int, pa.Table | None]]:
+        """Parts as `_read` gives them, read ahead."""
+        with ThreadPoolExecutor(_READERS, "parts") as pool:
+            found = bounded_map(lambda number: pool.submit(self._read, number, columns), numbers, lambda: 2 * _READERS)
+            yield from zip(numbers, found, strict=True)
 
     def _read(self, number: int, columns: list[str] | None = None) -> pa.Table | None:
         """A part; one that is damaged is removed, so that its unit is scored again."""
+        part = self._part(number)
         try:
-            with pq.ParquetFile(self._part(number)) as part:
-                return part.read(columns)
+            with pq.ParquetFile(part if isinstance(part, Path) else pa.BufferReader(part.read_bytes())) as file:
+                return file.read(columns)
         except (OSError, pa.ArrowInvalid):
-            self._part(number).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             return None
 
 
@@ -149,28 +171,37 @@ class RunFolder:
 
     Attributes:
         output: of the run.
-        path: of the folder.
+        home: the folder, or what stands for it in a store.
+        path: the folder, or one here for what is only needed while the process lives.
         units: of the run, once it has begun.
     """
 
-    def __init__(self, output: Path, unit_rows: int) -> None:
+    def __init__(self, output: Place, unit_rows: int) -> None:
         self.output = output
         # Beside the file that is written, not beside a link to it: on its disk, and one for all its names.
-        self.path = beside(target_of(output), ".partial")
+        self.home = beside(target_of(output), ".partial")
+        here = Path(tempfile.gettempdir()) / f"fiqa_trt-{uuid.uuid4().hex}"
+        self.path = here if isinstance(self.home, Uri) else self.home
         self._unit_rows = unit_rows
-        self._lock: IO[bytes] | None = None
-        self._record = Record(self.path / "run.json", indent=1)
-        self.units = FolderUnits(self.path)
+        self._lock: IO[bytes] | Lease | None = None
+        self._record = Record(self.home / "run.json", indent=1)
+        self.units = FolderUnits(self.path, self.home)
 
     def __enter__(self) -> RunFolder:
         """Create and lock the folder. Raises OutputError if it cannot be, or if another run is at work."""
+        names = list[str]()
         with contextlib.suppress(OSError):
-            if foreign := sorted(n for n in set(os.listdir(self.path)) - _STATE if not n.startswith(".")):
-                raise OutputError(f"{self.path} is no run's state, it holds {foreign[0]}; choose another -o")
+            names = entry_names(self.home)
+        if foreign := sorted(name for name in names if not _STATE.fullmatch(name)):
+            raise OutputError(f"{self.home} is no run's state, it holds {foreign[0]}; choose another -o")
+        if isinstance(self.home, Uri) and isinstance(self.output, Uri):
+            self._lock = Lease(self.home, self.output).__enter__()
+            self.path.mkdir()
+            return self
         try:
             while self._lock is None:
                 self._lock = self._locked()
-            self.units.path_of_parts.mkdir(exist_ok=True)
+            (self.path / "parts").mkdir(exist_ok=True)
         except OSError as exc:
             raise unwritable(self.path, exc) from exc
         return self
@@ -180,7 +211,7 @@ class RunFolder:
         self.path.mkdir(exist_ok=True)
         file = (self.path / "lock").open("wb")
         try:
-            lock(file.fileno(), self.output)
+            lock(file.fileno(), Path(self.output))
         except OutputError:
             file.close()
             raise
@@ -191,10 +222,15 @@ class RunFolder:
 
     def __exit__(self, *exc_info: object) -> None:
         """Release the lock; a folder in which no run ever began is removed."""
-        if not self._record.path.exists():
+        if not (self.path / "run.json").exists():  # as of one in a store, whose folder here is not needed any more
             shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
-            self._lock.close()
+            self._lock.__exit__(None, None, None)
+
+    def check(self, *, now: bool = False) -> None:
+        """Raise RunError if another run has taken over; `now`: that nobody has is known of this moment."""
+        if isinstance(self._lock, Lease):
+            self._lock.check_now() if now else self._lock.check()
 
     def freeze(self, batches: Iterable[pa.RecordBatch]) -> tuple[str, int]:
         """Write the input list, aside from one that is already there; returns its digest and its number of rows."""
@@ -248,13 +284,14 @@ class RunFolder:
         Raises:
             DifferentRun: the state belongs to another run; the difference is named.
         """
-        if self._record.continues(self.path, fingerprint):
+        if self._record.continues(self.home, fingerprint):
             (self.path / "inputs.new").replace(self.units.path_of_inputs)  # the same rows
             return
-        shutil.rmtree(self.units.path_of_parts, ignore_errors=True)
-        (self.path / "deaths.json").unlink(missing_ok=True)
-        self.units.path_of_parts.mkdir()
+        self._clear(self.units.path_of_parts)
+        (self.home / "deaths.json").unlink(missing_ok=True)
         (self.path / "inputs.new").replace(self.units.path_of_inputs)
+        if isinstance(self.home, Uri):
+            self._put_list(self.home / "inputs.parquet")
         self._record.write(fingerprint)
 
     def forget(self) -> None:
@@ -264,7 +301,31 @@ class RunFolder:
     def remove(self) -> None:
         """The run is finished: its state goes. What marks it as a run goes first."""
         self._record.remove()
-        shutil.rmtree(self.path, ignore_errors=True)
+        if isinstance(self.home, Uri):
+            self._clear(self.units.path_of_parts)
+            for name in ("inputs.parquet", "deaths.json"):
+                (self.home / name).unlink()
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _put_list(self, place: Place) -> None:
+        """The frozen list for others to look at: without what grants access."""
+        with (
+            atomic(place) as copy,
+            pq.ParquetFile(self.units.path_of_inputs) as inputs,
+            pq.ParquetWriter(copy, inputs.schema_arrow, compression="zstd") as writer,
+        ):
+            for number in range(inputs.num_row_groups):
+                table = inputs.read_row_group(number)
+                paths = pc.replace_substring_regex(table["path"], SIGNED, r"\1")
+                writer.write_table(table.set_column(0, table.schema.field(0), paths))
+
+    def _clear(self, parts: Place) -> None:
+        if isinstance(parts, Uri):
+            remove_below(parts)
+        else:
+            shutil.rmtree(parts, ignore_errors=True)
+            parts.mkdir()
 
 
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,7 @@ from fiqa_trt.runs.run import Options, Run, Summary, apart_from, begin_in_place,
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import check_columns, holder, output_metadata, read_output, read_schema, with_metadata
 from fiqa_trt.scores.schema import output_schema, own_columns, own_types
+from fiqa_trt.storage.places import Place
 
 Rows = npt.NDArray[np.int64]
 
@@ -99,7 +99,7 @@ def _equal(now: pa.Array, then: pa.Array) -> pa.Array:
 
 def update_dataset(
     source: Source,
-    output: Path,
+    output: Place,
     open_executor: Callable[[], Executor],
     options: Options = Options(),
     report: Report = silent,
@@ -172,7 +172,7 @@ def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     return run.finish(with_metadata(schema, run.metadata(whole)), tables, len(changes.source) + gone.num_rows)
 
 
-def _refuse_unreadable(output: Path, gone: pa.ChunkedArray, now: pa.Table, changes: Changes) -> None:
+def _refuse_unreadable(output: Place, gone: pa.ChunkedArray, now: pa.Table, changes: Changes) -> None:
     """Raise InputError if rows would leave because a folder or a shard cannot be read, so that it is an input itself,
     or is a link that leads nowhere.
 
@@ -198,7 +198,7 @@ def _refuse_unreadable(output: Path, gone: pa.ChunkedArray, now: pa.Table, chang
         )
 
 
-def _read_own(output: Path, own: list[str]) -> pa.Table:
+def _read_own(output: Place, own: list[str]) -> pa.Table:
     """Our columns of an output, whole; text as large_string, since that of some ten million rows takes gigabytes.
 
     Raises InputError if one is missing or not what it was.
@@ -218,7 +218,7 @@ def _read_own(output: Path, own: list[str]) -> pa.Table:
     return pa.concat_tables(parts).combine_chunks()
 
 
-def _read_carried(output: Path, names: list[str]) -> pa.Table:
+def _read_carried(output: Place, names: list[str]) -> pa.Table:
     """Columns of an output that are not ours, whole."""
     return pa.concat_tables([table.select(names) for table in read_output(output, ["path"])]).combine_chunks()
 
@@ -273,7 +273,7 @@ def _merged(
         yield pa.table([*own.columns, *table.columns[1:], *before.columns], schema=schema)
 
 
-def _gone(output: Path, rows: Rows, schema: pa.Schema) -> pa.Table:
+def _gone(output: Place, rows: Rows, schema: pa.Schema) -> pa.Table:
     """Rows of an output with the columns of a schema; null in those that it does not have."""
     parts, start = [schema.empty_table()], 0
     for table in read_output(output, ["path"]):

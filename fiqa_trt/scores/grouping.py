@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fiqa_trt.errors import InputError, one_line
@@ -14,6 +13,7 @@ from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files import read_schema
 from fiqa_trt.scores.members import members_of
 from fiqa_trt.scores.schema import own_columns
+from fiqa_trt.storage.places import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,7 @@ PARENT = "parent"
 _IN_TABLE = rf"(?is)^(.*(?:{'|'.join(map(re.escape, TABLES))})){SEPARATOR}.*{SEPARATOR}"
 
 
-def grouping(group_by: str, scores: Path) -> Callable[[pa.Table], pa.ChunkedArray]:
+def grouping(group_by: str, scores: Place) -> Callable[[pa.Table], pa.ChunkedArray]:
     """A function from a table to the name of each row's group; null for a failed row whose path does not tell it."""
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -13,7 +14,9 @@ MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .j
 Blob = bytes | ImageError
 _YEAR_1, _YEAR_10000 = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9  # in nanoseconds since 1970
 
-REMOTE = "a web address or an object store, which is not read: mount it, or copy it here"
+REMOTE = "an address of a kind that is not read: mount it, or copy it here"
+KNOWN = "not an address of a kind that is known: s3://, gs://, az:// or abfs://, https:// and hf:// are"
+NOT_WRITTEN = "outputs are not written there, but on this machine and into s3://, gs:// and az://"
 # A single slash is what pathlib leaves of two; below a folder, what a table's own path became.
 _URL = re.compile(
     r"(?:^|/)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3a?|gs|gcs|az|abfss?|wasbs?|hdfs|hf|zip|memory):/)|^data:",
@@ -24,6 +27,15 @@ _URL = re.compile(
 def is_remote(path: str) -> bool:
     """Whether a path that does not exist is a web address or an object's, by its looks."""
     return _URL.search(path) is not None
+
+
+# A web address that lets whoever has it in, as S3, Google's, Azure's and others' do; in terms that Arrow knows as well.
+SIGNED = r"(?is)^(https?://[^?]*)\?(?:.*&)?(?:X-Amz-|X-Goog-|Signature=|sig=|token=|access_token=|key=).*$"
+
+
+def unsigned(path: str) -> str:
+    """A path as it may be written down: a signed web address without its query."""
+    return re.sub(SIGNED, r"\1", path)
 
 
 class Stamp(NamedTuple):
@@ -150,4 +162,26 @@ class Store(Protocol):
 
     def entries(self, folder: str) -> Iterable[Entry]:
         """What is in a folder, in any order. Raises OSError."""
+        ...
+
+    def below(self, folder: str) -> Iterable[Entry] | None:
+        """All files below a folder, in the store's order, as they come; None where folders have to be asked one by one.
+        Raises OSError.
+        """
+        ...
+
+
+class Writer(Protocol):
+    """A store that outputs are written into. Everything may raise StoreError."""
+
+    def put(self, path: str, content: bytes | Path) -> None:
+        """Write an object, or what a file holds: it is there whole, at once, or not at all."""
+        ...
+
+    def create(self, path: str, content: bytes) -> None:
+        """The same of one that must not be there. Raises FileExistsError if it is."""
+        ...
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove objects; that one is not there is no error."""
         ...

@@ -130,6 +130,9 @@ class LocalStore:
         with os.scandir(folder) as found:
             return list(found)
 
+    def below(self, folder: str) -> None:
+        """See `Store.below`."""
+
 
 def _stamp_of(info: os.stat_result) -> Stamp:
     return Stamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)

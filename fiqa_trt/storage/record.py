@@ -7,9 +7,9 @@ have begun them itself.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from fiqa_trt.fingerprint import Fingerprint, refuse_difference
+from fiqa_trt.storage.places import Place
 from fiqa_trt.storage.writing import write_text
 
 
@@ -20,7 +20,7 @@ class Record:
         path: of the file.
     """
 
-    def __init__(self, path: Path, indent: int | None = None) -> None:
+    def __init__(self, path: Place, indent: int | None = None) -> None:
         """`indent` of the JSON, in spaces; None for a single line."""
         self.path = path
         self._indent = indent
@@ -32,7 +32,7 @@ class Record:
         except (OSError, ValueError):
             return None
 
-    def continues(self, work: Path, fingerprint: Fingerprint) -> bool:
+    def continues(self, work: Place, fingerprint: Fingerprint) -> bool:
         """Whether what was begun at `work` is to go on; if not, there is nothing.
 
         Raises:

@@ -12,10 +12,15 @@ import fcntl
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 from fiqa_trt.errors import OutputError, storage_error, unwritable
+from fiqa_trt.storage.base import NOT_WRITTEN, is_remote
+from fiqa_trt.storage.places import Place, Uri
+from fiqa_trt.storage.registry import writer_of
 
 # What file systems answer that cannot sync a folder (CIFS, VirtualBox's, some of FUSE) or do not let it be opened.
 # SQLite, PostgreSQL and borg go on as well. Anything else, EIO and ENOSPC above all, is a disk that fails.
@@ -26,13 +31,17 @@ _MODE = 0o666  # less the umask
 _LONGEST = 255  # bytes of a file's name
 
 
-def target_of(path: Path) -> Path:
+@overload
+def target_of(path: Path) -> Path: ...
+@overload
+def target_of(path: Place) -> Place: ...
+def target_of(path: Place) -> Place:
     """The file that `path` stands for: itself, or what it leads to if it is a link, be that there or not.
 
     Raises:
         OutputError: a link that leads to itself.
     """
-    if not path.is_symlink():
+    if isinstance(path, Uri) or not path.is_symlink():
         return path
     target = Path(os.path.realpath(path))
     if target.is_symlink():
@@ -40,7 +49,11 @@ def target_of(path: Path) -> Path:
     return target
 
 
-def beside(path: Path, suffix: str) -> Path:
+@overload
+def beside(path: Path, suffix: str) -> Path: ...
+@overload
+def beside(path: Place, suffix: str) -> Place: ...
+def beside(path: Place, suffix: str) -> Place:
     """A name for what belongs to a file, in its folder: with a suffix, shortened where it would be too long a name."""
     name = path.name + suffix
     if len(os.fsencode(name)) > _LONGEST:
@@ -52,12 +65,17 @@ def _digest(name: str) -> str:
     return hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
 
 
-def check_output(output: Path, suffixes: Sequence[str]) -> None:
+def check_output(output: Place, suffixes: Sequence[str]) -> None:
     """Refuse an output that could not be written at the end.
 
     Raises:
         OutputError: unknown suffix, missing or unwritable folder, something in its place that is not a file.
     """
+    if output.suffix.lower() not in suffixes and isinstance(output, Uri):
+        raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
+    if isinstance(output, Uri):
+        writer_of(os.fspath(output))
+        return
     try:
         target = target_of(output)
         _existing(output)
@@ -65,7 +83,8 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
         if output.suffix.lower() not in suffixes:
             raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
         if not target.parent.is_dir():
-            raise OutputError(f"{what}the folder {target.parent} does not exist")
+            why = NOT_WRITTEN if is_remote(str(output)) else f"the folder {target.parent} does not exist"
+            raise OutputError(f"{what}{why}")
         if reason := _unwritable(target.parent):
             raise OutputError(f"{what}{reason}")
     except OSError as exc:
@@ -121,15 +140,25 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Place) -> Iterator[Path]:
     """A temporary file in the same folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    Where `path` is a link, what it leads to is replaced, in the folder where that lies.
+    Where `path` is a link, what it leads to is replaced, in the folder where that lies. Of one in a store, the file is
+    in the system's temporary folder, and uploaded.
 
     Raises:
         OutputError: a link that leads to itself, or something that is not a file, or another run is writing it.
-        RunError: the disk is full or fails.
+        RunError: the disk is full or fails, or the store does.
     """
+    if isinstance(path, Uri):
+        with tempfile.TemporaryDirectory(prefix="fiqa_trt-") as folder:
+            file = Path(folder) / f"output{path.suffix}"
+            try:
+                yield file
+            except OSError as exc:
+                raise storage_error(file, exc) from exc
+            writer_of(os.fspath(path)).put(os.fspath(path), file)
+        return
     try:
         target = target_of(path)
         temporary = beside(target.with_name(f".{target.name}"), ".tmp")
@@ -196,7 +225,7 @@ def is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Place, text: str) -> None:
     """Write a file of text, in UTF-8, as `atomic` has it. Raises what that raises."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -110,7 +110,7 @@ def test_nothing_is_found_where_nothing_dies(crops: Path) -> None:
 
 
 def test_deaths_are_kept_and_what_is_no_record_is_none(tmp_path: Path) -> None:
-    units = FolderUnits(tmp_path)
+    units = FolderUnits(tmp_path, tmp_path)
     assert units.deaths() == {}
     units.record_deaths({3: 2})
     assert units.deaths() == {3: 2}

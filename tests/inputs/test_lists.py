@@ -334,14 +334,13 @@ def test_standard_input_that_cannot_be_read(tmp_path: Path, redirection: str) ->
 
 
 ADDRESSES = [
-    "http://example.invalid/a.jpg",
-    "HTTPS://example.invalid/a.jpg?" + "x" * 5000,
+    "FTP://example.invalid/a.jpg?" + "x" * 5000,
     "https:/example.invalid/a.jpg",
-    "s3://bucket/a.jpg",
-    "s3://bucket/shard.tar::a.jpg",
-    "gs://bucket/shard.tar",
-    "az://container/a.parquet::3",
-    "hf://datasets/a/b/c.jpg",
+    "hdfs://server/a.jpg",
+    "hdfs://server/shard.tar::a.jpg",
+    "hdfs://server/shard.tar",
+    "hdfs://server/a.parquet::3",
+    "memory://a/b/c.jpg",
     "zip://a.jpg::/data/x.zip",
     "file://server/share/a.jpg",
     "data:image/jpeg;base64,AAAA",
@@ -368,7 +367,6 @@ def test_files_with_names_like_addresses_are_read(tmp_path: Path, monkeypatch: p
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_bytes(b"x")
         assert read_file(name) == b"x"
-    assert read_file("http://example.invalid/a.jpg") == b"x"
     for missing in ("a:b.jpg", "/x:/y.jpg", "C:/faces/a.jpg", "gone.jpg", "run1:/a.jpg"):
         with pytest.raises(ImageError) as caught:
             read_file(missing)

@@ -39,7 +39,9 @@ from tests.helpers import SMALL, MeanEngine, Stop, jpeg, mean_executor, rows, st
 # What each option of `score` becomes, and what makes no difference to rows. A new one belongs into one of them.
 FIELDS = {
     **dict.fromkeys(("inputs", "list_file", "path_column", "all_files", "limit", "image_column"), Source),
-    **dict.fromkeys(("device", "precision", "engine", "batch_size", "decoder", "workers", "max_pixels"), Setup),
+    **dict.fromkeys(
+        ("device", "precision", "engine", "batch_size", "decoder", "workers", "max_pixels", "requests"), Setup
+    ),
     **dict.fromkeys(("unit_size", "restart"), Options),
 }
 NAMES = {"batch_size": "batch", "workers": "threads", "unit_size": "unit_rows"}
@@ -48,7 +50,15 @@ EXECUTORS |= {"cluster", "replicas", "gpus_per_replica", "cpus_per_replica", "me
 FREE = {
     # Of a source the list that it gives counts.
     Source: {"inputs", "list_file", "path_option", "all_files", "limit", "reserved", "exclude"},
-    Setup: {"device", "precision", "engine", "batch", "threads", "cores"},  # EngineInfo counts for the first three
+    Setup: {
+        "device",
+        "precision",
+        "engine",
+        "batch",
+        "threads",
+        "cores",
+        "requests",
+    },  # EngineInfo counts for the first three
     Options: {"restart", "command"},
     EngineInfo: {"device", "batch"},
 }

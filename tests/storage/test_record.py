@@ -17,7 +17,8 @@ CALL: Fingerprint = {"version": "1", "seed": 0, "reference": None}
 
 @pytest.mark.parametrize("indent", [None, 1])
 def test_only_the_same_work_goes_on(tmp_path: Path, indent: int | None) -> None:
-    record = Record(tmp_path / "run.json", indent)
+    path = tmp_path / "run.json"
+    record = Record(path, indent)
     assert not record.continues(tmp_path, CALL)
     record.write(CALL)
     assert record.path.read_text() == json.dumps(CALL, indent=indent)
@@ -25,7 +26,7 @@ def test_only_the_same_work_goes_on(tmp_path: Path, indent: int | None) -> None:
     assert record.continues(tmp_path, dict(reversed(CALL.items())))
     with pytest.raises(DifferentRun, match=f"{tmp_path} belongs to another run .seed: 0 there, 1 now.; go on with"):
         record.continues(tmp_path, {**CALL, "seed": 1})
-    record.path.write_text("{")  # never written so: as if there were none
+    path.write_text("{")  # never written so: as if there were none
     assert not record.continues(tmp_path, CALL)
     record.remove()
     record.remove()

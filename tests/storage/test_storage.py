@@ -129,7 +129,7 @@ def test_a_run_that_begins_while_another_one_ends(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("fiqa_trt.runs.state.lock", late)
     other.append(RunFolder(output, 8))
     with RunFolder(output, 8) as second:
-        assert second.units.path_of_parts.is_dir()
+        assert (second.path / "parts").is_dir()
         with pytest.raises(OutputError, match="another run is writing"), RunFolder(output, 8):
             pass
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from fiqa_trt.curation.delivery.common import Delivered
 from fiqa_trt.curation.delivery.companions import Wish
 from fiqa_trt.curation.delivery.folder import WAYS, check_folder, fill_folder, measure
+from fiqa_trt.curation.delivery.prefix import check_prefix, fill_prefix
 from fiqa_trt.curation.delivery.rows import check_rows, write_rows
 from fiqa_trt.curation.delivery.shards import SHARD_SIZE, check_shards, shard_of, write_shards
 from fiqa_trt.curation.delivery.undo import Undone, undo_move
@@ -14,6 +15,7 @@ from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import OutputError
 from fiqa_trt.progress import Report, silent
 from fiqa_trt.scores.files import SUFFIXES
+from fiqa_trt.storage.places import Place, Uri, is_same
 
 __all__ = [
     "SHARD_SIZE",
@@ -32,7 +34,7 @@ __all__ = [
 
 def deliver(
     kept: Kept,
-    output: Path,
+    output: Place,
     way: str | None = None,
     *,
     root: str | None = None,
@@ -65,13 +67,15 @@ def deliver(
         FiqaError: as the functions that it calls.
     """
     wish = None if companions is None else Wish.parse(companions)
-    if output.exists() and output.samefile(kept.scores):
+    if is_same(output, kept.scores):
         raise OutputError(f"{output} holds the scores that are being filtered; choose another OUT")
     if not len(kept):
         return Delivered("", 0)
-    if way is not None and dry_run:
-        return measure(kept, way, root, wish, fill=check_folder(kept, output, way, root, wish, update=update))
     if way is not None:
+        if not isinstance(output, Path):
+            return _below_prefix(kept, output, way, root, wish, report, dry_run=dry_run, update=update)
+        if dry_run:
+            return measure(kept, way, root, wish, fill=check_folder(kept, output, way, root, wish, update=update))
         return fill_folder(kept, output, way, root, report, wish, update=update)
     if root is not None:
         raise OutputError(f"--root {root}: it goes with --copy, --hardlink, --symlink or --move")
@@ -80,8 +84,31 @@ def deliver(
     return _as_file(kept, output, shard_size, wish, report, restart=restart, dry_run=dry_run)
 
 
+def _below_prefix(
+    kept: Kept,
+    output: Uri,
+    way: str,
+    root: str | None,
+    wish: Wish | None,
+    report: Report,
+    *,
+    dry_run: bool,
+    update: bool,
+) -> Delivered:
+    """As objects of a store."""
+    if way != "copy":
+        raise OutputError(f"{output}: in an object store there is only --copy, not --{way}")
+    if wish is not None or update:
+        option = "--update" if update else "--companions"
+        raise OutputError(f"{option} is for folders of this machine, and {output} is none; leave it out")
+    if dry_run:
+        check_prefix(kept, output, root)
+        return measure(kept, way, root)
+    return fill_prefix(kept, output, root, report)
+
+
 def _as_file(
-    kept: Kept, output: Path, shard_size: int, wish: Wish | None, report: Report, *, restart: bool, dry_run: bool
+    kept: Kept, output: Place, shard_size: int, wish: Wish | None, report: Report, *, restart: bool, dry_run: bool
 ) -> Delivered:
     """By the output's suffix."""
     suffix = output.suffix.lower()

@@ -14,6 +14,7 @@ from fiqa_trt.inputs.address import SEPARATOR, Address
 from fiqa_trt.inputs.containers.registry import is_table
 from fiqa_trt.inputs.formats import SUFFIXES
 from fiqa_trt.inputs.reader import ContainerReader
+from fiqa_trt.storage.registry import is_stored
 
 _FIRST_DOT = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)  # as WebDataset: the key ends there
 _LAST_DOT = re.compile(r"((?:.*/)?[^/]+)\.([^./]+)", re.DOTALL)
@@ -104,7 +105,8 @@ class Companions:
         self._shards = _Recent(lambda shard: _samples(shard, list(reader.keys(shard))))
 
     def of(self, image: Address, wish: Wish = Wish()) -> Iterator[Companion]:
-        """Those of an image: of a file what lies beside it and is no image itself, of a tar's member its sample's rest.
+        """Those of an image: of a file what lies beside it and is no image itself, of a tar's member its sample's rest;
+        of an object none.
 
         A suffix that is wished for may also be an image's, as in `.mask.png`.
         """
@@ -121,6 +123,8 @@ class Companions:
         return self._shards.get(image.file).get(key) or Sample(image.file, key, (Companion(image, ""),))
 
     def _beside(self, file: str, wish: Wish) -> Iterator[Companion]:
+        if is_stored(file):
+            return
         folder, name = os.path.split(file)
         stem = os.path.splitext(name)[0]
         if wish.suffixes:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fiqa_trt.curation.delivery.plan import Image, Unplaced
-from fiqa_trt.inputs.reader import ContainerReader
+from fiqa_trt.inputs.reader import ContainerReader, read_addresses
 from fiqa_trt.outcomes import ImageError, Status
+from fiqa_trt.storage.registry import is_stored, store_of
 from fiqa_trt.storage.writing import sync_file
 
 _BLOCK = 1 << 20
@@ -30,17 +31,31 @@ class Unlinkable(Exception):
 
 
 INSIDE = "inside a shard, so it can only be copied, not --{}"
+AWAY = "in an object store, so it can only be copied, not --{}"
 _ELSEWHERE = "on another file system, so it cannot be hard-linked: --copy or --symlink"
 
 
 def data_of(image: Image, reader: ContainerReader) -> bytes:
-    """Bytes of a member; a companion may be empty. Raises ImageError."""
-    try:
-        return reader.read(image.address)
-    except ImageError as exc:
-        if image.companion and exc.outcome.status is Status.EMPTY:
-            return b""
-        raise
+    """Bytes of a member or an object; a companion may be empty. Raises ImageError."""
+    blob = read_addresses([image.address], reader)[0].blob
+    if not isinstance(blob, ImageError):
+        return blob
+    if image.companion and blob.outcome.status is Status.EMPTY:
+        return b""
+    raise blob
+
+
+def size_of(image: Image, reader: ContainerReader) -> int:
+    """Bytes of it. Raises OSError, ImageError."""
+    file, key, _ = image.address
+    if key is not None:
+        return len(data_of(image, reader))
+    if not is_stored(file):
+        return os.stat(file).st_size
+    size = store_of(file).origin(file).bytes
+    if size is None:
+        raise ImageError(Status.MISSING, "there is no such object")
+    return size
 
 
 def temporary_of(target: Path) -> Path:
@@ -56,15 +71,15 @@ def deliver_file(
     `moving` is called before a file is moved.
     """
     temporary = temporary_of(target)
-    if image.address.key is not None:
+    if image.address.key is not None or is_stored(image.address.file):
         if way != "copy":
-            raise Unlinkable(INSIDE.format(way))
+            raise Unlinkable((INSIDE if image.address.key is not None else AWAY).format(way))
         data = data_of(image, reader)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         with contextlib.suppress(OSError):  # by which it is known again, like a copy of a file
-            shard = os.stat(image.address.file)
-            os.utime(temporary, ns=(shard.st_atime_ns, shard.st_mtime_ns))
+            if (stamp := store_of(image.address.file).stamp(image.address.file)) is not None:
+                os.utime(temporary, ns=(stamp.modified_ns, stamp.modified_ns))
         temporary.rename(target)
         return len(data)
     info = os.stat(image.address.file)

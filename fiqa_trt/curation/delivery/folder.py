@@ -18,12 +18,12 @@ from fiqa_trt.curation.delivery.companions import Wish
 from fiqa_trt.curation.delivery.file import (
     INSIDE,
     Unlinkable,
-    data_of,
     deliver_file,
     end_move,
     of_source,
     reason,
     remove_folder,
+    size_of,
 )
 from fiqa_trt.curation.delivery.plan import OCCUPIED, Image, Plan, Unplaced, base_of
 from fiqa_trt.curation.delivery.refresh import EDITED, Old, fits, look
@@ -38,6 +38,7 @@ from fiqa_trt.inputs.reader import ContainerReader
 from fiqa_trt.models.spec import digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, silent
+from fiqa_trt.storage.places import at_hand
 from fiqa_trt.storage.writing import locked_folder, write_text
 
 WAYS = ("copy", "hardlink", "symlink", MOVE)
@@ -70,8 +71,7 @@ def measure(
                 if fill is not None and place not in old.leaving and os.path.lexists(fill.output / place):
                     account.already += not image.companion and place not in old.staying
                     continue
-                plain = image.address.key is None
-                account.add(image, os.stat(image.address.file).st_size if plain else len(data_of(image, reader)))
+                account.add(image, size_of(image, reader))
             except ImageError as exc:
                 plan.skips.fail(image.path, exc)
             except (OSError, Unplaced) as exc:
@@ -296,7 +296,7 @@ def check_folder(
         strange = before is None and output.exists() and any(output.iterdir())
     except OSError as exc:
         raise unwritable(output, exc) from exc
-    info, rows = kept.scores.stat(), hashlib.sha256(kept.mask.tobytes()).hexdigest()
+    info, rows = at_hand(kept.scores).stat(), hashlib.sha256(kept.mask.tobytes()).hexdigest()
     base = _base(kept, output, root, before if update else None)
     along = "" if companions is None else str(companions)
     column = kept.image_column or DEFAULT_COLUMN

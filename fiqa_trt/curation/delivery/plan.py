@@ -11,9 +11,10 @@ from fiqa_trt.curation.delivery.common import LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companions, Wish
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import InputError
-from fiqa_trt.inputs.address import SEPARATOR, Address
+from fiqa_trt.inputs.address import SEPARATOR, Address, rooted
 from fiqa_trt.inputs.formats import SUFFIXES as IMAGE_SUFFIXES
 from fiqa_trt.inputs.reader import ContainerReader
+from fiqa_trt.storage.registry import is_stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Unplaced(Exception):
 
 def target_of(image: Address, base: str) -> str:
     """Where an image goes, relative to the output: what is in a container, into a folder of its name."""
-    whole = os.path.normpath(os.path.abspath(image.file))
+    whole = rooted(image.file)
     return os.path.relpath(whole if image.key is None else os.path.join(whole, *_parts(image.key)), base)
 
 
@@ -145,6 +146,6 @@ def base_of(kept: Kept, root: str | None) -> str:
     """Where the tree that is kept starts, absolute. Raises InputError."""
     if root is None:
         return kept.root
-    if not os.path.isdir(root):
+    if not is_stored(root) and not os.path.isdir(root):
         raise InputError(f"--root {root}: no such folder")
-    return os.path.abspath(root)
+    return rooted(root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fiqa_trt.curation.delivery.common import Delivered
@@ -11,13 +10,14 @@ from fiqa_trt.curation.kept import Kept
 from fiqa_trt.errors import OutputError, already_there
 from fiqa_trt.inputs.lists import as_line
 from fiqa_trt.scores.files import SUFFIXES, check_columns, write_output
+from fiqa_trt.storage.places import Place
 from fiqa_trt.storage.writing import atomic, check_output
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def check_rows(kept: Kept, output: Path, *, restart: bool) -> None:
+def check_rows(kept: Kept, output: Place, *, restart: bool) -> None:
     """Raise what `write_rows` raises, but for what the disk does."""
     _check_place(output, restart=restart)
     if output.suffix.lower() == ".txt":
@@ -27,7 +27,7 @@ def check_rows(kept: Kept, output: Path, *, restart: bool) -> None:
         check_columns(kept.schema, output)
 
 
-def _check_place(output: Path, *, restart: bool) -> None:
+def _check_place(output: Place, *, restart: bool) -> None:
     check_output(output, (".txt", *SUFFIXES))
     if output.exists() and not restart:
         raise already_there(output, other="OUT")
@@ -43,7 +43,7 @@ def _lines(table: pa.Table) -> Iterator[str]:
     return (as_line(path) + "\n" for path in table["path"].to_pylist())
 
 
-def write_rows(kept: Kept, output: Path, *, restart: bool = False) -> Delivered:
+def write_rows(kept: Kept, output: Place, *, restart: bool = False) -> Delivered:
     """The kept paths (.txt) or rows (.parquet, .csv, .jsonl), in the order of the scores file.
 
     Raises:

@@ -10,7 +10,6 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, groupby, islice
-from pathlib import Path
 
 from fiqa_trt.curation.delivery.common import Delivered, LeftBehind, Skips, image_suffix
 from fiqa_trt.curation.delivery.companions import Companion, Companions, Sample, Wish
@@ -23,6 +22,7 @@ from fiqa_trt.inputs.reader import ContainerReader, read_addresses, read_recorde
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
 from fiqa_trt.scores.files import check_columns, hold, to_json
+from fiqa_trt.storage.places import Place, beside_of
 from fiqa_trt.storage.writing import atomic, check_output
 
 SHARD_SIZE = 10_000
@@ -39,7 +39,7 @@ class _Member:
 
 def write_shards(
     kept: Kept,
-    output: Path,
+    output: Place,
     shard_size: int = SHARD_SIZE,
     report: Report = silent,
     *,
@@ -68,7 +68,7 @@ def write_shards(
     """
     present = check_shards(kept, output, restart=restart)
     reader = ContainerReader()
-    samples, made, number = _Samples(reader, companions), set[Path](), 0
+    samples, made, number = _Samples(reader, companions), set[Place](), 0
     try:
         for index, part in enumerate(_split(samples.of(kept), shard_size)):
             path = shard_of(output, index)
@@ -87,17 +87,17 @@ def write_shards(
     return dataclasses.replace(samples.account(str(output.with_name(f"{output.stem}-*.tar"))), shards=len(made))
 
 
-def shard_of(output: Path, index: int) -> Path:
+def shard_of(output: Place, index: int) -> Place:
     """The name of a shard: they are numbered, a single one as well, so that a name does not depend on what is kept."""
     return output.with_name(f"{output.stem}-{index:06}.tar")
 
 
-def check_shards(kept: Kept, output: Path, *, restart: bool) -> list[Path]:
+def check_shards(kept: Kept, output: Place, *, restart: bool) -> list[Place]:
     """Shards that `write_shards` would replace. Raises what it raises before it begins."""
     check_output(output, (".tar",))
     check_columns(kept.schema, output, _ROWS)
     pattern = re.compile(re.escape(output.stem) + r"-[0-9]{6,}\.tar")
-    present = sorted(path for path in output.parent.iterdir() if pattern.fullmatch(path.name))
+    present = sorted((path for path in beside_of(output) if pattern.fullmatch(path.name)), key=os.fspath)
     if present:
         _refuse_sources(kept, present)
     if present and not restart:
@@ -105,9 +105,9 @@ def check_shards(kept: Kept, output: Path, *, restart: bool) -> list[Path]:
     return present
 
 
-def _refuse_sources(kept: Kept, present: list[Path]) -> None:
+def _refuse_sources(kept: Kept, present: list[Place]) -> None:
     """Raise OutputError if an image that is to be delivered lies in one of the shards that would be replaced."""
-    theirs = {os.path.realpath(path) for path in present}
+    theirs = {os.path.realpath(path) for path in present}  # of an address it is as good as that
     for image in kept.images():
         if os.path.realpath(image.address.file) in theirs:
             raise OutputError(f"{image.path} is to be delivered, and would be replaced; choose another OUT")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +12,10 @@ import numpy as np
 from fiqa_trt.curation.delivery.plan import target_of
 from fiqa_trt.curation.delivery.refresh import ORIGIN, SOURCE, Old
 from fiqa_trt.curation.kept import Kept, Mask
-from fiqa_trt.inputs.address import Address, record_path
+from fiqa_trt.inputs.address import Address, record_path, rooted
 from fiqa_trt.inputs.marks import TABLE
 from fiqa_trt.scores.files import check_columns, write_output
+from fiqa_trt.storage.places import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ class Places:
         return self._renamed.get(row) or target_of(Address.parse(path), base)
 
 
-def check_table(kept: Kept, output: Path) -> pa.Schema:
+def check_table(kept: Kept, output: Place) -> pa.Schema:
     """The schema of the table. Raises OutputError if the columns cannot be written."""
     import pyarrow as pa
 
@@ -47,10 +47,10 @@ def check_table(kept: Kept, output: Path) -> pa.Schema:
     if (source := _source_in(schema.names)) in schema.names:
         schema = schema.remove(schema.get_field_index(source))
     schema = schema.append(pa.field(source, pa.string()))
-    return kept.described(schema, os.path.abspath(output))
+    return kept.described(schema, rooted(os.fspath(output)))
 
 
-def write_table(kept: Kept, output: Path, base: str, places: Places, old: Old) -> None:
+def write_table(kept: Kept, output: Place, base: str, places: Places, old: Old) -> None:
     """Write it, with what stays of earlier calls at the end. Raises RunError if the disk does not take it."""
     schema, rows, count = check_table(kept, output), _rows(kept, output, base, places), places.there.sum()
     if old.rows is not None:
@@ -73,7 +73,7 @@ def _fitted(rows: pa.Table, paths: list[str], schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _rows(kept: Kept, output: Path, base: str, places: Places) -> Iterator[pa.Table]:
+def _rows(kept: Kept, output: Place, base: str, places: Places) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     start = 0

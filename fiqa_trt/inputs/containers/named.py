@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fiqa_trt.errors import one_line
+from fiqa_trt.errors import RunError, one_line
 from fiqa_trt.inputs.containers.members import FAULTY, Entries, Index
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.base import MAX_BYTES, Blob, File, FileChanged, Stamp
@@ -31,10 +31,14 @@ class NamedContainer:
             with store_of(path).open(path) as file:
                 self.stamp = file.stamp()
                 self.error = self._scan(file)
+        except FileChanged as exc:
+            self.error, self.stamp = exc, None
         except (OSError, ValueError) as exc:
             status = Status.MISSING if isinstance(exc, FileNotFoundError) else Status.UNREADABLE
             why = getattr(exc, "strerror", None) or exc
             self.error = ImageError(status, f"this {self.what} cannot be read: {why}")
+        except RunError:  # of the store
+            raise
         except Exception as exc:  # the last net: what is damaged costs itself alone, and what was found is read
             self.error = ImageError(Status.CORRUPT, f"this {self.what} cannot be read to its end: {one_line(exc)}")
         self._entries.resolve_links()
@@ -95,6 +99,8 @@ class NamedContainer:
             return ImageError(Status.TOO_LARGE, f"{size} bytes, more than {max_bytes}")
         try:
             return self._bytes(file, member)
+        except (FileChanged, RunError):
+            raise
         except ImageError as exc:
             return exc
         except OSError as exc:

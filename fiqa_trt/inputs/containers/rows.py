@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from fiqa_trt.errors import one_line
+from fiqa_trt.errors import RunError, one_line
 from fiqa_trt.inputs.containers.columns import ImageColumn
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.storage.base import FileChanged, Stamp
@@ -132,7 +132,7 @@ class ParquetRows:
                 block = column.of(batch)
                 yield first, block
                 first += len(block)
-        except FileChanged:
+        except (FileChanged, RunError):
             self.close()
             raise
         except Exception as exc:
@@ -165,6 +165,8 @@ class ArrowRows:
         try:
             while (batch := self._following()) is not None:
                 self._starts.append(self._starts[-1] + batch.num_rows)
+        except RunError:
+            raise
         except Exception as exc:
             self.damage = Damage(self._starts[-1], self._starts[-1], exc)
         self.count = self._starts[-1]
@@ -208,7 +210,7 @@ class ArrowRows:
                 self._following()
             first = (row - start) // _BLOCK_ROWS * _BLOCK_ROWS
             block = None if self._batch is None else column.of(self._batch.slice(first, _BLOCK_ROWS))
-        except FileChanged:
+        except (FileChanged, RunError):
             self.close()
             raise
         except Exception as exc:

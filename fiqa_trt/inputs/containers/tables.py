@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fiqa_trt.errors import InputError, one_line
+from fiqa_trt.errors import InputError, RunError, one_line
 from fiqa_trt.inputs.address import DEFAULT_COLUMN, as_path
 from fiqa_trt.inputs.containers.columns import find_column, images_in
 from fiqa_trt.inputs.containers.rows import ArrowRows, Damage, ParquetRows, Rows, check_unchanged, status_of
@@ -59,7 +59,7 @@ class TableContainer:
             if column is not None:
                 self._column = find_column(self._rows.schema, column, path)
             self.stamp = stamp
-        except InputError:
+        except (InputError, RunError):
             raise
         except Exception as exc:
             self._rows = None
@@ -105,7 +105,7 @@ class TableContainer:
         first, block = self._block(row)
         try:
             data, path = self._image(block, row - first, item)
-        except ImageError:
+        except (ImageError, RunError):
             raise
         except Exception as exc:
             raise ImageError(status_of(exc), f"the table cannot be read here: {one_line(exc)}") from exc

@@ -14,12 +14,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from fiqa_trt.errors import one_line
+from fiqa_trt.errors import RunError, one_line
 from fiqa_trt.inputs.containers.members import FILE, SPARSE, Entries
 from fiqa_trt.inputs.containers.named import NamedContainer, whole
 from fiqa_trt.inputs.containers.registry import CONTAINERS
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.base import File
+from fiqa_trt.storage.base import File, FileChanged
 
 _PIECE = 1 << 20
 _SEARCHED = 64 << 20
@@ -60,7 +60,7 @@ class TarContainer(NamedContainer):
             return whole(file, offset, size)
         try:
             return _read_sparse(file.raw, offset)
-        except OSError:
+        except (OSError, FileChanged, RunError):
             raise
         except Exception as exc:  # whatever tarfile makes of a damaged map
             raise ImageError(Status.CORRUPT, f"a damaged sparse member: {one_line(exc)}") from exc
@@ -135,6 +135,8 @@ class _Scan:
             except OSError as exc:
                 error = f"this tar shard cannot be read beyond byte {at}: {exc.strerror or exc}"
                 return ImageError(Status.UNREADABLE, error)
+            except (FileChanged, RunError):
+                raise
             except Exception as exc:  # a HeaderError, or what damaged fields make tarfile raise
                 if at == 0 and (foreign := self._foreign()) is not None:
                     return foreign

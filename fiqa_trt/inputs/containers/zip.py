@@ -15,11 +15,11 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from fiqa_trt.errors import one_line
+from fiqa_trt.errors import RunError, one_line
 from fiqa_trt.inputs.containers.members import FAULTY, FILE, FOLDER, Fault
 from fiqa_trt.inputs.containers.named import NamedContainer, whole
 from fiqa_trt.outcomes import ImageError, Status
-from fiqa_trt.storage.base import MAX_BYTES, File
+from fiqa_trt.storage.base import MAX_BYTES, File, FileChanged
 
 _PIECE = 1 << 20
 _LOCAL = struct.Struct("<4s5H3L2H")  # before a member: APPNOTE.TXT 4.3.7
@@ -62,6 +62,8 @@ class ZipContainer(NamedContainer):
         error = None
         try:
             members: Iterable[_Member] = list(_directory(file))
+        except (FileChanged, RunError):
+            raise
         except ImageError as exc:
             return exc
         except Exception as exc:  # BadZipFile, or what damaged fields make zipfile raise

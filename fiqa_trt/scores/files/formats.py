@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, OutputError, one_line
 from fiqa_trt.scores.files.columns import Unholdable, hold, to_json
+from fiqa_trt.storage.places import Place
 
 Write = Callable[[pa.Table], None]
 
@@ -58,7 +58,7 @@ def writer(sink: Any, schema: pa.Schema, suffix: str) -> Iterator[Write]:
         yield write_held
 
 
-def check_columns(schema: pa.Schema, output: Path, form: str | None = None) -> pa.Schema:
+def check_columns(schema: pa.Schema, output: Place, form: str | None = None) -> pa.Schema:
     """A schema as an output's format holds it, tried on a table without rows and on one of a row.
 
     Args:
@@ -87,7 +87,7 @@ def check_columns(schema: pa.Schema, output: Path, form: str | None = None) -> p
     return hold(schema.empty_table(), suffix).schema
 
 
-def holder(output: Path) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
+def holder(output: Place) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
     """A function that gives batches as an output's format holds them, so that nothing can be wrong at its end.
 
     It raises InputError for a value that cannot be held, or is not what its type says.

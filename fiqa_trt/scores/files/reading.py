@@ -27,6 +27,7 @@ from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files.columns import hold
 from fiqa_trt.scores.members import member_columns, members_of
 from fiqa_trt.scores.schema import needed_columns, own_columns, own_types
+from fiqa_trt.storage.places import Place, Uri, at_hand
 
 UNKNOWN = "unknown"
 _ROWS, _BYTES = 1 << 17, 1 << 28  # of a table that is read, at most
@@ -35,12 +36,12 @@ _LATER = set(own_columns(())) - set(needed_columns(()))
 _ZONE = r":\d\d(\.\d+)?\s*(Z|[+-]\d\d(:?\d\d)?)$"  # behind a time
 
 
-def output_metadata(output: Path) -> dict[str, Any] | None:
+def output_metadata(output: Place) -> dict[str, Any] | None:
     """What a Parquet output says of the run that made it, or None if it is not one of ours."""
     if output.suffix.lower() != ".parquet":
         return None
     try:
-        return dict(json.loads(pq.read_schema(output).metadata[b"fiqa_trt"]))
+        return dict(json.loads(pq.read_schema(at_hand(output)).metadata[b"fiqa_trt"]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
 
@@ -51,13 +52,13 @@ def recorded_fingerprint(metadata: dict[str, Any] | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_schema(output: Path, own: Sequence[str]) -> pa.Schema:
+def read_schema(output: Place, own: Sequence[str]) -> pa.Schema:
     """The schema of what `read_output` gives. Raises InputError as that does."""
     return next(read_output(output, own)).schema
 
 
 def read_output(
-    output: Path, own: Sequence[str], image_column: str | None = None, *, members: bool = False
+    output: Place, own: Sequence[str], image_column: str | None = None, *, members: bool = False
 ) -> Iterator[pa.Table]:
     """Stream an output back, of any format, in one table at least.
 
@@ -78,7 +79,7 @@ def read_output(
         raise InputError(f"{output} is not a scores file by its name: those end in {', '.join(_READERS)}")
     column = image_column or recorded_fingerprint(output_metadata(output)).get("image_column") or DEFAULT_COLUMN
     try:
-        for table in reader(output):
+        for table in reader(at_hand(output)):
             names, scores = table.column_names, member_columns(table.schema)
             if lacking := [name for name in (*own, *(scores if members else ())) if name not in names]:
                 raise InputError(f"{output} is not an output of this model: it has no column {', '.join(lacking)}")
@@ -89,7 +90,8 @@ def read_output(
             at = written.schema.get_field_index("path")
             yield written if at < 0 else written.set_column(at, written.field(at), with_column(written["path"], column))
     except (OSError, pa.ArrowException, csv.Error, ValueError, TypeError, OverflowError) as exc:
-        raise InputError(f"{output} cannot be read: {one_line(exc)}") from exc
+        why = exc.strerror if isinstance(output, Uri) and isinstance(exc, OSError) else one_line(exc)
+        raise InputError(f"{output} cannot be read: {why}") from exc
 
 
 def _as_written(table: pa.Table, types: dict[str, pa.DataType], scores: Sequence[str]) -> pa.Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,12 +12,13 @@ import pyarrow as pa
 from fiqa_trt.errors import OutputError, RunError, one_line
 from fiqa_trt.scores.files.columns import Unholdable
 from fiqa_trt.scores.files.formats import writer
+from fiqa_trt.storage.places import Place
 from fiqa_trt.storage.writing import atomic
 
 _GROUP_ROWS = 65_536
 
 
-def write_output(output: Path, schema: pa.Schema, tables: Iterable[pa.Table], expected: int) -> None:
+def write_output(output: Place, schema: pa.Schema, tables: Iterable[pa.Table], expected: int) -> None:
     """Stream tables into the output, by its suffix, and put it in place in one step.
 
     Args:
