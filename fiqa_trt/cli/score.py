@@ -146,8 +146,8 @@ def command(
 ) -> None:
     """Score every image of INPUT into one file, a row for each.
 
-    INPUT: folders (searched recursively), files, .tar shards, .parquet or .arrow tables of images, or - for paths on
-    standard input. An interrupted run goes on when
+    INPUT: folders (searched recursively), files, .tar and .zip shards, .parquet or .arrow tables of images, any of them
+    in an object store (s3://, gs://, az://, hf://), or - for paths on standard input. An interrupted run goes on when
     the same command is given again. Exit codes: 0 finished, 1 the run failed, 2 usage, 3 finished beyond --max-failed
     or nothing could be scored, 130 interrupted.
 

@@ -108,6 +108,9 @@ def examine() -> Diagnosis:
                     ("training", "matplotlib", "train"),
                     ("eval", "scipy", "train"),
                     ("synthesize", "piq", "train"),
+                    ("object stores", "obstore", "cloud"),
+                    ("the Hub", "huggingface_hub", "hf"),
+                    ("clusters", "ray", "ray"),
                 )
             ),
         ],
