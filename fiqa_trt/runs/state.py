@@ -243,7 +243,8 @@ class RunFolder:
                     # Nobody searches it, and a footer of many units is read by all who score.
                     writer = pq.ParquetWriter(candidate, table.schema, compression="zstd", write_statistics=False)
                     digest.update(table.schema.serialize())
-                writer.write_table(table, row_group_size=self._unit_rows)
+                if table.num_rows:  # or there would be a unit of none, which nobody could ever finish
+                    writer.write_table(table, row_group_size=self._unit_rows)
                 # Of the rows, not of the file, which names the version of its writer.
                 for batch in table.to_batches():
                     digest.update(batch.serialize())
