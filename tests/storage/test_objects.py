@@ -21,7 +21,7 @@ from fiqa_trt.outcomes import ImageError
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scorer import Scorer
-from fiqa_trt.storage import objects
+from fiqa_trt.storage import clients, objects
 from fiqa_trt.storage.base import FileChanged
 from fiqa_trt.storage.objects import ObjectStore
 from fiqa_trt.storage.registry import store_of
@@ -301,3 +301,8 @@ def test_reading_needs_no_permission_to_list(uploaded: str, tmp_path: Path, monk
     assert [row["status"] for row in found] == ["ok", "missing"]
     with pytest.raises(RunError, match=r"cannot read s3://.*: access denied \(403 Forbidden, AccessDenied\)"):
         list(walk(uploaded))
+
+
+def test_a_dead_server_says_the_same_each_time() -> None:
+    said = "Generic HTTP error: Error performing GET http://h.test/ in 5.2ms, after 3 retries - HTTP error: sending"
+    assert str(clients.failure("http://h.test/a.jpg", OSError(said))).count("ms") == 0
