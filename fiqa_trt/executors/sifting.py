@@ -24,7 +24,7 @@ from fiqa_trt.inputs.reader import ContainerReader, origin_of, read_addresses
 from fiqa_trt.outcomes import ImageError, Origin, Status
 from fiqa_trt.pipeline import decode_all
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.storage.base import Read
+from fiqa_trt.storage.base import Read, unsigned
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +63,8 @@ def sift(number: int, table: pa.Table, setup: Setup, place: str, say: Say = sile
         error = ImageError(Status.CORRUPT, f"{DIED}: {reason}")
         found[int(row)] = Read(error, origin_of(Address.parse(paths[int(row)]), known))
     if found:
-        shown = ", ".join(paths[row] for row in sorted(found)[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
+        shown = ", ".join(unsigned(paths[row]) for row in sorted(found)[:_SHOWN])
+        shown += ", ..." if len(found) > _SHOWN else ""
         say(f"unit {number} has ended its process before: {number_of(len(found), 'image does', 'images do')}, {shown}")
     return found
 

@@ -72,7 +72,8 @@ class FolderUnits:
     def _sizes(self) -> list[int]:
         """Rows of each unit."""
         metadata = self._metadata()
-        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        return [rows for rows in sizes if rows]  # an empty list is a row group as well, and no unit
 
     def rows(self) -> int:
         """Rows of all units."""

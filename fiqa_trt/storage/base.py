@@ -174,6 +174,10 @@ class Store(Protocol):
 class Writer(Protocol):
     """A store that outputs are written into. Everything may raise StoreError."""
 
+    def check(self, path: str) -> None:
+        """Raise OutputError if nothing can be written by that name, whatever the store says."""
+        ...
+
     def put(self, path: str, content: bytes | Path) -> None:
         """Write an object, or what a file holds: it is there whole, at once, or not at all."""
         ...

@@ -40,11 +40,15 @@ _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 _CUT = re.compile(r"body error|end of file|incomplete|IncompleteMessage|decoding response")
 _UNSENT = re.compile(rf"error sending request|{_CUT.pattern}")  # of what may not just be sent twice
 _DENIED = re.compile(r"status code: 40[13]|ExpiredToken|InvalidAccessKeyId")
-_ANSWER = re.compile(r"status code: (\d{3}[\w ]*)|<Code>(\w+)</Code>|HTTP error: ([^\n]*)")
+_ANSWER = re.compile(r"status code: (\d{3}[\w ]*)|<Code>(\w+)</Code>|(?<!Generic )HTTP error: ([^\n]*)")
 _UNLISTED = re.compile(r'invalid path: Error parsing Path "(.*?)": ', re.DOTALL)
 _STATUS = re.compile(r"status code: \d{3}|[Ss]erver returned")
 _ADDRESS = re.compile(r"\S+://\S+")  # may hold what grants access
-_ODD = "obstore, which reads it, takes no name with a control character, `//`, or `.` or `..` between slashes"
+ODD = (
+    "obstore, which reads it, takes no empty name, and none with a control character, `//`, a slash at its end, or `.` "
+    "or `..` between slashes"
+)
+UNNAMED = "the address names no {}"
 
 
 class Place(NamedTuple):
@@ -163,6 +167,8 @@ def ask(path: str, request: Callable[[Any], T], doing: str = "read") -> T:
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
     place = Place.of(path)
+    if place.root.endswith("://") or place.root.partition("://")[2].startswith("/"):
+        raise OSError(errno.EINVAL, UNNAMED.format("server" if place.web else "bucket"))
     for wait in (*_WAITS, None):
         try:
             found = request(client(place.root, WEB.retries(_host(path)) if place.web else RETRIES))
@@ -177,7 +183,7 @@ def ask(path: str, request: Callable[[Any], T], doing: str = "read") -> T:
                 _check_bucket(place.root)
             raise FileNotFoundError(errno.ENOENT, "there is no such object") from None
         except ValueError:
-            raise OSError(errno.EINVAL, _ODD) from None
+            raise OSError(errno.EINVAL, ODD) from None
         except (BaseError, OSError) as exc:
             cut = _CUT if doing == "read" else _UNSENT
             if wait is None or not cut.search(str(exc)):

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fiqa_trt.errors import StoreError, UsageError
+from fiqa_trt.errors import OutputError, StoreError, UsageError
 from fiqa_trt.outcomes import ImageError, Origin, Status
 from fiqa_trt.storage.base import MAX_BYTES, FileChanged, Read, Stamp, microseconds, unsigned
-from fiqa_trt.storage.clients import Place, Unanswered, ask
+from fiqa_trt.storage.clients import ODD, UNNAMED, Place, Unanswered, ask
 from fiqa_trt.storage.remote import RemoteEntry, RemoteFile, number_of
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class _Heads:
             since, meta = self._known.get(path, (0.0, None))
         if meta is not None and time.monotonic() - since < _FRESH_SECONDS:
             return meta
-        key = Place.of(path).key
-        meta = ask(path, lambda client: obstore.head(client, _named(key)))
+        meta = ask(path, lambda client: obstore.head(client, _named(path)))
         if _condition(meta):
             with self._lock:
                 self._known[path] = (time.monotonic(), meta)
@@ -91,11 +90,13 @@ def _condition(meta: ObjectMeta) -> GetOptions:
     return {"if_match": tag} if tag and not tag.startswith("W/") else {}
 
 
-def _named(key: str) -> str:
-    """A name; ValueError for one that would silently be taken for another; obstore refuses others itself."""
-    if key.startswith("/") or key.endswith("/"):
-        raise ValueError(key)
-    return key
+def _named(path: str) -> str:
+    """An object's name; ValueError for one that would silently be taken for another; obstore refuses others itself."""
+    place = Place.of(path)
+    # A bucket that is asked for by itself answers with a list of what is in it.
+    if place.key.startswith("/") or place.key.endswith("/") or not (place.key or place.web):
+        raise ValueError(path)
+    return place.key
 
 
 def _open(path: str) -> RemoteFile:
@@ -123,10 +124,8 @@ class ObjectStore:
         """See `Store.read`."""
         import obstore
 
-        key = Place.of(path).key
-
         def request(client: Any) -> tuple[ObjectMeta, bytes | None]:
-            found = obstore.get(client, _named(key))
+            found = obstore.get(client, _named(path))
             return found.meta, bytes(found.bytes()) if found.meta["size"] <= max_bytes else None
 
         try:
@@ -233,20 +232,27 @@ class ObjectStore:
                 if last.startswith(above) and (each["size"] or self.is_file(path)):
                     yield RemoteEntry(path, last.rpartition("/")[2], False)
 
+    def check(self, path: str) -> None:
+        """See `Writer.check`."""
+        place = Place.of(path)
+        parts = place.key.removesuffix("/").split("/") if place.key else []
+        if not place.root.partition("://")[2]:
+            raise OutputError(f"cannot write {path}: {UNNAMED.format('bucket')}")
+        if not {"", ".", ".."}.isdisjoint(parts) or any(ord(each) < 32 or ord(each) == 127 for each in place.key):
+            raise OutputError(f"cannot write {path}: {ODD}")
+
     def put(self, path: str, content: bytes | Path) -> None:
         """See `Writer.put`."""
         import obstore
 
-        key = Place.of(path).key
-        ask(path, lambda client: obstore.put(client, _named(key), content), "write")
+        ask(path, lambda client: obstore.put(client, _named(path), content), "write")
         _HEADS.forget(path)
 
     def create(self, path: str, content: bytes) -> None:
         """See `Writer.create`."""
         import obstore
 
-        key = Place.of(path).key
-        ask(path, lambda client: obstore.put(client, _named(key), content, mode="create"), "write")
+        ask(path, lambda client: obstore.put(client, _named(path), content, mode="create"), "write")
 
     def remove(self, paths: Sequence[str]) -> None:
         """See `Writer.remove`."""
@@ -254,7 +260,7 @@ class ObjectStore:
 
         for start in range(0, len(paths), _PAGE):
             some = paths[start : start + _PAGE]
-            keys = [_named(Place.of(path).key) for path in some]
+            keys = [*map(_named, some)]
             with contextlib.suppress(FileNotFoundError):
                 ask(some[0], lambda client: obstore.delete(client, keys), "remove")  # noqa: B023
             for path in some:

@@ -74,7 +74,7 @@ def check_output(output: Place, suffixes: Sequence[str]) -> None:
     if output.suffix.lower() not in suffixes and isinstance(output, Uri):
         raise OutputError(f"cannot tell the format of {output}: name it {', '.join(suffixes)}")
     if isinstance(output, Uri):
-        writer_of(os.fspath(output))
+        writer_of(os.fspath(output)).check(os.fspath(output))
         return
     try:
         target = target_of(output)
@@ -151,6 +151,7 @@ def atomic(path: Place) -> Iterator[Path]:
         RunError: the disk is full or fails, or the store does.
     """
     if isinstance(path, Uri):
+        writer_of(os.fspath(path)).check(os.fspath(path))
         with tempfile.TemporaryDirectory(prefix="fiqa_trt-") as folder:
             file = Path(folder) / f"output{path.suffix}"
             try:

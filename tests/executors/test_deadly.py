@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.errors import RunError
+from fiqa_trt.executors import sifting
 from fiqa_trt.executors.attempts import CAREFUL, LIMIT, Attempts, Dispatch
 from fiqa_trt.executors.base import Setup
 from fiqa_trt.executors.sifting import sift
+from fiqa_trt.outcomes import Origin
 from fiqa_trt.runs.state import FolderUnits
 from tests.helpers import ROOT, call, tar
 
@@ -107,6 +110,15 @@ def test_nothing_is_found_where_nothing_dies(crops: Path) -> None:
     setup = Setup(decoder="cpu")
     assert sift(0, pa.table({"path": [*paths, "gone.jpg"]}), setup, "cpu") == {}
     assert sift(0, pa.table({"path": pa.array([], pa.string())}), setup, "cpu") == {}
+
+
+def test_what_grants_access_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, path = list[str](), "https://host.test/a.jpg?X-Amz-Signature=s3cret"
+    done = subprocess.CompletedProcess([], 0, stdout=b"0 SIGABRT\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
+    monkeypatch.setattr(sifting, "origin_of", lambda address, known: Origin())
+    sift(4, pa.table({"path": [path]}), Setup(decoder="cpu"), "cpu", said.append)
+    assert said == ["unit 4 has ended its process before: 1 image does, https://host.test/a.jpg"]
 
 
 def test_deaths_are_kept_and_what_is_no_record_is_none(tmp_path: Path) -> None:

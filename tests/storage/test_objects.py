@@ -21,12 +21,12 @@ from fiqa_trt.outcomes import ImageError
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scorer import Scorer
-from fiqa_trt.storage import objects
+from fiqa_trt.storage import clients, objects
 from fiqa_trt.storage.base import FileChanged
 from fiqa_trt.storage.objects import ObjectStore
 from fiqa_trt.storage.registry import store_of
 from tests.helpers import invoke, mean_executor, tar
-from tests.storage.buckets import READER, Proxy
+from tests.storage.buckets import BUCKET, READER, Proxy
 from tests.storage.conftest import sign_in, upload
 
 Row = dict[str, Any]
@@ -157,9 +157,14 @@ def test_keys_that_addresses_would_escape(name: str, store: Any, proxy: Proxy, t
     assert list(walk(f"s3://{name}/f/")) == [path]
 
 
-@pytest.mark.parametrize("key", ["a\nb.jpg", "/a.jpg", "a//b.jpg", "a/../b.jpg", "./a.jpg", "a\x7f.jpg"])
+@pytest.mark.parametrize("key", ["a\nb.jpg", "/a.jpg", "a//b.jpg", "a/../b.jpg", "./a.jpg", "a\x7f.jpg", "", "a/"])
 def test_keys_that_cannot_be_asked_for_have_rows(name: str, proxy: Proxy, key: str) -> None:
     assert status(f"s3://{name}/{key}") == "unsupported"
+
+
+@pytest.mark.parametrize("path", [f"s3://{BUCKET}", f"s3://{BUCKET}/", "s3://", "s3:///a.jpg", "https:///a.jpg"])
+def test_an_address_without_a_name_has_a_row(proxy: Proxy, path: str) -> None:
+    assert status(path) == "unsupported"
 
 
 def test_a_key_may_be_the_beginning_of_others(name: str, store: Any, proxy: Proxy, crops: Path) -> None:
@@ -257,6 +262,13 @@ def test_what_is_not_read_or_written_there_is_refused(uploaded: str, tmp_path: P
         (("report", f"{uploaded}/s.parquet", "-o", str(tmp_path / "r.html")), "there is no such object"),
         (("show", f"{uploaded}/a/0.jpg", "--explain"), "-o says where else"),
         (("score", "hdfs://datasets/x", "-o", str(output)), "an address of a kind that is not read"),
+        (
+            ("score", uploaded, "-o", f"{uploaded}//o.parquet"),
+            "o.parquet: obstore, which reads it, takes no empty name",
+        ),
+        (("score", uploaded, "-o", f"{uploaded}/../o.parquet"), "o.parquet: obstore, which reads it, takes no"),
+        (("score", uploaded, "-o", "s3:///o.parquet"), "cannot write s3:///o.parquet: the address names no bucket"),
+        (("score", "s3:///a.jpg", "-o", str(output)), "cannot read s3:///a.jpg: the address names no bucket"),
     ]
     for words, why in cases:
         code, said = told(*words)
@@ -289,3 +301,8 @@ def test_reading_needs_no_permission_to_list(uploaded: str, tmp_path: Path, monk
     assert [row["status"] for row in found] == ["ok", "missing"]
     with pytest.raises(RunError, match=r"cannot read s3://.*: access denied \(403 Forbidden, AccessDenied\)"):
         list(walk(uploaded))
+
+
+def test_a_dead_server_says_the_same_each_time() -> None:
+    said = "Generic HTTP error: Error performing GET http://h.test/ in 5.2ms, after 3 retries - HTTP error: sending"
+    assert str(clients.failure("http://h.test/a.jpg", OSError(said))).count("ms") == 0

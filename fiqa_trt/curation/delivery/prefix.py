@@ -51,7 +51,7 @@ def check_prefix(kept: Kept, output: Uri, root: str | None) -> tuple[str, Mark, 
         InputError: there is no folder `root`.
         OutputError: nothing can be written there, or something else than what this call has left is there.
     """
-    writer_of(os.fspath(output))
+    writer_of(os.fspath(output)).check(os.fspath(output))
     check_table(kept, output)
     base = base_of(kept, root)
     rows = hashlib.sha256(kept.mask.tobytes()).hexdigest()
