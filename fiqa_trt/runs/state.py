@@ -28,13 +28,12 @@ from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fiqa_trt.errors import InputError, OutputError, RunError, one_line, storage_error, unwritable
 from fiqa_trt.fingerprint import Fingerprint
 from fiqa_trt.pipeline import bounded_map
-from fiqa_trt.storage.base import SIGNED
+from fiqa_trt.storage.base import all_unsigned
 from fiqa_trt.storage.lease import Lease
 from fiqa_trt.storage.places import Place, Uri, entry_names, remove_below
 from fiqa_trt.storage.record import Record
@@ -319,8 +318,7 @@ class RunFolder:
         ):
             for number in range(inputs.num_row_groups):
                 table = inputs.read_row_group(number)
-                paths = pc.replace_substring_regex(table["path"], SIGNED, r"\1")
-                writer.write_table(table.set_column(0, table.schema.field(0), paths))
+                writer.write_table(table.set_column(0, table.schema.field(0), all_unsigned(table["path"])))
 
     def _clear(self, parts: Place) -> None:
         if isinstance(parts, Uri):

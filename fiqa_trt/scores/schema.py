@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fiqa_trt.outcomes import Origin, Outcome, Status
-from fiqa_trt.storage.base import SIGNED
+from fiqa_trt.storage.base import all_unsigned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,13 +97,12 @@ def to_table(
     """
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if not len(inputs) == len(outcomes) == len(origins) == len(scores):
         raise ValueError(f"{len(inputs)} inputs, {len(outcomes)} outcomes, {len(scores)} scores: not one for each")
     schema = output_schema(members, inputs.schema)
     failed = np.array([outcome.status is not Status.OK for outcome in outcomes], dtype=bool)
-    columns: list[object] = [pc.replace_substring_regex(inputs.column(0), SIGNED, r"\1")]
+    columns: list[object] = [all_unsigned(inputs.column(0))]
     every = (scores.mean(axis=1, dtype=np.float32), *scores.T)
     columns += [pa.array(values, pa.float32(), mask=failed) for values in every]
     for column in own(members):

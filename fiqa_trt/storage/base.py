@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 from fiqa_trt.outcomes import ImageError, Origin, Status
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_BYTES = 1 << 28  # No crop is a quarter of a gigabyte; a disk image named .jpg must not fill the memory.
 Blob = bytes | ImageError
@@ -29,13 +32,27 @@ def is_remote(path: str) -> bool:
     return _URL.search(path) is not None
 
 
-# A web address that lets whoever has it in, as S3, Google's, Azure's and others' do; in terms that Arrow knows as well.
-SIGNED = r"(?is)^(https?://[^?]*)\?(?:.*&)?(?:X-Amz-|X-Goog-|Signature=|sig=|token=|access_token=|key=).*$"
+# What lets whoever has a web address in, and first what is left without it: a query, as those of S3, Google, Azure and others
+# have, and a user's name and password. In terms that Arrow knows as well.
+SIGNED = (
+    r"(?is)^(https?://[^?]*)\?(?:.*&)?(?:X-Amz-|X-Goog-|AWSAccessKeyId=|Signature=|sig=|(?:access_?|auth_?)?token=|"
+    r"(?:api[_-]?)?key=|secret=|password=).*$"
+)
+_USER = r"(?is)^(https?://)[^/?#@]*@"
 
 
 def unsigned(path: str) -> str:
-    """A path as it may be written down: a signed web address without its query."""
-    return re.sub(SIGNED, r"\1", path)
+    """A path as it may be written down: a web address without what grants access."""
+    return re.sub(_USER, r"\1", re.sub(SIGNED, r"\1", path))
+
+
+def all_unsigned(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`unsigned` of each of many paths."""
+    import pyarrow.compute as pc
+
+    for pattern in (SIGNED, _USER):
+        paths = pc.replace_substring_regex(paths, pattern, r"\1")
+    return paths
 
 
 class Stamp(NamedTuple):

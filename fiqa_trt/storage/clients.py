@@ -197,7 +197,7 @@ def ask(path: str, request: Callable[[Any], T], doing: str = "read") -> T:
 
 
 def _host(path: str) -> str:
-    return urlsplit(path).netloc
+    return urlsplit(path).netloc.rpartition("@")[2]
 
 
 def _of_web(path: str, error: BaseException) -> Exception:

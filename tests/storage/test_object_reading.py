@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from fiqa_trt.machine.benchmark import bound_of, request_ms
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.storage import clients
-from fiqa_trt.storage.base import unsigned
+from fiqa_trt.storage.base import all_unsigned, unsigned
 from tests.helpers import mean_executor, tar
 from tests.storage.buckets import Proxy
 from tests.storage.conftest import upload
@@ -163,21 +164,37 @@ def test_requests_are_a_number() -> None:
 
 
 NAMES = st.sampled_from(
-    ["X-Amz-Signature", "X-Goog-Signature", "Signature", "sig", "token", "access_token", "key", "x-amz-security-token"]
+    [
+        "X-Amz-Signature",
+        "X-Goog-Signature",
+        "Signature",
+        "sig",
+        "token",
+        "access_token",
+        "key",
+        "x-amz-security-token",
+        "api_key",
+        "apikey",
+        "auth_token",
+    ]
 )
 WORDS = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=8)
 
 
 @given(
     WORDS, st.lists(st.tuples(WORDS, WORDS), max_size=3), NAMES, st.uuids().map(lambda one: one.hex), st.booleans(),
+    st.booleans(),
     st.sampled_from(["403 Forbidden", "connection refused", "end of file"]),
 )  # fmt: skip
 def test_what_lets_one_in_is_in_no_message(
-    path: str, more: list[tuple[str, str]], name: str, secret: str, upper: bool, why: str
+    path: str, more: list[tuple[str, str]], name: str, secret: str, upper: bool, user: bool, why: str
 ) -> None:
     query = "&".join(f"{key}={value}" for key, value in [*more, (name.upper() if upper else name, secret)])
     address = f"https://host.invalid/{path}.jpg?{query}"
+    if user:
+        address = f"https://me:{secret}@host.invalid/{path}.jpg"
     assert unsigned(address) == f"https://host.invalid/{path}.jpg"
+    assert all_unsigned(pa.chunked_array([[address, None]])).to_pylist() == [unsigned(address), None]
     said = OSError(f"Error performing GET {address} in 2 ms: {why}\n\nDebug source: {address}")
     assert secret not in str(clients.failure(address, said))
     assert secret not in str(clients._of_web(address, said))
