@@ -119,6 +119,7 @@ def test_a_machine_without_a_gpu_says_what_to_do(built: Path, crops: Path, witho
     assert not output.exists()
     done = run("-m", "fiqa_trt", "engines", built.parent, "--verify", path=without_torch_tensorrt)
     assert "tensorrt-rtx fp16, sm_86, not timed; needs a CUDA GPU (sm_86)" in done.stdout
+    assert "nothing was verified: none of these can be used here" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_a_machine_without_a_gpu_says_what_to_do(built: Path, crops: Path, witho
     [
         (["--compute-capability", "9.0"], "does not build for compute capability 9.0; it does for 7.5, 8.0, 8.6, 8.9,"),
         (["--compute-capability", "8"], "--compute-capability 8: it is given as in 8.6"),
-        (["--precision", "int8"], "promises INT8 for no convolution"),
+        (["--precision", "int8"], "or --backend tensorrt on the machine with that GPU"),
         (
             ["--backend", "tensorrt"],
             "--backend tensorrt builds for this machine alone; --target cuda is for tensorrt-rtx",
