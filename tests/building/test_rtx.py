@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,19 @@ def test_what_cannot_be_built(options: list[str], message: str, tmp_path: Path, 
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+    scratch, engines = tmp_path / "tmp", tmp_path / "engines"
+    scratch.mkdir()
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{RTX}", "TMPDIR": str(scratch)}
+    command = [sys.executable, "-m", "fiqa_trt", "build", "--target", "cuda", "-o", str(engines / "mine")]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True) as build:
+        while build.poll() is None and not any(scratch.rglob("torch_tensorrt")):
+            time.sleep(0.1)
+        build.terminate()
+        said = build.communicate()[1]
+    assert build.returncode == 130, said
+    assert said.splitlines()[-1] == "fiqa-trt: interrupted; nothing was written"
+    assert not list(scratch.iterdir())
+    assert not list(engines.iterdir())
