@@ -24,9 +24,10 @@ from fiqa_trt.progress import Say
 def build_rtx(request: Request, device: str, draft: Draft, scratch: Path, say: Say) -> tuple[Manifest, bytes]:
     """One plan for batches up to the largest. On the device `cpu` it is for a GPU elsewhere, and not measured."""
     if request.precision == "int8":
+        there = " on the machine with that GPU" if request.target == "cuda" else ""
         raise EngineError(
             f"{LIBRARY.title} promises INT8 for no convolution, and makes a larger engine of our INT8 network than of "
-            "the FP32 one; use --precision fp16, or --backend tensorrt"
+            f"the FP32 one; use --precision fp16, or --backend tensorrt{there}"
         )
     if LIBRARY.version() is None:
         raise EngineError(f"--backend tensorrt-rtx needs {LIBRARY.title}: {INSTALL}")

@@ -53,9 +53,11 @@ def plan_of_checkpoint(
     """The engine of a checkpoint; see `rtx_plans.plan_of_onnx`. Raises EngineError."""
     wanted = {"checkpoint": str(checkpoint), "precision": precision, "best": best, "largest": largest}
     output = scratch / "torch.plan"
+    path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
         [sys.executable, "-m", __name__, json.dumps({**wanted, "capability": capability, "output": str(output)})],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""},
+        # Of one that is interrupted, and so killed, we remove what it leaves.
+        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(scratch)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     lines = done.stdout.strip().splitlines()

@@ -27,7 +27,7 @@ def command(folder: Path | None, verify: bool, quiet: bool, as_json: bool) -> No
     """List the engines in FOLDER (default: engines), and whether each can be used here.
 
     With --verify each of these is opened and compared with the scores that it records; one that was built for a GPU
-    elsewhere is timed as well. The exit code is 1 if one is too far from them.
+    elsewhere is timed as well. The exit code is 1 if one is damaged or too far from them.
 
     \b
     Examples:
@@ -43,10 +43,14 @@ def command(folder: Path | None, verify: bool, quiet: bool, as_json: bool) -> No
         raise EngineError(f"{folder}: no such folder")
     if (place / MANIFEST).exists():
         raise EngineError(f"{place} is itself an engine; give the folder that holds it")
-    found = [_whole(entry) for entry in list_engines(place, Manifest.read(RELEASED).model)]
-    could = {entry.folder for entry in found if entry.problem is None}
+    listed = list_engines(place, Manifest.read(RELEASED).model)
+    found = [_whole(entry) for entry in listed]
+    could = set[Path]()
     if verify:
+        could = {entry.folder for entry in listed if entry.problem is None}
         found = [_verified(entry, speaker(quiet)) for entry in found]
+        if found and not could:
+            speaker(quiet)("nothing was verified: none of these can be used here")
     best = [best_engine(found, kind) for kind in ("cpu", "cuda")] if place == store() else []
     chosen = {entry.folder for entry in best if entry is not None}
     if as_json:

@@ -109,14 +109,30 @@ class Manifest:
             manifest = cls(**values, spec=spec, target=target, batch=(low, best, high), reference=reference)
             if manifest.backend not in BACKENDS or Path(manifest.payload).name != manifest.payload:
                 raise ValueError(f"backend {manifest.backend!r}, payload {manifest.payload!r}")
+            manifest.check_types()
         except FileNotFoundError as exc:
             raise EngineError(f"{folder} is not an engine directory: {MANIFEST} is missing") from exc
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             reason = f"it lacks {exc}" if isinstance(exc, KeyError) else one_line(exc)
             raise EngineError(
                 f"{folder} is not an engine directory: {MANIFEST} is damaged ({reason}); {_AGAIN}"
             ) from exc
         return manifest
+
+    def check_types(self) -> None:
+        """Raise ValueError for a value that cannot be what it stands for: somebody has edited the file."""
+        kinds: dict[str, tuple[type, ...]] = {"str": (str,), "float": (int, float), "bool": (bool,)}
+        for field in dataclasses.fields(self):  # whose types are strings
+            value = getattr(self, field.name)
+            if not isinstance(value, kinds.get(str(field.type), (object,))):
+                raise ValueError(f"{field.name} is {value!r}")
+        low, best, high = self.batch
+        if not (all(isinstance(size, int) for size in self.batch) and 0 < low <= best <= high):
+            raise ValueError(f"batch is {list(self.batch)}")
+        if not all(isinstance(text, str) for text in (self.target.kind, self.target.name, *self.target.features)):
+            raise ValueError(f"target is {self.target}")
+        if any(len(row) != len(self.spec.members) for row in self.reference):
+            raise ValueError("reference has not a score for each member")
 
     def read_payload(self, folder: Path) -> bytes:
         """The payload's bytes.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fiqa_trt.engines.base import PRECISIONS, Engine, Wanted
-from fiqa_trt.engines.manifest import Manifest
+from fiqa_trt.engines.manifest import MANIFEST, Manifest
 from fiqa_trt.engines.registry import BACKENDS, names, obstacle, unbuilt_on
 from fiqa_trt.engines.store import best_engine, list_engines, store
 from fiqa_trt.errors import EngineError, OutOfMemory
@@ -185,6 +185,11 @@ def _open_directory(folder: Path, wanted: Wanted) -> tuple[Engine, Manifest]:
     if manifest.model != released.model:
         models = f"{manifest.model[:12]}, not {released.model[:12]}"
         wanted.say(f"{folder} is of another checkpoint than the released one ({models})")
+    if len(manifest.reference) not in (0, len(released.reference)):
+        raise EngineError(
+            f"{folder}: {MANIFEST} is damaged (it records scores of {len(manifest.reference)} images, not of "
+            f"{len(released.reference)}); build it again (fiqa-trt build)"
+        )
     if not manifest.reference:
         # Built by a version that recorded no scores. Of the released checkpoint, those of FP32 are at hand.
         if manifest.model == released.model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping
 
@@ -50,6 +51,8 @@ class Cluster:
         for name, value in {**given, "--memory-per-replica": self.memory}.items():
             if value is not None and not value > 0 and (name, value) != ("--gpus-per-replica", 0):
                 raise UsageError(f"{name} {value:g}: give more than 0")
+        if self.memory is not None and not math.isfinite(self.memory):
+            raise UsageError(f"--memory-per-replica {self.memory:g}: give a number of GB")
         if self.gpus is not None and self.gpus > 1:
             raise UsageError(f"--gpus-per-replica {self.gpus:g}: a replica uses one GPU, or a part of it")
 

@@ -41,8 +41,8 @@ def parse_devices(devices: str) -> list[str]:
         if not found:
             raise EngineError("--devices all: there is no GPU that can be used here; see fiqa-trt doctor")
         return found
-    names = [f"cuda:{name}" if name.isdigit() else name for name in devices.replace(" ", "").split(",")]
-    if any(name != "cpu" and not name.removeprefix("cuda:").isdigit() for name in names):
+    names = [f"cuda:{name}" if name.isdecimal() else name for name in devices.replace(" ", "").split(",")]
+    if any(name != "cpu" and not name.removeprefix("cuda:").isdecimal() for name in names):
         raise EngineError(f"--devices {devices}: give GPUs by number, as in 0,1, or `all`, `auto` or cpu,cpu")
     return names
 

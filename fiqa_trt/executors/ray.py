@@ -7,15 +7,17 @@ outlives whatever the cluster does to those that are connected to it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import multiprocessing
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from fiqa_trt.engines.manifest import MANIFEST
+from fiqa_trt.engines.manifest import MANIFEST, Manifest
 from fiqa_trt.engines.registry import names
 from fiqa_trt.engines.store import store
 from fiqa_trt.errors import EngineError, FiqaError, RunError
@@ -38,6 +40,8 @@ def opened(where: Cluster, setup: Setup, say: Say) -> OnRay:
             f"--cluster {where.address}: Ray Client ends a run whose connection is away for half a minute; give the "
             "command on a node of the cluster (--cluster auto) or with ray job submit"
         )
+    if where.address == "auto" and os.environ.get("RAY_ADDRESS") == "local":
+        where = dataclasses.replace(where, address="local")
     return OnRay(where, setup, say)
 
 
@@ -143,6 +147,8 @@ def _engines(engine: str) -> dict[str, dict[str, bytes]]:
         here = store()
         return {path.parent.name: _files_of(path.parent) for path in here.glob(f"[!.]*/{MANIFEST}")}
     try:
+        if Path(engine).is_dir():
+            Manifest.read(Path(engine))  # what is no engine is not sent, however large
         return {"": _files_of(Path(engine))}
     except OSError as exc:
         known = f"auto, {', '.join(names())}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import time
@@ -95,6 +96,8 @@ def serve(where: Cluster, setup: Setup, engines: Engines, scratch: str, parent: 
         import ray
 
         ray.shutdown()
+        if scratch:  # a parent that was killed does not do it
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _connect(where: Cluster, parent: Connection, scratch: str) -> None:

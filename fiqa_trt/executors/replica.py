@@ -72,7 +72,13 @@ class Replica:
                 setup = dataclasses.replace(setup, engine=folder)
             else:
                 os.environ["FIQA_TRT_ENGINES"] = folder  # this process is ours
-            return InProcess.open(setup, lambda message: self._say(message.replace(f"{folder}/", "")))
+            # Its user knows neither the folder nor what is in it.
+            named = {folder: order.setup.engine} if "" in order.engines else {f"{folder}/": ""}
+            ((there, here),) = named.items()
+            try:
+                return InProcess.open(setup, lambda message: self._say(message.replace(there, here)))
+            except EngineError as exc:
+                raise type(exc)(str(exc).replace(there, here)) from exc
 
     def score(self, given: Given) -> Finished | FiqaError:
         """Score a unit and write its part."""

@@ -63,6 +63,9 @@ def shares(where: Cluster, setup: Setup, nodes: Sequence[Mapping[str, Any]]) -> 
     room = sum(_room(found, cpus, gpus, memory) for found in hosts)
     if hosts and not room:
         raise EngineError(_too_much(hosts, cpus, memory))
+    if gpus and not hosts and where.address == "local":  # no other node will join
+        asked = "--device cuda" if where.gpus is None else f"--gpus-per-replica {where.gpus:g}"
+        raise EngineError(f"{asked}: Ray finds no GPU on this machine; use --cluster local --device cpu")
     own = dataclasses.replace(setup, device=device, threads=where.threads or cpus)
     return Share(own, cpus, gpus, memory, where.replicas or max(1, room), room, len(nodes))
 
@@ -76,7 +79,7 @@ def _cpus_of(found: Resources, gpus: float) -> int:
 def _room(found: Resources, cpus: int, gpus: float, memory: int) -> int:
     room = found.get("CPU", 0) // cpus
     if gpus:
-        room = min(room, found["GPU"] // 1 * (1 // gpus))  # a replica does not lie across two
+        room = min(room, found["GPU"] // 1 * int(1 / gpus + 1e-9))  # none lies across two; 1 // 0.2 is 4
     if memory:
         room = min(room, found.get("memory", 0) // memory)
     return int(room)

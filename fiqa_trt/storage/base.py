@@ -32,8 +32,8 @@ def is_remote(path: str) -> bool:
     return _URL.search(path) is not None
 
 
-# What lets whoever has a web address in, and first what is left without it: a query, as those of S3, Google, Azure and others
-# have, and a user's name and password. In terms that Arrow knows as well.
+# What lets whoever has a web address in, and first what is left without it: a query, as those of S3, Google, Azure and
+# others have, and a user's name and password. In terms that Arrow knows as well.
 SIGNED = (
     r"(?is)^(https?://[^?]*)\?(?:.*&)?(?:X-Amz-|X-Goog-|AWSAccessKeyId=|Signature=|sig=|(?:access_?|auth_?)?token=|"
     r"(?:api[_-]?)?key=|secret=|password=).*$"

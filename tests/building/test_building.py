@@ -103,6 +103,11 @@ def test_an_engine_that_no_longer_scores_as_it_records(store: Path) -> None:
     done = invoke("engines", "--verify")
     assert done.exit_code == 1
     assert "is too far from FP32, so it should not be used: max 0.005" in done.stdout
+    (built.folder / known.payload).write_bytes(b"")
+    assert invoke("engines").exit_code == 0
+    done = invoke("engines", "--verify")
+    assert done.exit_code == 1
+    assert "is damaged" in done.stdout
 
 
 @pytest.mark.slow

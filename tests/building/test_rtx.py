@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def test_a_machine_without_a_gpu_says_what_to_do(built: Path, crops: Path, witho
     assert not output.exists()
     done = run("-m", "fiqa_trt", "engines", built.parent, "--verify", path=without_torch_tensorrt)
     assert "tensorrt-rtx fp16, sm_86, not timed; needs a CUDA GPU (sm_86)" in done.stdout
+    assert "nothing was verified: none of these can be used here" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_a_machine_without_a_gpu_says_what_to_do(built: Path, crops: Path, witho
     [
         (["--compute-capability", "9.0"], "does not build for compute capability 9.0; it does for 7.5, 8.0, 8.6, 8.9,"),
         (["--compute-capability", "8"], "--compute-capability 8: it is given as in 8.6"),
-        (["--precision", "int8"], "promises INT8 for no convolution"),
+        (["--precision", "int8"], "or --backend tensorrt on the machine with that GPU"),
         (
             ["--backend", "tensorrt"],
             "--backend tensorrt builds for this machine alone; --target cuda is for tensorrt-rtx",
@@ -144,3 +146,19 @@ def test_what_cannot_be_built(options: list[str], message: str, tmp_path: Path, 
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+    scratch, engines = tmp_path / "tmp", tmp_path / "engines"
+    scratch.mkdir()
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{RTX}", "TMPDIR": str(scratch)}
+    command = [sys.executable, "-m", "fiqa_trt", "build", "--target", "cuda", "-o", str(engines / "mine")]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True) as build:
+        while build.poll() is None and not any(scratch.rglob("torch_tensorrt")):
+            time.sleep(0.1)
+        build.terminate()
+        said = build.communicate()[1]
+    assert build.returncode == 130, said
+    assert said.splitlines()[-1] == "fiqa-trt: interrupted; nothing was written"
+    assert not list(scratch.iterdir())
+    assert not list(engines.iterdir())

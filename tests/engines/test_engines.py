@@ -185,7 +185,9 @@ def test_bad_engine_directories(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"ensemble\.onnx is missing"):
         open_engine(engine=str(tmp_path / "e"))
     values = json.loads(manifest.read_text())
-    for broken in ("{", "[]", "{}", json.dumps({**values, "format": 99}), json.dumps({**values, "extra": 1})):
+    changes: list[dict[str, object]] = [{"format": 99}, {"extra": 1}, {"reference": values["reference"][:3]}]
+    for broken in ("{", "[]", "{}", *(json.dumps({**values, **change}) for change in changes)):
+        payload.write_bytes(whole)
         manifest.write_text(broken)
         with pytest.raises(EngineError):
             open_engine(engine=str(tmp_path / "e"))

@@ -102,7 +102,9 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", "null", '{"format": 2}', '{"format": 1}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", "null", '{"format": 2}', '{"format": 1}', "[" * 100_000], ids=lambda text: text[:15]
+)
 def test_a_foreign_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(EngineError, match=r"not an engine directory|another version"):
@@ -111,8 +113,22 @@ def test_a_foreign_manifest(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"backend": "magic"}, {"payload": "../../etc/passwd"}, {"batch": [1, 2]}, {"target": {}}, {"extra": 1}],
-    ids=lambda change: next(iter(change)),
+    [
+        {"backend": "magic"},
+        {"payload": "../../etc/passwd"},
+        {"batch": [1, 2]},
+        {"target": {}},
+        {"extra": 1},
+        {"model": None},
+        {"throughput": "fast"},
+        {"gain": [1]},
+        {"verified": "no"},
+        {"batch": ["a", 2, 3]},
+        {"batch": [8, 4, 2]},
+        {"target": {"kind": "cuda", "name": "", "features": [86]}},
+        {"reference": [[0.5]]},
+    ],
+    ids=str,
 )
 def test_a_manifest_that_cannot_be_ours(tmp_path: Path, change: dict[str, object]) -> None:
     values = {**json.loads(manifest().dump()), **change}

@@ -8,16 +8,19 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
 from fiqa_trt.engines.base import EngineInfo
+from fiqa_trt.engines.manifest import MANIFEST
 from fiqa_trt.errors import EngineError, InputError, UsageError
 from fiqa_trt.executors.base import Setup
-from fiqa_trt.executors.cluster import Cluster, Opened, refuse_differences, versions_here
+from fiqa_trt.executors.cluster import Cluster, Opened, Order, refuse_differences, versions_here
 from fiqa_trt.executors.ray import OnRay, opened
+from fiqa_trt.executors.replica import Replica
 from fiqa_trt.executors.resources import shares
 from tests.executors.clusters import Nodes, nodes
 from tests.helpers import call, invoke
@@ -73,6 +76,7 @@ def test_numbers_from_python() -> None:
         {"cpus": 0},
         {"memory": float("nan")},
         {"gpus": 2.0},
+        {"memory": float("inf")},
     ]
     for wrong in wrongs:
         with pytest.raises(UsageError, match=r"--\w+"):
@@ -123,6 +127,7 @@ def test_what_a_replica_takes() -> None:
     assert (found.cpus, found.gpus, found.replicas, found.setup.device) == (8, 1, 10, "cuda")
     found = shares(Cluster("auto", gpus=0.5, replicas=5, threads=3), cuda, [node(16, 2)])
     assert (found.cpus, found.room, found.replicas, found.setup.threads) == (4, 4, 5, 3)
+    assert [shares(Cluster("auto", gpus=1 / n, cpus=1), cuda, [node(64, 2)]).room for n in (3, 5, 10)] == [6, 10, 20]
     found = shares(Cluster("auto", gpus=1, cpus=1), cpu, [node(1, 1), node(1, 1)])
     assert (found.room, found.setup.device) == (2, "cpu")
     found = shares(Cluster("auto", memory=30), cpu, [node(16, memory=64), node(16, memory=10)])
@@ -141,6 +146,27 @@ def test_what_a_replica_takes() -> None:
 def test_more_than_a_node_has(asked: dict[str, Any], expected: str) -> None:
     with pytest.raises(EngineError, match=f"^{expected}$"):
         shares(Cluster("auto", **asked), Setup(device="cpu"), [node(16), node(8)])
+
+
+def test_a_gpu_that_this_machine_has_not() -> None:
+    for asked, device, name in ((None, "cuda", "--device cuda"), (0.5, "auto", "--gpus-per-replica 0.5")):
+        with pytest.raises(EngineError, match=f"^{name}: Ray finds no GPU on this machine"):
+            shares(Cluster("local", gpus=asked), Setup(device=device), [node(16)])
+
+
+def test_a_folder_that_is_no_engine(crops: Path) -> None:
+    """It is named as it was given, and neither read nor sent."""
+    with pytest.raises(EngineError, match=f"^{crops} is not an engine directory"):
+        opened(Cluster("auto"), Setup(engine=str(crops)), print)
+
+
+def test_a_replica_names_an_engine_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = SimpleNamespace(get_node_id=lambda: "1")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    replica = Replica(Order(Setup(engine="engines/mine"), "", "1", {"": {MANIFEST: b"{"}}))
+    error = replica.opened()
+    assert isinstance(error, EngineError)
+    assert str(error).startswith("engines/mine is not an engine directory")
 
 
 def test_files_of_one_machine() -> None:

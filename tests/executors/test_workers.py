@@ -161,7 +161,7 @@ def test_devices() -> None:
     assert parse_devices("cuda:3, 0") == ["cuda:3", "cuda:0"]
     assert parse_devices("cpu,cpu") == ["cpu", "cpu"]
     assert parse_devices("0,0,1") == ["cuda:0", "cuda:0", "cuda:1"]
-    for wrong in ("", "gpu", "1,", "cuda", "-1"):
+    for wrong in ("", "gpu", "1,", "cuda", "-1", "²"):
         with pytest.raises(EngineError, match="--devices"):
             parse_devices(wrong)
 
