@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,9 @@ from fiqa_trt.machine import samples
 from fiqa_trt.runs.score import score_dataset
 from tests.helpers import MeanEngine, jpeg, mean_executor
 
+# How long an example takes, the first of which imports what it needs, tells of the machine.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 # A shell that runs the tests in the background has Ctrl-C ignored, and those that they interrupt would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

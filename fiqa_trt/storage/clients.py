@@ -48,6 +48,7 @@ ODD = (
     "obstore, which reads it, takes no empty name, and none with a control character, `//`, a slash at its end, or `.` "
     "or `..` between slashes"
 )
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 UNNAMED = "the address names no {}"
 
 
@@ -228,7 +229,15 @@ def failure(path: str, error: BaseException, doing: str = "read") -> StoreError:
         why = f"there is no such bucket ({why})"
     elif _DENIED.search(said):
         why = f"access denied ({why})"
+    elif "error sending request" in said:
+        why = f"{_endpoint(path)} does not answer ({why})"
     return StoreError(f"cannot {doing} {unsigned(path)}: {why}; run the same command again once that is mended")
+
+
+def _endpoint(path: str) -> str:
+    """Who is asked for an object, for a person."""
+    named = [os.environ.get(name) for name in _ENDPOINTS] if path.startswith("s3://") else []
+    return next((f"the endpoint {unsigned(one)}" for one in named if one), f"the store of {urlsplit(path).scheme}://")
 
 
 def _said(error: BaseException) -> str:

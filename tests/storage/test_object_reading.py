@@ -199,3 +199,14 @@ def test_what_lets_one_in_is_in_no_message(
     assert secret not in str(clients.failure(address, said))
     assert secret not in str(clients._of_web(address, said))
     assert not re.search(r"\?|=", str(clients.failure(address, said)))
+
+
+def test_an_endpoint_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = OSError(
+        "Generic S3 error: Error performing GET http://127.0.0.1:1/b/a.jpg: HTTP error: error sending request"
+    )
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    assert "the store of s3:// does not answer" in str(clients.failure("s3://b/a.jpg", silent))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:secret@127.0.0.1:1")
+    assert "the endpoint http://127.0.0.1:1 does not answer" in str(clients.failure("s3://b/a.jpg", silent))
