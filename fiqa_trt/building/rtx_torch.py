@@ -28,7 +28,7 @@ PACKAGE = "torch-tensorrt-rtx"
 
 
 WHY_NOT = (
-    f"Torch-TensorRT for it is not installed by itself: pip install {PACKAGE}, in an environment without "
+    "Torch-TensorRT for it is not installed by itself: pip install torch-tensorrt-rtx, in an environment without "
     "torch-tensorrt, whose place it takes"
 )
 

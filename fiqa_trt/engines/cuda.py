@@ -56,7 +56,7 @@ def _number(device: str) -> int:
 def lacking(what: str = "") -> str | None:
     """What is missing to use a GPU here, in a line; None if one can be used. `what` names one that is wanted."""
     if not _has_torch() and importlib.util.find_spec("cuda") is None:
-        return "needs torch: pip install 'fiqa-trt[gpu]' (or [rtx])"
+        return "needs torch or cuda-bindings: pip install 'fiqa-trt[gpu]'"
     if count_gpus():
         return None
     return f"needs a CUDA GPU{what and f' ({what})'}; {_access()} sees none"

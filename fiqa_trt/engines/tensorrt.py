@@ -20,6 +20,7 @@ from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, one_line
 from fiqa_trt.progress import Say, silent
+from fiqa_trt.shell import command_line
 
 if TYPE_CHECKING:
     import torch
@@ -93,9 +94,8 @@ def difference_from_here(manifest: Manifest, device: str = "cuda") -> str | None
     built, here = manifest.versions.get("tensorrt"), tensorrt_version()
     problem = f"built with TensorRT {built}, here is {here or 'none'}"
     if manifest.version_compatible:
-        return (
-            f"{problem}, and {LEAN.title} {LEAN.version() or 'is not there'}: pip install tensorrt-lean-cu13=={built}"
-        )
+        way_out = command_line("pip", "install", f"tensorrt-lean-cu13=={built}")
+        return f"{problem}, and {LEAN.title} {LEAN.version() or 'is not there'}: {way_out}"
     lean = here is None and LEAN.version() is not None
     return f"{problem}" + f" but {LEAN.title}, which needs --version-compatible" * lean + "; build it again here"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import math
 import platform
 from collections.abc import Mapping
@@ -135,6 +134,8 @@ def _plain(value: object) -> str:
 
 def versions_here(decoder: str) -> dict[str, str]:
     """What rows depend on besides the engine, and the libraries that are installed."""
+    import importlib.metadata  # it takes long, and runs that are of no cluster get here for nothing but their types
+
     found = {"fiqa-trt": __version__, "python": platform.python_version(), "preprocessing": PreprocessSpec().digest()}
     for name in _DISTRIBUTIONS:
         try:
