@@ -152,6 +152,8 @@ def _starved(error: Exception) -> bool:
         "Cannot allocate memory",
         "bad_alloc",
         "Failed to launch worker thread",
+        "without setting an exception",  # as CPython says of a MemoryError that it could not make either
+        "error return without exception set",
     )
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 

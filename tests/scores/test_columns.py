@@ -285,3 +285,10 @@ def test_what_a_format_cannot_hold(tmp_path: Path, array: pa.Array, suffixes: tu
     twice = pa.schema([("x", pa.int8()), ("x", pa.int8())])
     with pytest.raises(UsageError, match="more than one column named x"):
         check_columns(twice, tmp_path / "s.jsonl")
+
+
+def test_large_numbers_within_others_come_back_from_jsonl(tmp_path: Path) -> None:
+    carried = [{"n": 2**63, "l": [2**64 - 1]}, {"n": 0, "l": None}, None]
+    rows = [{"path": f"{number}.jpg", "carried": one} for number, one in enumerate(carried)]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert pa.concat_tables(read_output(tmp_path / "s.jsonl", ("path",)))["carried"].to_pylist() == carried

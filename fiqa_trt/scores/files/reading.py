@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -242,7 +243,16 @@ def _json_type(values: list[Any]) -> pa.DataType:
     try:
         return pa.array(values).type
     except OverflowError:
-        return pa.uint64()
+        return pa.array([_unsigned(value) for value in values]).type
+
+
+def _unsigned(value: Any) -> Any:
+    """With whole numbers of which Arrow sees that they may be large, wherever they are."""
+    if isinstance(value, dict):
+        return {name: _unsigned(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_unsigned(one) for one in value]
+    return np.uint64(value) if type(value) is int and value >= 0 else value
 
 
 _READERS: dict[str, Callable[[Path], Iterator[pa.Table]]] = {
