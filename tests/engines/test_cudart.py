@@ -31,7 +31,7 @@ def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda.check_cuda("cuda:1")
     monkeypatch.setitem(sys.modules, "cuda", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(EngineError, match="^--device cuda needs torch or cuda-bindings: pip"):
+    with pytest.raises(EngineError, match=r"^--device cuda needs torch or cuda-bindings: pip"):
         cuda.check_cuda("cuda")
 
 
