@@ -1,16 +1,34 @@
-"""Libraries of others, without their telemetry: fiqa-trt tells nobody what it does."""
+"""Libraries of others: whether they are there, and without their telemetry, as fiqa-trt tells nobody what it does."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+from fiqa_trt.errors import UsageError
+
 _OPENVINO = "openvino_telemetry"  # of OpenVINO and NNCF, which have a stub for where it is not installed
 _ONNX_RUNTIME = "ORT_DISABLE_TELEMETRY"  # looked at when it is loaded
+
+
+def has_torch() -> bool:
+    """Whether it is installed, which takes long to import."""
+    return importlib.util.find_spec("torch") is not None
+
+
+@functools.cache
+def require(name: str, otherwise: str) -> None:
+    """Raise UsageError, with what is said `otherwise`, if a module, or what it needs, is not installed."""
+    try:
+        importlib.import_module(name)
+    except ImportError as exc:
+        raise UsageError(otherwise) from exc
 
 
 def import_library(name: str) -> Any:

@@ -193,7 +193,7 @@ def test_an_rtx_engine_scores_alike_without_torch(store: Path, monkeypatch: pyte
     built = building.build(Request("fp16", target="cuda", max_batch=64))
     scores = []
     for has_torch in (True, False):
-        monkeypatch.setattr(cuda, "_has_torch", lambda has_torch=has_torch: has_torch)
+        monkeypatch.setattr(cuda, "has_torch", lambda has_torch=has_torch: has_torch)
         said = list[str]()
         engine = open_engine("cuda:0", "fp16", str(built.folder), say=said.append)
         scores.append(infer(engine, verification_batch()))
@@ -206,7 +206,7 @@ def test_dali_on_the_gpu_without_torch(portrait: Image.Image, monkeypatch: pytes
     pytest.importorskip("nvidia.dali")
     blobs: list[bytes] = [jpeg(portrait.resize(size)) for size in ((224, 224), (600, 500), (333, 512))] * 20
     expected = DaliDecoder("cuda:0").decode(blobs, 64)
-    monkeypatch.setattr("fiqa_trt.decoding.dali._has_torch", lambda: False)
+    monkeypatch.setattr("fiqa_trt.decoding.dali.has_torch", lambda: False)
     without = DaliDecoder("cuda:0")
     for _ in range(5):  # a copy that is not awaited would show now and then
         found = without.decode(blobs, 64)

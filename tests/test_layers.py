@@ -28,8 +28,9 @@ inputs
 models
 storage
 fingerprint outcomes
+libraries
 errors
-libraries progress shell version
+progress shell version
 """
 LEVEL = {name: level for level, line in enumerate(reversed(ORDER.strip().splitlines())) for name in line.split()}
 HEAVY = {

@@ -25,8 +25,6 @@ from fiqa_trt.building.rtx_plans import INPUT, OUTPUT, Plan, configure, describe
 from fiqa_trt.errors import EngineError, FiqaError, one_line
 
 PACKAGE = "torch-tensorrt-rtx"
-
-
 WHY_NOT = (
     "Torch-TensorRT for it is not installed by itself: pip install torch-tensorrt-rtx, in an environment without "
     "torch-tensorrt, whose place it takes"

@@ -32,6 +32,7 @@ from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS, Decoded
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.decoding.structure import dimensions
 from fiqa_trt.errors import EngineError, RunError, one_line
+from fiqa_trt.libraries import has_torch
 from fiqa_trt.models.spec import PreprocessSpec
 from fiqa_trt.outcomes import ImageError, Outcome, Status
 from fiqa_trt.progress import Say, silent
@@ -94,7 +95,7 @@ class DaliDecoder:
             raise EngineError(f"--decoder dali: {one_line(exc)}; use --decoder cpu") from exc
         self._ndd: Any = ndd
         self._gpu = device if device != "cpu" else None
-        self._torch = self._gpu if _has_torch() else None  # where torch holds the pixels
+        self._torch = self._gpu if has_torch() else None  # where torch holds the pixels
         self._index = int(device.partition(":")[2] or 0)
         self.name = "dali (gpu)" if self._gpu else "dali (cpu)"
         if self._gpu and (reason := no_gpu_decoder(self._index)):
@@ -223,24 +224,29 @@ class DaliDecoder:
             yield
             return
         try:
-            with contextlib.ExitStack() as stack:
-                if self._torch is not None:
-                    import torch
-
-                    stack.enter_context(torch.cuda.device(self._gpu))
-                else:
-                    stack.enter_context(self._ndd.device("gpu", self._index))
-                if self._own.stream is None:
-                    if self._torch is not None:
-                        self._own.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                    else:
-                        self._own.stream = self._ndd.stream(device_id=self._index)
-                    self._ndd.set_current_stream(self._own.stream)
-                if self._torch is not None:
-                    stack.enter_context(torch.cuda.stream(self._own.stream))
+            with self._on_stream_of_torch() if self._torch is not None else self._on_stream_of_dali():
                 yield
         except RuntimeError as exc:
             raise RunError(f"the GPU could not decode a batch: {one_line(exc)}; try a smaller --batch-size") from exc
+
+    @contextlib.contextmanager
+    def _on_stream_of_torch(self) -> Iterator[None]:
+        import torch
+
+        with torch.cuda.device(self._torch):
+            if self._own.stream is None:
+                self._own.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                self._ndd.set_current_stream(self._own.stream)
+            with torch.cuda.stream(self._own.stream):
+                yield
+
+    @contextlib.contextmanager
+    def _on_stream_of_dali(self) -> Iterator[None]:
+        with self._ndd.device("gpu", self._index):
+            if self._own.stream is None:
+                self._own.stream = self._ndd.stream(device_id=self._index)
+                self._ndd.set_current_stream(self._own.stream)
+            yield
 
     def _empty(self, batch: int) -> Any:
         shape = (batch, self._size, self._size, 3)
@@ -277,10 +283,6 @@ class DaliDecoder:
             done.record()
             done.synchronize()  # a stream's would keep a core busy
         self._own.seen.clear()
-
-
-def _has_torch() -> bool:
-    return importlib.util.find_spec("torch") is not None
 
 
 def no_gpu_decoder(device: int) -> str | None:

@@ -17,6 +17,7 @@ from fiqa_trt.engines.base import EngineInfo, Scores
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, OutOfMemory, RunError, one_line
+from fiqa_trt.libraries import has_torch
 from fiqa_trt.progress import Say, silent
 
 if TYPE_CHECKING:
@@ -43,11 +44,6 @@ class OwnGraph:
         self._launch()
 
 
-def _has_torch() -> bool:
-    """Whether torch holds the memory and the streams; else CUDA's own bindings do, if they are there."""
-    return importlib.util.find_spec("torch") is not None
-
-
 def _number(device: str) -> int:
     # Not by torch.device, which keeps the number in eight bits: its cuda:256 is cuda:0.
     return int(device.partition(":")[2] or 0)
@@ -55,7 +51,7 @@ def _number(device: str) -> int:
 
 def lacking(what: str = "") -> str | None:
     """What is missing to use a GPU here, in a line; None if one can be used. `what` names one that is wanted."""
-    if not _has_torch() and importlib.util.find_spec("cuda") is None:
+    if not has_torch() and importlib.util.find_spec("cuda") is None:
         return "needs torch or cuda-bindings: pip install 'fiqa-trt[gpu]'"
     if count_gpus():
         return None
@@ -64,7 +60,7 @@ def lacking(what: str = "") -> str | None:
 
 def _access() -> str:
     """What the GPU is used through, and its version."""
-    if _has_torch():
+    if has_torch():
         import torch
 
         return f"torch {torch.__version__}"
@@ -84,7 +80,7 @@ def check_cuda(device: str) -> None:
 
 def count_gpus() -> int:
     """GPUs that can be used; 0 without torch and without CUDA's bindings."""
-    if _has_torch():
+    if has_torch():
         import torch
 
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -95,7 +91,7 @@ def count_gpus() -> int:
 
 def gpu_target(device: str) -> tuple[str, tuple[str, ...]]:
     """Name and features (`sm_90`) of a GPU."""
-    if not _has_torch():
+    if not has_torch():
         from fiqa_trt.engines import cudart
 
         name, major, minor = cudart.describe(_number(device))
@@ -108,7 +104,7 @@ def gpu_target(device: str) -> tuple[str, tuple[str, ...]]:
 
 def on(device: str) -> contextlib.AbstractContextManager[Any]:
     """The block's calls of CUDA go to this device."""
-    if not _has_torch():
+    if not has_torch():
         from fiqa_trt.engines import cudart
 
         return cudart.on(_number(device))
@@ -155,7 +151,7 @@ def _recorded(launch: Launch, stream: torch.cuda.Stream, say: Say) -> Launch:
 def _no_memory(error: BaseException | None) -> bool:
     """Whether an error goes back to a want of memory: a recording that ends early raises another on top of it."""
     kind: type[BaseException]
-    if _has_torch():
+    if has_torch():
         import torch
 
         kind = torch.OutOfMemoryError
@@ -218,7 +214,7 @@ class _TorchSlot:
 
 
 def _slot(bind: Bind, place: str, batch: int, size: int, members: int, say: Say) -> _Slot:
-    if _has_torch():
+    if has_torch():
         return _TorchSlot(bind, place, batch, size, members, say)
     from fiqa_trt.engines.cudart import CudartSlot
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.engines.registry import BACKENDS
 from fiqa_trt.errors import EngineError, one_line, storage_error
 from fiqa_trt.models.spec import ModelSpec, PreprocessSpec
@@ -84,6 +85,25 @@ class Manifest:
     verified: bool = True
     verified_on: str = ""
     version_compatible: bool = False
+
+    def info(self, backend: str, device: str, batch: int) -> EngineInfo:
+        """What its engine is when it runs as it was built.
+
+        Args:
+            backend: library and version.
+            device: by name.
+            batch: images per call.
+        """
+        return EngineInfo(
+            backend=backend,
+            device=device,
+            precision=self.precision,
+            executed=self.executed,
+            batch=batch,
+            model=self.model,
+            members=self.spec.members,
+            payload=self.payload_sha256,
+        )
 
     def dump(self) -> str:
         """As JSON."""

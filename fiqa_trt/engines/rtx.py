@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.engines import cuda, tensorrt
-from fiqa_trt.engines.base import EngineInfo, Wanted
+from fiqa_trt.engines.base import Wanted
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.cuda import CudaEngine, Launch, OwnGraph, check_cuda
 from fiqa_trt.engines.manifest import Manifest
@@ -127,16 +127,7 @@ def open_rtx(folder: Path, device: str = "cuda", batch: int | None = None, say: 
             _loaded(manifest.read_payload(folder), str(folder), name, say),
             None if place is None else Slot(place, facts),  # of the driver, the library takes care
         )
-    info = EngineInfo(
-        backend=f"{manifest.backend} {manifest.versions['tensorrt_rtx']}",
-        device=name,
-        precision=manifest.precision,
-        executed=manifest.executed,
-        batch=batch,
-        model=manifest.model,
-        members=manifest.spec.members,
-        payload=manifest.payload_sha256,
-    )
+    info = manifest.info(f"{manifest.backend} {manifest.versions['tensorrt_rtx']}", name, batch)
     engine = CudaEngine(kernels.bind, device, info, manifest.spec.preprocess.size, say)
     engine.kept = kernels.keep()
     return engine

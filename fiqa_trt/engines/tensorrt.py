@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiqa_trt.engines import cuda
-from fiqa_trt.engines.base import EngineInfo, Wanted
+from fiqa_trt.engines.base import Wanted
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, one_line
@@ -154,16 +154,8 @@ def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None, 
     library = library_for(manifest) or FULL
     with cuda.on(device):
         engine = load_plan(manifest.read_payload(folder), str(folder), library)
-    info = EngineInfo(
-        backend=f"tensorrt {library.version()}" + " (lean)" * (library is LEAN),
-        device=manifest.target.name,
-        precision=manifest.precision,
-        executed=manifest.executed,
-        batch=batch,
-        model=manifest.model,
-        members=manifest.spec.members,
-        payload=manifest.payload_sha256,
-    )
+    backend = f"tensorrt {library.version()}" + " (lean)" * (library is LEAN)
+    info = manifest.info(backend, manifest.target.name, batch)
 
     def bind(images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
         return bind_plan(engine, images, scores, stream, library)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_from_here
 from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.errors import EngineError, RunError, one_line
+from fiqa_trt.libraries import has_torch
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.shell import command_line
@@ -69,7 +69,7 @@ def load_checkpoint(path: Path) -> Ensemble:
 
 def missing() -> str | None:
     """See `registry.Opener`."""
-    return None if importlib.util.find_spec("torch") else "pip install 'fiqa-trt[gpu]'"
+    return None if has_torch() else "pip install 'fiqa-trt[gpu]'"
 
 
 def unfit(device: str) -> None:

@@ -30,7 +30,7 @@ class Race(Processes):
     def __init__(self, devices: list[str], setup: Setup, say: Say = silent) -> None:
         """As `Processes`; no device twice."""
         super().__init__(devices, setup, say)
-        self._devices, self._rows = len(self._workers), 0
+        self._rows, self._added = 0, list[Worker]()
 
     def work(self, units: Units, report: Count) -> None:
         """See `Executor.work`."""
@@ -48,9 +48,10 @@ class Race(Processes):
         first = list(self._workers)
         if dispatch.seconds_left / (AHEAD * len(first)) < LONG:
             return
-        for worker in first:
-            self._workers.append(started(worker.setup))
-            self._workers[-1].resting = True
+        self._added = [started(worker.setup) for worker in first]
+        self._workers += self._added
+        for worker in self._added:
+            worker.resting = True
         while any(not worker.opened for worker in self._more()):
             yield
         for worker in self._more():
@@ -70,8 +71,8 @@ class Race(Processes):
         self._dismiss(self._more())
 
     def _more(self) -> list[Worker]:
-        """Those that came later."""
-        return self._workers[self._devices :]
+        """Those that came later and live."""
+        return [worker for worker in self._added if worker in self._workers]
 
     def _hear(self, worker: Worker, dispatch: Dispatch, report: Count) -> None:
         try:

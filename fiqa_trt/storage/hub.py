@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from fiqa_trt.errors import StoreError, UsageError, one_line
+from fiqa_trt.errors import StoreError, one_line
+from fiqa_trt.libraries import require
 from fiqa_trt.outcomes import ImageError, Origin, Status
 from fiqa_trt.storage.base import MAX_BYTES, Read, Stamp
 from fiqa_trt.storage.remote import RemoteEntry, RemoteFile, number_of
@@ -220,13 +221,5 @@ _STORE = HubStore()
 
 def opened() -> HubStore:
     """The store of the Hub. Raises UsageError if what reads it is not installed."""
-    _check_installed()
+    require("huggingface_hub", "the Hugging Face Hub needs a library: pip install 'fiqa-trt[hf]'")
     return _STORE
-
-
-@functools.cache
-def _check_installed() -> None:
-    try:
-        import huggingface_hub  # noqa: F401
-    except ImportError as exc:
-        raise UsageError("the Hugging Face Hub needs a library: pip install 'fiqa-trt[hf]'") from exc

@@ -114,7 +114,9 @@ class Lease:
                     writer_of(self._home).put(self._path(self._number), self._content())
 
     def _look(self) -> None:
-        self._lost = self._lost or self._holder(self._number) != self._me or max(self._there()) > self._number
+        self._lost = (
+            self._lost or self._holder(self._number) != self._me or max(self._there(), default=0) > self._number
+        )
 
     def _content(self) -> bytes:
         return json.dumps(dataclasses.asdict(self._me)).encode()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import threading
 import time
@@ -18,7 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fiqa_trt.errors import OutputError, StoreError, UsageError
+from fiqa_trt.errors import OutputError, StoreError
+from fiqa_trt.libraries import require
 from fiqa_trt.outcomes import ImageError, Origin, Status
 from fiqa_trt.storage.base import MAX_BYTES, FileChanged, Read, Stamp, microseconds, unsigned
 from fiqa_trt.storage.clients import ODD, UNNAMED, Place, Unanswered, ask
@@ -272,13 +272,5 @@ _STORE = ObjectStore()
 
 def opened() -> ObjectStore:
     """The store of all objects. Raises UsageError if what reads them is not installed."""
-    _check_installed()
+    require("obstore", "object stores and web addresses need a library: pip install 'fiqa-trt[cloud]'")
     return _STORE
-
-
-@functools.cache
-def _check_installed() -> None:
-    try:
-        import obstore  # noqa: F401
-    except ImportError as exc:
-        raise UsageError("object stores and web addresses need a library: pip install 'fiqa-trt[cloud]'") from exc

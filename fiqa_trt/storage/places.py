@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import shutil
 import tempfile
@@ -128,7 +129,7 @@ class _Copies:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._folder: str | None = None
-        self._known = dict[str, tuple[Stamp | None, Path]]()
+        self._known, self._numbers = dict[str, tuple[Stamp | None, Path]](), itertools.count()
 
     def of(self, address: str) -> Path:
         """See `at_hand`."""
@@ -148,7 +149,7 @@ class _Copies:
     def _fetch(self, address: str) -> Path:
         if self._folder is None:
             self._folder = tempfile.mkdtemp(prefix="fiqa_trt-")
-        at = Path(self._folder) / f"{len(self._known)}{Uri(address.partition('?')[0]).suffix}"
+        at = Path(self._folder) / f"{next(self._numbers)}{Uri(address.partition('?')[0]).suffix}"
         with store_of(address).open(address) as file, at.open("wb") as copy:
             for start in range(0, file.size, _PIECE):
                 copy.write(file.read_at(start, _PIECE))

@@ -307,7 +307,7 @@ def test_on_a_gpu_without_torch_the_pixels_come_to_memory(
     pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fiqa_trt.decoding.dali.no_gpu_decoder", lambda index: None)
-    monkeypatch.setattr("fiqa_trt.decoding.dali._has_torch", lambda: False)
+    monkeypatch.setattr("fiqa_trt.decoding.dali.has_torch", lambda: False)
     on_gpu, on_cpu = DaliDecoder("cuda:1", workers=2), DaliDecoder("cpu", workers=2)
     on_gpu._ndd = library = OnCpu(on_cpu._ndd)
     blobs = [*map(jpeg, pictures), b"", jpeg(pictures[0])[:900]]

@@ -23,7 +23,7 @@ INFO = EngineInfo("x", "L4", "fp16", "fp16", 4, "0" * 64, ("a", "b"))
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_has_torch", lambda: False)
+    monkeypatch.setattr(cuda, "has_torch", lambda: False)
     assert cuda.count_gpus() == 0
     with pytest.raises(RuntimeError, match=r"^CUDA error in cudaSetDevice: .*driver"):
         cudart._do("cudaSetDevice", 0)
@@ -115,7 +115,7 @@ class Gpu:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     gpu = Gpu()
     monkeypatch.setattr(cudart, "_do", gpu.do)
-    monkeypatch.setattr(cuda, "_has_torch", lambda: False)
+    monkeypatch.setattr(cuda, "has_torch", lambda: False)
     yield gpu
     gpu.graphs.clear()
     gpu.fails.clear()  # an exception holds what it passed through

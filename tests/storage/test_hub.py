@@ -18,6 +18,7 @@ import pytest
 
 from fiqa_trt.errors import FiqaError, OutputError, StoreError, UsageError
 from fiqa_trt.inputs.source import Source
+from fiqa_trt.libraries import require
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
@@ -185,7 +186,7 @@ def test_what_is_not_there(filled: Hub, tmp_path: Path) -> None:
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    hub._check_installed.cache_clear()
+    require.cache_clear()
     with pytest.raises(UsageError, match=r"pip install 'fiqa-trt\[hf\]'"):
         store_of(REPOSITORY)
-    hub._check_installed.cache_clear()
+    require.cache_clear()

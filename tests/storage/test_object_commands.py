@@ -16,6 +16,7 @@ from fiqa_trt.curation.select import Rules, select
 from fiqa_trt.errors import FiqaError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.score import score_dataset
+from fiqa_trt.storage import objects
 from fiqa_trt.storage.places import Uri, at_hand, below, entry_names
 from tests.helpers import invoke, mean_executor, tree
 from tests.storage.buckets import Proxy
@@ -157,3 +158,17 @@ def test_lists_and_calibration_of_a_store(uploaded: str, name: str, store: Any, 
     upload(store, *(crops,))
     with pytest.raises(FiqaError, match="calibrating takes at least"):
         read_crops(Uri(f"s3://{name}/out/list.txt"))
+
+
+def test_a_copy_stays_what_it_is_when_others_are_made(store: Any, name: str, proxy: Proxy) -> None:
+    obstore = pytest.importorskip("obstore")
+    addresses = [f"s3://{name}/copies/{number}.txt" for number in range(3)]
+    for number in (0, 1):
+        obstore.put(store, f"copies/{number}.txt", b"%d" % number)
+    assert [at_hand(address).read_bytes() for address in addresses[:2]] == [b"0", b"1"]
+    obstore.put(store, "copies/0.txt", b"new")
+    objects._HEADS.forget_all()
+    changed = at_hand(addresses[0])
+    obstore.put(store, "copies/2.txt", b"2")
+    assert [at_hand(address).read_bytes() for address in addresses[1:]] == [b"1", b"2"]
+    assert changed.read_bytes() == b"new"

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from fiqa_trt.errors import FiqaError, InputError, RunError, UsageError
 from fiqa_trt.inputs.listing import walk
 from fiqa_trt.inputs.source import Source, list_inputs
+from fiqa_trt.libraries import require
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.runs.run import Options
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scorer import Scorer
-from fiqa_trt.storage import clients, objects
+from fiqa_trt.storage import clients
 from fiqa_trt.storage.base import FileChanged
 from fiqa_trt.storage.objects import ObjectStore
 from fiqa_trt.storage.registry import store_of
@@ -286,7 +287,7 @@ def test_what_works_with_scores_of_objects(uploaded: str, tmp_path: Path) -> Non
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    objects._check_installed.cache_clear()
+    require.cache_clear()
     with pytest.raises(UsageError, match=r"pip install 'fiqa-trt\[cloud\]'"):
         store_of("s3://bucket/a.jpg")
     (tmp_path / "l.txt").write_text("s3://bucket/a.jpg\n")
