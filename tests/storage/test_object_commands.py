@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fiqa_trt.building.calibration import read_crops
-from fiqa_trt.curation.delivery import deliver
+from fiqa_trt.curation.delivery import deliver, prefix
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.curation.select import Rules, select
 from fiqa_trt.errors import FiqaError
@@ -18,7 +18,7 @@ from fiqa_trt.inputs.source import Source
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.storage import objects
 from fiqa_trt.storage.places import Uri, at_hand, below, entry_names
-from tests.helpers import invoke, mean_executor, tree
+from tests.helpers import invoke, mean_executor, tar, tree
 from tests.storage.buckets import Proxy
 from tests.storage.conftest import upload
 
@@ -172,3 +172,20 @@ def test_a_copy_stays_what_it_is_when_others_are_made(store: Any, name: str, pro
     obstore.put(store, "copies/2.txt", b"2")
     assert [at_hand(address).read_bytes() for address in addresses[1:]] == [b"1", b"2"]
     assert changed.read_bytes() == b"new"
+
+
+def test_of_two_that_want_one_place_the_first_gets_it(
+    crops: Path, name: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [path.read_bytes() for path in sorted(crops.rglob("*.jpg"))]
+    names = [(number, suffix) for number in range(12) for suffix in ("", ".jpg")]
+    members = [(f"{number}{suffix}", images[number % 10 - bool(suffix)]) for number, suffix in names]
+    shard = tar(tmp_path / "shard.tar", members)
+    monkeypatch.setattr(prefix, "_UPLOADS", 8)
+    score_dataset(Source((str(shard),), all_files=True), tmp_path / "s.parquet", mean_executor)
+    out = f"s3://{name}/kept"
+    assert told("filter", tmp_path / "s.parquet", "-o", tmp_path / "kept", "--copy", "--min-score", 0)[0] == 0
+    assert told("filter", tmp_path / "s.parquet", "-o", out, "--copy", "--min-score", 0)[0] == 0
+    found = {e.path.removeprefix(f"{out}/"): Uri(e.path).read_bytes() for e in below(Uri(out)) if "fiqa" not in e.name}
+    assert len(found) == 12
+    assert found == tree(tmp_path / "kept")

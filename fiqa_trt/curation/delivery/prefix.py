@@ -109,22 +109,30 @@ _Result = tuple[str, int | None] | ImageError | Unplaced
 def _put_all(plan: Plan, output: Uri, reader: ContainerReader, there: set[str]) -> Iterator[tuple[Image, _Result]]:
     """Where each image went and its bytes (None if it was there), or why it is not; several at a time, in order."""
 
-    def put(image: Image) -> _Result:
+    def placed(image: Image) -> str | ImageError | Unplaced:
         try:
-            place = plan.place(image, reader)
-            target = f"{os.fspath(output)}/{place}"
-            if target in there:
-                return place, None
-            data = data_of(image, reader)
-            writer_of(target).put(target, data)
+            return plan.place(image, reader)
         except (ImageError, Unplaced) as exc:
             return exc
+
+    def put(image: Image, place: str | ImageError | Unplaced) -> _Result:
+        if not isinstance(place, str):
+            return place
+        target = f"{os.fspath(output)}/{place}"
+        if target in there:
+            return place, None
+        try:
+            data = data_of(image, reader)
+        except ImageError as exc:
+            return exc
+        writer_of(target).put(target, data)
         return place, len(data)
 
     waiting = deque[tuple[Image, Future[_Result]]]()
     with ThreadPoolExecutor(_UPLOADS, "upload") as pool:
         for image in plan:
-            waiting.append((image, pool.submit(put, image)))
+            # Of two that want one place the first gets it, whoever would be quicker, or another call would mix them up.
+            waiting.append((image, pool.submit(put, image, placed(image))))
             if len(waiting) >= 2 * _UPLOADS:
                 first, result = waiting.popleft()
                 yield first, result.result()
