@@ -124,12 +124,15 @@ class Run:
             inputs: digest of their list.
             count: how many they are.
         """
+        setup = counted(self.executor.setup)
+        if not self.causes:
+            del setup["causes"]  # as of versions that knew none
         return {
             "job": job,
             "version": __version__,
             **counted(self.executor.info),
             "preprocess": PreprocessSpec().digest(),
-            **counted(self.executor.setup),
+            **setup,
             "libraries": libraries(self.executor.decoder),
             **counted(source.resolved()),
             **counted(self.options),

@@ -100,7 +100,7 @@ def test_an_engine_that_tells_of_none(crops: Path, tmp_path: Path) -> None:
 
 def test_a_run_with_causes_is_another_run(crops: Path, tmp_path: Path) -> None:
     run(crops, tmp_path / "s.parquet")
-    with pytest.raises(DifferentRun, match="causes: True there, False now"):
+    with pytest.raises(DifferentRun, match="causes: True there, none now"):
         score_dataset(Source((str(crops),)), tmp_path / "s.parquet", mean_executor, SMALL)
 
 
