@@ -249,4 +249,8 @@ def describe(summary: Summary) -> str:
         )
     if summary.quantiles:
         lines.append("scores: " + "  ".join(f"{float(q):.0%} {value:.3f}" for q, value in summary.quantiles.items()))
+    if summary.causes and (scored := summary.images - summary.failed):
+        named = [f"{name} {count / scored:.1%}" for name, count in summary.causes.items() if count]
+        none = f"none {1 - sum(summary.causes.values()) / scored:.1%}"
+        lines.append("causes: " + ", ".join([*named, none]))
     return "\n".join(lines if summary.already else [*lines, f"written to {summary.output}"])

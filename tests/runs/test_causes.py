@@ -68,6 +68,17 @@ def test_each_row_tells_what_its_image_was_given(crops: Path, tmp_path: Path, su
     assert causes_of(read_schema(without, ["path"])) == ()
 
 
+def test_the_summary_counts_them(crops: Path, tmp_path: Path) -> None:
+    spoil(crops)
+    summary = score_dataset(Source((str(crops),)), tmp_path / "s.parquet", telling_executor, SMALL)
+    found = [row["cause"] for row in run(crops, tmp_path / "s.parquet") if row["status"] == "ok"]
+    assert summary.causes == {name: found.count(name) for name in TOLD.names}
+    assert list(summary.causes.values()) == sorted(summary.causes.values(), reverse=True)
+    again = score_dataset(Source((str(crops),)), tmp_path / "s.parquet", telling_executor, SMALL)
+    assert (again.already, again.causes) == (True, summary.causes)
+    assert not score_dataset(Source((str(crops),)), tmp_path / "p.parquet", mean_executor, SMALL).causes
+
+
 def test_the_output_records_from_where_on_a_cause_is_named(crops: Path, tmp_path: Path) -> None:
     run(crops, tmp_path / "s.parquet")
     metadata = output_metadata(tmp_path / "s.parquet")
