@@ -117,6 +117,33 @@ def test_the_units_of_what_is_closed_fail_until_they_are_a_few(
     assert max(seen) <= len(listed)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [2, 1000])
+def test_several_processes_outlive_what_a_store_refuses(
+    times: int, uploaded: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    """A unit goes back, and at the third time the run ends; the processes go on all the while."""
+    refused, output = list[str](), tmp_path / "o.parquet"
+
+    def fault(method: str, path: str) -> str | None:
+        if not path.endswith("/b/5.jpg") or len(refused) >= times:
+            return None
+        refused.append(path)
+        return "403"
+
+    proxy.fault = fault
+    words = ("score", uploaded, "-o", output, "--devices", "cpu,cpu", "--unit-size", "3")
+    done = invoke(*words)
+    if times == 2:
+        assert not isinstance(done.exception, RunError)
+    else:
+        assert isinstance(done.exception, RunError)
+        assert "failed 3 times, at last: cannot read" in str(done.exception)
+        proxy.fault = lambda method, path: None
+        invoke(*words)
+    assert pq.read_table(output)["status"].to_pylist().count("ok") == 10
+
+
 def test_the_command_says_so_in_one_line(uploaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output, bucket = tmp_path / "o.parquet", uploaded.split("/")[2]
     sign_in(monkeypatch, "admin", "another-secret")
