@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from fiqa_trt.analysis.extremes import Extremes
 from fiqa_trt.models.causes import MEANINGS, SUPERLATIVES
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 LIMITS = (0.1, 0.3, 0.5, 0.7, 0.9)
 MOST_GROUPS = 100
 _PENDING = 1 << 20  # rows of counts that are kept before they are summed
+_PAIR = ["group", "cause", "images"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,20 +106,26 @@ class CauseLedger:
 
     def told(self) -> Told:
         """Everything so far."""
-        pairs = _summed(self._pairs).to_pydict() if self._pairs else {"group": [], "cause": [], "images": []}
-        named: dict[str | None, npt.NDArray[np.int64]] = {}
-        place = {name: index for index, name in enumerate(self.names)}
-        for group, cause, images in zip(pairs["group"], pairs["cause"], pairs["images"], strict=True):
-            counts = named.setdefault(group, np.zeros(len(place) + 1, np.int64))
-            counts[place.get(cause, -1)] += images
-        total = np.sum(list(named.values()), axis=0) if named else np.zeros(len(place) + 1, np.int64)
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not self._pairs:
+            return Told(0, [Cause(name, MEANINGS.get(name, ""), 0, [0] * len(LIMITS)) for name in self.names], [], 0)
+        pairs = _summed(self._pairs)
+        total = _by(pairs, "cause")
         causes = [
-            Cause(name, MEANINGS.get(name, ""), int(total[index]), self._below[name].tolist())
-            for name, index in place.items()
+            Cause(name, MEANINGS.get(name, ""), total.get(name, 0), self._below[name].tolist()) for name in self.names
         ]
-        afflicted = {str(name or ""): counts for name, counts in named.items() if counts[:-1].any()}
-        worst = sorted(afflicted, key=lambda name: (-int(afflicted[name][:-1].sum()), name))[:MOST_GROUPS]
-        groups = [Afflicted(name, int(afflicted[name].sum()), afflicted[name][:-1].tolist()) for name in worst]
+        afflicted = _by(pairs.filter(pc.is_valid(pairs["cause"])), "group")
+        worst = sorted(afflicted, key=lambda name: (-afflicted[name], str(name)))[:MOST_GROUPS]
+        theirs = pairs.filter(pc.is_in(pairs["group"], value_set=pa.array(worst, pairs["group"].type)))
+        scored, named = _by(theirs, "group"), dict[tuple[str | None, str | None], int]()
+        for group, cause, images in zip(*(theirs[name].to_pylist() for name in _PAIR), strict=True):
+            named[group, cause] = images
+        groups = [
+            Afflicted(str(name or ""), scored[name], [named.get((name, cause), 0) for cause in self.names])
+            for name in worst
+        ]
         return Told(self._scored, causes, groups, len(afflicted))
 
     def sheets(self) -> dict[str, list[tuple[str, float]]]:
@@ -128,7 +134,14 @@ class CauseLedger:
 
 
 def _summed(pairs: list[pa.Table]) -> pa.Table:
+    """Images of each group and cause."""
     import pyarrow as pa
 
     summed = pa.concat_tables(pairs).group_by(["group", "cause"]).aggregate([("images", "sum")])
-    return pa.table({"group": summed["group"], "cause": summed["cause"], "images": summed["images_sum"]})
+    return pa.table([summed["group"], summed["cause"], summed["images_sum"]], _PAIR)
+
+
+def _by(pairs: pa.Table, name: str) -> dict[str | None, int]:
+    """Images by group, or by cause."""
+    summed = pairs.group_by(name).aggregate([("images", "sum")])
+    return dict(zip(summed[name].to_pylist(), summed["images_sum"].to_pylist(), strict=True))

@@ -7,11 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from fiqa_trt.analysis.causes import LIMITS
+from fiqa_trt.analysis import causes
+from fiqa_trt.analysis.causes import LIMITS, CauseLedger
 from fiqa_trt.analysis.explain import explain
 from fiqa_trt.analysis.report import survey, write_report
 from fiqa_trt.curation.select import Rules, select
@@ -52,6 +56,36 @@ def test_figures(told: Path, tmp_path: Path) -> None:
     assert "--drop-cause" in page
 
 
+group_and_cause = st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["blur", "noise", None]))
+
+
+@given(st.lists(group_and_cause, min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 3))
+def test_groups_are_counted_as_they_pass_by(rows: list[tuple[str, str | None]], part: int, most: int) -> None:
+    columns = {
+        "path": [""] * len(rows),
+        "score": [0.5] * len(rows),
+        "cause": pa.array([c for _, c in rows], pa.string()),
+    }
+    columns |= {f"cause_{name}": pa.array([0.5] * len(rows), pa.float32()) for name in ("blur", "noise")}
+    table, names = pa.table({**columns, "width": [1] * len(rows)}), pa.array([group for group, _ in rows])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(causes, "_PENDING", 5)
+        patch.setattr(causes, "MOST_GROUPS", most)
+        ledger = CauseLedger(table.schema, 0)
+        for start in range(0, len(rows), part):
+            ledger.add(table.slice(start, part), names.slice(start, part))
+        told = ledger.told()
+    assert told.scored == count
+    assert [cause.named for cause in told.causes] == [sum(c == n for _, c in rows) for n in ("blur", "noise")]
+    bad = {group: sum(g == group and c is not None for g, c in rows) for group, _ in rows}
+    assert told.group_count == sum(map(bool, bad.values()))
+    worst = sorted((group for group in bad if bad[group]), key=lambda group: (-bad[group], group))[:most]
+    assert [(group.name, group.scored, group.named) for group in told.groups] == [
+        (name, sum(g == name for g, _ in rows), [rows.count((name, "blur")), rows.count((name, "noise"))])
+        for name in worst
+    ]
+
+
 def test_it_is_said_in_a_line(told: Path, tmp_path: Path) -> None:
     done = invoke("report", told, "-o", tmp_path / "r.html", "--no-images", "--json")
     assert done.exit_code == 0
@@ -76,9 +110,9 @@ def test_every_cause_has_a_title_of_its_own() -> None:
 
 def test_an_explanation_has_a_bar_for_each() -> None:
     """Red and as long as the severity where that is above its threshold, else blue."""
-    causes, pixels = Causes(("blur", "noise"), (0.4, 0.5)), np.zeros((224, 224, 3), np.uint8)
+    two, pixels = Causes(("blur", "noise"), (0.4, 0.5)), np.zeros((224, 224, 3), np.uint8)
     score = Score("a", 0.5, {"x": 0.5}, 224, 224, "ok", None, {"blur": 0.8, "noise": 0.25}, "blur")
-    plain, picture = explain(pixels, score), explain(pixels, score, causes=causes)
+    plain, picture = explain(pixels, score), explain(pixels, score, causes=two)
     below = np.asarray(picture.crop((0, plain.height, *picture.size)))
     reds = (below == (200, 60, 50)).all(axis=2).sum(axis=1).max()
     blues = (below == (66, 103, 172)).all(axis=2).sum(axis=1).max()
