@@ -61,13 +61,14 @@ group_and_cause = st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["blur"
 
 @given(st.lists(group_and_cause, min_size=1, max_size=60), st.integers(1, 9), st.integers(1, 3))
 def test_groups_are_counted_as_they_pass_by(rows: list[tuple[str, str | None]], part: int, most: int) -> None:
+    count = len(rows)
     columns = {
-        "path": [""] * len(rows),
-        "score": [0.5] * len(rows),
-        "cause": pa.array([c for _, c in rows], pa.string()),
+        "path": [""] * count,
+        "score": [0.5] * count,
+        "cause": pa.array([cause for _, cause in rows], pa.string()),
     }
-    columns |= {f"cause_{name}": pa.array([0.5] * len(rows), pa.float32()) for name in ("blur", "noise")}
-    table, names = pa.table({**columns, "width": [1] * len(rows)}), pa.array([group for group, _ in rows])
+    columns |= {f"cause_{name}": pa.array([0.5] * count, pa.float32()) for name in ("blur", "noise")}
+    table, names = pa.table({**columns, "width": [1] * count}), pa.array([group for group, _ in rows])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(causes, "_PENDING", 5)
         patch.setattr(causes, "MOST_GROUPS", most)
