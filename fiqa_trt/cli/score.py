@@ -64,6 +64,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 )
 @click.option("--update", is_flag=True, help="Of a finished OUT, score only what is new or changed since.")
 @click.option("--keep-gone", is_flag=True, help="With --update: keep the rows of inputs that are gone.")
+@click.option("--causes", is_flag=True, help="Say what is wrong with each: columns cause, cause_blur, ...")
 @click.option("--max-failed", metavar="N|P%", callback=_max_failed, help="Exit with 3 if more rows than this failed.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
 @click.option("--devices", metavar="0,1,...|all|auto", help="A process for each of several GPUs (or cpu,cpu).")
@@ -124,6 +125,7 @@ def command(
     retry_failed: Place | None,
     update: bool,
     keep_gone: bool,
+    causes: bool,
     max_failed: Callable[[int], float] | None,
     device: str,
     devices: str | None,
@@ -158,14 +160,15 @@ def command(
       find /dataset -name '*.jpg' | fiqa-trt score - -o scores.jsonl
       fiqa-trt score shards/ crops-000.tar train.parquet -o scores.parquet --devices all
       fiqa-trt score --update /dataset -o scores.parquet
+      fiqa-trt score /dataset -o scores.parquet --causes
       fiqa-trt score --retry-failed scores.parquet
     """
     if (output is None) == (retry_failed is None):
         raise click.UsageError("give either -o OUT or --retry-failed OUT")
-    if retry_failed is not None and (inputs or list_file or path_column or all_files or limit or restart or update):
+    if retry_failed is not None and any((inputs, list_file, path_column, all_files, limit, restart, update, causes)):
         raise click.UsageError(
-            "--retry-failed takes its inputs from OUT: no INPUT, --list, --path-column, --all-files, --limit, "
-            "--restart, --update"
+            "--retry-failed takes its inputs from OUT, and tells of causes where OUT does: no INPUT, --list, "
+            "--path-column, --all-files, --limit, --restart, --update, --causes"
         )
     if update and (restart or limit):
         raise click.UsageError("--update takes all inputs, and what is there already: no --limit, no --restart")
@@ -193,9 +196,8 @@ def command(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     how: dict[str, Any] = {"image_column": image_column, "device": device, "devices": devices, "precision": precision}
     how |= {"engine": engine, "batch": batch_size, "decoder": decoder, "threads": workers, "max_pixels": max_pixels}
-    how |= {"requests": requests}
     command = command_line("fiqa-trt", *map(unsigned, sys.argv[1:]))
-    how |= {"unit_rows": unit_size, "command": command, "report": bar, "say": say}
+    how |= {"requests": requests, "unit_rows": unit_size, "command": command, "report": bar, "say": say}
     with without_complaints(), interruptible(bar, "run the same command again to resume"):
         if output is None:
             assert retry_failed is not None
@@ -211,6 +213,7 @@ def command(
                 restart=restart,
                 update=update,
                 keep_gone=keep_gone,
+                causes=causes,
                 cluster=on,
                 **how,
             )
@@ -246,4 +249,8 @@ def describe(summary: Summary) -> str:
         )
     if summary.quantiles:
         lines.append("scores: " + "  ".join(f"{float(q):.0%} {value:.3f}" for q, value in summary.quantiles.items()))
+    if summary.causes and (scored := summary.images - summary.failed):
+        named = [f"{name} {count / scored:.1%}" for name, count in summary.causes.items() if count]
+        none = f"none {1 - sum(summary.causes.values()) / scored:.1%}"
+        lines.append("causes: " + ", ".join([*named, none]))
     return "\n".join(lines if summary.already else [*lines, f"written to {summary.output}"])

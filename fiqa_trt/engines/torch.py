@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import Engine, EngineInfo, Scores, Wanted
+from fiqa_trt.engines.base import Engine, EngineInfo, Judged, Wanted
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_from_here
 from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.libraries import has_torch
+from fiqa_trt.models.causes import Causes
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.shell import command_line
@@ -35,13 +37,14 @@ DEFAULT_BATCH = {"cpu": 8, "cuda": 256}
 def load_checkpoint(path: Path) -> Ensemble:
     """The ensemble with the weights of a safetensors file, in evaluation mode.
 
-    Its members are the released ones, and whatever other networks the file has weights of.
+    Its members are the released ones, and whatever other networks the file has weights of; its causes are those that
+    the file's metadata names, with their thresholds.
 
     Raises:
         EngineError: torch is not there, or the file is not a checkpoint of this ensemble, but of one member at most.
     """
     try:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
         from fiqa_trt.models.networks import NETWORKS, Ensemble
@@ -50,8 +53,11 @@ def load_checkpoint(path: Path) -> Ensemble:
     foreign = f"{path} is not a checkpoint of this ensemble"
     try:
         weights = load_file(path)
+        with safe_open(path, "pt") as file:
+            causes = Causes.of(file.metadata())
         found = {name.split(".")[1] for name in weights if name.startswith("members.")}
-        network = Ensemble(ModelSpec(members=tuple(name for name in NETWORKS if name in MEMBERS or name in found)))
+        members = tuple(name for name in NETWORKS if name in MEMBERS or name in found)
+        network = Ensemble(ModelSpec(members=members, causes=causes))
         lacking = [name for name in MEMBERS if name not in found]
         if 0 < len(lacking) < len(MEMBERS):
             way_out = command_line("fiqa-trt", "train", "--member", lacking[0], "--init", str(path))
@@ -62,7 +68,7 @@ def load_checkpoint(path: Path) -> Ensemble:
                 f"{foreign}: it {which} {differing[0]}; fiqa-trt train makes one, --init takes a backbone"
             )
         network.load_state_dict(weights)
-    except (OSError, RuntimeError, SafetensorError) as exc:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as exc:
         raise EngineError(f"{foreign}: {one_line(exc)}") from exc
     return network.eval()
 
@@ -141,7 +147,8 @@ def open_torch(
         executed=executed + ", compiled" * compiled,
         batch=batch or DEFAULT_BATCH[kind],
         model=digest_of(checkpoint),
-        members=tuple(network.members),
+        members=network.spec.members,
+        causes=network.spec.causes,
     )
     if kind == "cpu":
         return TorchCpuEngine(network, info)
@@ -149,13 +156,14 @@ def open_torch(
     if compiled:
         torch._dynamo.reset()  # its limit of compilations is for the process, not for an engine
 
-    def bind(images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
+    def bind(images: Tensor, outputs: Sequence[Tensor], stream: torch.cuda.Stream) -> Launch:
         # Without `fullgraph` it would give up after some shapes and run eager, silently.
         function = torch.compile(network, dynamic=False, fullgraph=True) if compiled else network
 
         def launch() -> None:
             with torch.inference_mode():
-                scores.copy_(function(images))
+                for output, values in zip(outputs, function(images), strict=True):
+                    output.copy_(values)
 
         return launch
 
@@ -207,16 +215,16 @@ class TorchCpuEngine:
         self._thread = ThreadPoolExecutor(1, "torch")
         self.info = info
 
-    def submit(self, images: Images) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Judged]:
         """See `Engine.submit`."""
         return self._thread.submit(self._run, np.asarray(images))
 
-    def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
+    def _run(self, images: npt.NDArray[np.uint8]) -> Judged:
         import torch
 
         try:
             with torch.inference_mode():
-                return np.asarray(self._network(torch.from_numpy(images)).numpy(), np.float32)
+                return Judged.of([each.numpy() for each in self._network(torch.from_numpy(images))])
         except RuntimeError as exc:
             raise RunError(f"torch could not score a batch: {one_line(exc)}") from exc
 
