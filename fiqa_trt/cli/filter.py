@@ -178,7 +178,7 @@ def command(
             output,
             min_score=min_score,
             max_disagreement=max_disagreement,
-            max_cause=dict(max_cause),
+            max_cause=max_cause,
             drop_cause=drop_cause,
             per_group=per_group,
             group_by=group_by,
