@@ -52,7 +52,7 @@ def main() -> None:
     batch = 32 if options.device == "cpu" else 256
     with torch.inference_mode():
         for images in DataLoader(dataset, batch_size=batch, num_workers=options.workers):
-            scores += network(images.to(options.device)).mean(dim=1).tolist()
+            scores += network(images.to(options.device))[0].mean(dim=1).tolist()
     with options.output.open("w", newline="") as file:
         csv.writer(file).writerows(zip(dataset.paths, scores, strict=True))
 

@@ -53,7 +53,7 @@ def prepare(folder: Path) -> None:
     images, normaliser = verification_batch(), load_checkpoint(CHECKPOINT)
     with torch.inference_mode():
         inputs = normaliser.normalise(torch.from_numpy(images)).numpy()
-        scores = normaliser(torch.from_numpy(images)).numpy()
+        scores = normaliser(torch.from_numpy(images))[0].numpy()
     folder.mkdir(parents=True, exist_ok=True)
     for precision, model in (("fp32", network), ("int8", with_qdq(network, int8_ranges(CHECKPOINT, None)))):
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -148,7 +148,7 @@ def _better(checkpoint: Path, own: Ranges, crops: Pixels, say: Say) -> Ranges:
         import torch
 
         with torch.inference_mode():
-            parts = [network(torch.from_numpy(images[start : start + 16])) for start in range(0, len(images), 16)]
+            parts = [network(torch.from_numpy(images[start : start + 16]))[0] for start in range(0, len(images), 16)]
             return np.asarray(torch.cat(parts).numpy(), np.float32)
 
     def scored(ranges: Ranges) -> Callable[[Pixels], Scores]:

@@ -74,7 +74,7 @@ def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) 
     model = digest_of(checkpoint)
     images = verification_batch()
     with torch.inference_mode():
-        expected = network(torch.from_numpy(images)).numpy()
+        expected = network(torch.from_numpy(images))[0].numpy()
     network.fold()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations

@@ -86,7 +86,7 @@ class Ranges:
 
 # Layers that are sensitive and cheap: each member's first convolution (its input is the image), squeeze-and-excitation
 # (one value a channel decides over all of it) and the heads. Always in higher precision.
-_SENSITIVE = re.compile(r"\.(features\.0\.0|conv1\.0|fc1|fc2|fc|head)$")
+_SENSITIVE = re.compile(r"\.(features\.0\.0|conv1\.0|fc1|fc2|fc|head|causes)$")
 
 
 def is_sensitive(layer: str) -> bool:
@@ -162,7 +162,7 @@ def _scores(network: Ensemble, crops: Pixels) -> Tensor:
     import torch
 
     with torch.inference_mode():
-        parts = [network(torch.from_numpy(crops[start : start + 16])) for start in range(0, len(crops), 16)]
+        parts = [network(torch.from_numpy(crops[start : start + 16]))[0] for start in range(0, len(crops), 16)]
     return torch.cat(parts).mean(dim=1)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.engines.registry import BACKENDS
 from fiqa_trt.errors import EngineError, one_line, storage_error
+from fiqa_trt.models.causes import Causes
 from fiqa_trt.models.spec import ModelSpec, PreprocessSpec
 from fiqa_trt.storage.writing import sync_file
 
@@ -107,7 +108,11 @@ class Manifest:
 
     def dump(self) -> str:
         """As JSON."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+        values = {"format": FORMAT, **dataclasses.asdict(self)}
+        del values["spec"]["causes"]
+        if self.spec.causes:  # of an engine without them earlier versions know all that there is
+            values["spec"]["causes"] = self.spec.causes.named()
+        return json.dumps(values, indent=1) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -121,8 +126,8 @@ class Manifest:
             if values.pop("format") != FORMAT:
                 raise EngineError(f"{folder} was made by another version of fiqa-trt; build it again")
             spec, target = values.pop("spec"), values.pop("target")
-            preprocess = PreprocessSpec(**spec.pop("preprocess"))
-            spec = ModelSpec(**{key: tuple(value) for key, value in spec.items()}, preprocess=preprocess)
+            preprocess, causes = PreprocessSpec(**spec.pop("preprocess")), Causes.by_name(spec.pop("causes", {}))
+            spec = ModelSpec(**{key: tuple(value) for key, value in spec.items()}, preprocess=preprocess, causes=causes)
             target = Target(target["kind"], target["name"], tuple(target["features"]))
             low, best, high = values.pop("batch")
             reference = tuple(tuple(map(float, row)) for row in values.pop("reference"))

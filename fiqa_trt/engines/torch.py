@@ -17,6 +17,7 @@ from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_fro
 from fiqa_trt.engines.manifest import Manifest, digest_of
 from fiqa_trt.errors import EngineError, RunError, one_line
 from fiqa_trt.libraries import has_torch
+from fiqa_trt.models.causes import Causes
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.shell import command_line
@@ -35,13 +36,14 @@ DEFAULT_BATCH = {"cpu": 8, "cuda": 256}
 def load_checkpoint(path: Path) -> Ensemble:
     """The ensemble with the weights of a safetensors file, in evaluation mode.
 
-    Its members are the released ones, and whatever other networks the file has weights of.
+    Its members are the released ones, and whatever other networks the file has weights of; its causes are those that
+    the file's metadata names, with their thresholds.
 
     Raises:
         EngineError: torch is not there, or the file is not a checkpoint of this ensemble, but of one member at most.
     """
     try:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
         from fiqa_trt.models.networks import NETWORKS, Ensemble
@@ -50,8 +52,11 @@ def load_checkpoint(path: Path) -> Ensemble:
     foreign = f"{path} is not a checkpoint of this ensemble"
     try:
         weights = load_file(path)
+        with safe_open(path, "pt") as file:
+            causes = Causes.of(file.metadata())
         found = {name.split(".")[1] for name in weights if name.startswith("members.")}
-        network = Ensemble(ModelSpec(members=tuple(name for name in NETWORKS if name in MEMBERS or name in found)))
+        members = tuple(name for name in NETWORKS if name in MEMBERS or name in found)
+        network = Ensemble(ModelSpec(members=members, causes=causes))
         lacking = [name for name in MEMBERS if name not in found]
         if 0 < len(lacking) < len(MEMBERS):
             way_out = command_line("fiqa-trt", "train", "--member", lacking[0], "--init", str(path))
@@ -62,7 +67,7 @@ def load_checkpoint(path: Path) -> Ensemble:
                 f"{foreign}: it {which} {differing[0]}; fiqa-trt train makes one, --init takes a backbone"
             )
         network.load_state_dict(weights)
-    except (OSError, RuntimeError, SafetensorError) as exc:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as exc:
         raise EngineError(f"{foreign}: {one_line(exc)}") from exc
     return network.eval()
 
@@ -155,7 +160,7 @@ def open_torch(
 
         def launch() -> None:
             with torch.inference_mode():
-                scores.copy_(function(images))
+                scores.copy_(function(images)[0])
 
         return launch
 
@@ -216,7 +221,7 @@ class TorchCpuEngine:
 
         try:
             with torch.inference_mode():
-                return np.asarray(self._network(torch.from_numpy(images)).numpy(), np.float32)
+                return np.asarray(self._network(torch.from_numpy(images))[0].numpy(), np.float32)
         except RuntimeError as exc:
             raise RunError(f"torch could not score a batch: {one_line(exc)}") from exc
 

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 
+from fiqa_trt.models.causes import NONE, Causes
+
 MEMBERS = ("mobilenet_v3_small", "shufflenet_v2_x1_0")
 """Of the released ensemble, and of one that is trained; files say for themselves whose they are."""
 
@@ -47,9 +49,11 @@ class ModelSpec:
         mean: RGB mean that the network subtracts, for pixels scaled to [0, 1] (ImageNet's).
         std: RGB standard deviation that it divides by.
         preprocess: what happens before the network.
+        causes: what it tells of besides the scores.
     """
 
     members: tuple[str, ...] = MEMBERS
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     preprocess: PreprocessSpec = PreprocessSpec()
+    causes: Causes = NONE

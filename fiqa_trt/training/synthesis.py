@@ -210,7 +210,7 @@ def _opinions(checkpoint: Path | None, images: list[Image]) -> npt.NDArray[np.fl
     crops = torch.from_numpy(np.stack(images))
     with torch.inference_mode():
         # A crop and its mirror image are equally good; the mean of the two is the steadier opinion.
-        scores = torch.stack([_network(checkpoint)(side).mean(dim=1) for side in (crops, crops.flip(2))]).mean(dim=0)
+        scores = torch.stack([_network(checkpoint)(side)[0].mean(dim=1) for side in (crops, crops.flip(2))]).mean(dim=0)
     return np.asarray(scores.numpy(), np.float32)
 
 

@@ -135,13 +135,13 @@ def test_an_engine_of_the_wrong_type_is_an_error() -> None:
 
 
 @pytest.mark.slow
-def test_a_graph_of_the_wrong_type_is_an_error() -> None:
+def test_a_graph_of_the_wrong_type_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The silent FP32 engine: `prepare` forgotten."""
     network = load_checkpoint(CHECKPOINT)
     network.fold()
     network.dtype = torch.float16
-    for member in network.members.values():
-        member.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
+    for member in network.each():
+        monkeypatch.setattr(member, "pool", lambda images, pool=member.pool: pool(images.float()))
     with pytest.raises(EngineError, match=r"computes in \{torch.float32\}, not in torch.float16"):
         export_program(network, 4, "cpu")
 

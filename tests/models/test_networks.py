@@ -25,7 +25,7 @@ def test_budget_of_the_competition() -> None:
 def test_scores_are_between_0_and_1_one_for_each_member() -> None:
     images = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        scores = Ensemble().eval()(images)
+        (scores,) = Ensemble().eval()(images)
     assert scores.shape == (3, len(MEMBERS))
     assert scores.dtype == torch.float32
     assert ((scores >= 0) & (scores <= 1)).all()
@@ -56,8 +56,8 @@ def test_folding_changes_nothing() -> None:
             torch.nn.init.uniform_(module.bias, -0.5, 0.5)
     images = torch.randint(0, 256, (4, 224, 224, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        before = network(images)
+        (before,) = network(images)
         network.fold()
-        after = network(images)
+        (after,) = network(images)
     assert before.std(dim=0).min() > 0
     assert (after - before).abs().max() < 1e-5

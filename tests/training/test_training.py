@@ -65,7 +65,7 @@ def test_training_learns_and_keeps_what_it_measured(data: Dataset, tmp_path: Pat
     model = load_checkpoint(tmp_path / "a.safetensors")
     rows = np.flatnonzero(~data.labels.train)
     with torch.inference_mode():
-        scores = model(torch.from_numpy(data.pixels(rows))).numpy().mean(axis=1)
+        scores = model(torch.from_numpy(data.pixels(rows)))[0].numpy().mean(axis=1)
     assert agreement(scores, data.labels.scores[rows]) == pytest.approx(
         (done.best.srcc["ensemble"], done.best.plcc["ensemble"], done.best.rmse["ensemble"]), abs=1e-5
     )
@@ -200,7 +200,7 @@ def test_a_test_split_is_measured_and_chooses_nothing(data: Dataset, tmp_path: P
     model = load_checkpoint(tmp_path / "a.safetensors")
     rows = np.flatnonzero(split == "test")
     with torch.inference_mode():
-        scores = model(torch.from_numpy(data.pixels(rows))).numpy()[:, list(MEMBERS).index(name)]
+        scores = model(torch.from_numpy(data.pixels(rows)))[0].numpy()[:, list(MEMBERS).index(name)]
     assert agreement(scores, labels.scores[rows])[2] == pytest.approx(one.best.test_rmse[name], abs=1e-5)
     assert all("; test SRCC/PLCC" in line for line in said)
     log = list(csv.DictReader((tmp_path / "a.log.csv").read_text().splitlines()))
