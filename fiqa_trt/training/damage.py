@@ -8,7 +8,7 @@ from fiqa_trt.models.causes import CAUSES
 from fiqa_trt.training.degradations import Chain, Image, apply_chain
 
 UNKNOWN = float("nan")
-COLUMN = "cause_"
+CAUSE_COLUMN = "cause_"
 _BLUR, _NOISE, _COMPRESSION, _RESOLUTION = ("blur",), ("noise",), ("compression",), ("resolution",)
 _LIGHT, _CONTRAST, _COLOR, _OCCLUSION = ("light",), ("contrast",), ("color",), ("occlusion",)
 

@@ -50,3 +50,16 @@ class MSECorrLoss(nn.Module):
         dtype = torch.promote_types(prediction.dtype, torch.float32)
         mse = _mean((prediction.to(dtype) - target.to(dtype)) ** 2, weights)
         return self.mse * mse + self.weight * (1 - pearson(prediction, target, weights))
+
+
+def causes_loss(logits: Tensor, severities: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy of severities, the mean over those that are known, as a scalar; 0 if none is.
+
+    Args:
+        logits: [N, causes], before the sigmoid.
+        severities: likewise, in [0, 1]; NaN where nobody knows.
+        weights: [N], as in `pearson`.
+    """
+    known = (~severities.isnan()).float() * (1 if weights is None else weights[:, None])
+    losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), severities.nan_to_num(), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1e-6)

@@ -46,7 +46,7 @@ from fiqa_trt.progress import Progress, Report, Say, silent
 from fiqa_trt.storage.record import Record
 from fiqa_trt.storage.writing import atomic
 from fiqa_trt.training.crops import HIDDEN, Crop, Face, draw_other, make_crop
-from fiqa_trt.training.damage import COLUMN
+from fiqa_trt.training.damage import CAUSE_COLUMN
 from fiqa_trt.training.degradations import FAMILIES, Image
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
 from fiqa_trt.training.occlusions import OCCLUDERS
@@ -191,7 +191,7 @@ def _described(crop: Crop, face: Face) -> dict[str, object]:
         "visible": 1 - HIDDEN * crop.framing,
         "covered": round(crop.covered, 4),
         **{family: round(level, 3) for family, level in levels.items()},
-        **{COLUMN + cause: "" if math.isnan(level) else round(level, 3) for cause, level in crop.causes.items()},
+        **{CAUSE_COLUMN + cause: "" if math.isnan(level) else round(level, 3) for cause, level in crop.causes.items()},
     }
 
 
