@@ -152,7 +152,7 @@ def pooled(network: Ensemble, work: Path, name: str, pictures: Pictures) -> list
         parts: list[list[Floats]] = [[] for _ in files]
         with torch.inference_mode():
             for start in range(0, len(pictures.rows), BATCH):
-                batch = torch.from_numpy(np.ascontiguousarray(pictures.pixels[start : start + BATCH]))
+                batch = torch.from_numpy(np.array(pictures.pixels[start : start + BATCH]))
                 normalised = network.normalise(batch).contiguous(memory_format=torch.channels_last)
                 for part, member in zip(parts, network.each(), strict=True):
                     part.append(member.pool(normalised).numpy())
