@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reference = open_torch(CHECKPOINT, place, "fp32", DISTINCT)
 
     def scored(pixels: Any) -> npt.NDArray[np.float32]:
-        found: npt.NDArray[np.float32] = reference.submit(pixels).result().mean(axis=1)
+        found: npt.NDArray[np.float32] = reference.submit(pixels).result().scores.mean(axis=1)
         return found
 
     def keep(name: str, key: str, measured: Callable[[], dict[str, Any]]) -> None:

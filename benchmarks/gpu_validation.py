@@ -169,7 +169,7 @@ def decoders(bench: Bench, files: Sequence[Path]) -> dict[str, Any]:
     engine = bench.torch("fp32", len(blobs))
     try:
         found = [decoder.decode(blobs, len(blobs)) for decoder in (dali, cpu)]
-        scores = [engine.submit(decoded.pixels).result().mean(axis=1) for decoded in found]
+        scores = [engine.submit(decoded.pixels).result().scores.mean(axis=1) for decoded in found]
     finally:
         engine.close()
     pixels = [

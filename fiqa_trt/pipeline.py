@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from fiqa_trt.decoding.base import Decoded, Decoder
 from fiqa_trt.decoding.items import PIXELS, Picture, pixels_of
-from fiqa_trt.engines.base import Engine, Scores
+from fiqa_trt.engines.base import Engine, Judged
 from fiqa_trt.errors import FiqaError, RunError, one_line
 from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.read_ahead import READERS, REQUESTS, Plan, Reader
+from fiqa_trt.models.causes import NONE, Causes
 from fiqa_trt.outcomes import ImageError, Origin, Outcome, Status, unforeseen
 from fiqa_trt.progress import Count, silent
 from fiqa_trt.scores.schema import to_table
@@ -52,11 +53,11 @@ class Chunk(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What the images of a chunk were given, in their order. `scores` [N, members]; rows of failures are NaN."""
+    """What the images of a chunk were given, in their order; rows of failures are NaN."""
 
     outcomes: list[Outcome]
     origins: list[Origin]
-    scores: Scores
+    judged: Judged
 
 
 class _Decoded(NamedTuple):
@@ -115,8 +116,7 @@ class Pipeline:
         ready = bounded_map(read, chunks, lambda: within(_READ_BYTES, 2 * READERS))
         decoded = bounded_map(decode, ready, lambda: within(_DECODE_BYTES, 2 * self._decoder.threads))
         for (chunk, origins, batch), result in _infer(decoded):
-            scores = scores_of_good(batch.outcomes, result, len(chunk.engine.info.members))
-            yield Scored(batch.outcomes, origins, scores)
+            yield Scored(batch.outcomes, origins, judged_if_good(batch.outcomes, result, chunk.engine.info.widths))
 
     def _decode(self, chunk: Chunk, whole: list[Read | Blob | Picture]) -> _Decoded:
         origins = [one.origin if isinstance(one, Read) else Origin() for one in whole]
@@ -168,7 +168,13 @@ def _size(image: Read | Blob | Picture) -> int:
 
 
 def score_units(
-    units: Iterable[Task], decoder: Decoder, engine: Engine, report: Count = silent, requests: int = REQUESTS
+    units: Iterable[Task],
+    decoder: Decoder,
+    engine: Engine,
+    report: Count = silent,
+    requests: int = REQUESTS,
+    *,
+    causes: bool = False,
 ) -> Iterator[Unit]:
     """Score units of inputs; yields each unit's number and its output rows, in order.
 
@@ -178,8 +184,9 @@ def score_units(
         engine: pixels to scores.
         report: called after every batch with its rows and how many of them failed.
         requests: to object stores, at a time.
+        causes: whether the rows tell of causes; the engine must, then.
     """
-    batch = engine.info.batch
+    batch, members, told = engine.info.batch, engine.info.members, engine.info.causes if causes else NONE
     begun: deque[tuple[Task, Plan]] = deque()
     pipeline = Pipeline(decoder, requests)
 
@@ -211,20 +218,21 @@ def score_units(
             report(len(scored.outcomes), sum(outcome.status is not Status.OK for outcome in scored.outcomes))
             unit, plan = begun[0]
             if images == len(plan.addresses):
-                yield unit.number, _rows(unit.inputs, plan, done, engine.info.members)
+                yield unit.number, _rows(unit.inputs, plan, done, members, told)
                 begun.popleft()
                 done, images = [], 0
     finally:
         pipeline.close()
 
 
-def _rows(table: pa.Table, plan: Plan, done: list[Scored], members: Sequence[str]) -> pa.Table:
+def _rows(table: pa.Table, plan: Plan, done: list[Scored], members: Sequence[str], causes: Causes) -> pa.Table:
     """The rows of a unit whose chunks are done."""
     places = plan.places()
     outcomes = [outcome for part in done for outcome in part.outcomes]
     origins = [origin for part in done for origin in part.origins]
-    scores = np.concatenate([part.scores for part in done])[places]
-    return to_table(table, [outcomes[place] for place in places], [origins[place] for place in places], scores, members)
+    judged = Judged(*(np.concatenate(parts)[places] for parts in zip(*(each.judged for each in done), strict=True)))
+    outcomes, origins = [outcomes[place] for place in places], [origins[place] for place in places]
+    return to_table(table, outcomes, origins, judged.scores, members, judged.causes, causes)
 
 
 def decode_all(decoder: Decoder, blobs: Sequence[Blob], batch: int) -> Decoded:
@@ -258,11 +266,11 @@ def _sifted(decoder: Decoder, blob: Blob) -> Blob:
     return blob
 
 
-def _infer(batches: Iterable[_Decoded]) -> Iterator[tuple[_Decoded, Scores | None]]:
+def _infer(batches: Iterable[_Decoded]) -> Iterator[tuple[_Decoded, Judged | None]]:
     """Keep the engine busy: a result is taken when it is there, and awaited only when enough others are under way."""
-    flying: deque[tuple[_Decoded, Future[Scores] | None]] = deque()
+    flying: deque[tuple[_Decoded, Future[Judged] | None]] = deque()
 
-    def land() -> tuple[_Decoded, Scores | None]:
+    def land() -> tuple[_Decoded, Judged | None]:
         decoded, future = flying.popleft()
         return decoded, None if future is None else future.result()
 
@@ -276,16 +284,17 @@ def _infer(batches: Iterable[_Decoded]) -> Iterator[tuple[_Decoded, Scores | Non
         yield land()
 
 
-def scores_of_good(outcomes: list[Outcome], result: Scores | None, members: int) -> Scores:
-    """Scores [N, members] of N outcomes; rows of failures are NaN.
+def judged_if_good(outcomes: list[Outcome], result: Judged | None, widths: Sequence[int]) -> Judged:
+    """What an engine with outputs of these widths gave the images of N outcomes; rows of failures are NaN.
 
     Raises:
         RunError: a score that is not a number. No image may bring that about, so the engine is at fault.
     """
-    scores = np.full((len(outcomes), members), np.nan, np.float32)
+    judged = Judged.of([np.full((len(outcomes), width), np.nan) for width in widths])
     good = [index for index, outcome in enumerate(outcomes) if outcome.status is Status.OK]
     if result is not None:
-        scores[good] = result[good]
-    if not np.isfinite(scores[good]).all():
+        for ours, theirs in zip(judged, result, strict=True):
+            ours[good] = theirs[good]
+    if not all(np.isfinite(each[good]).all() for each in judged):
         raise RunError("the engine returned a score that is not a number; check the checkpoint or use --precision fp32")
-    return scores
+    return judged

@@ -13,10 +13,11 @@ import numpy as np
 
 from fiqa_trt.decoding.base import DEFAULT_MAX_PIXELS
 from fiqa_trt.decoding.items import Item, check_item
-from fiqa_trt.errors import InputError, UsageError, one_line
+from fiqa_trt.errors import EngineError, InputError, UsageError, one_line
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.scorer import Scorer
+from fiqa_trt.scores.schema import CAUSE
 from fiqa_trt.scores.score import Score
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Batch = TypeVar("Batch", "dict[str, Any]", "pa.Table")
 
 
 class ScoreImages:
-    """Adds to each batch the columns `score`, `score_<member>`, `status` and `error`.
+    """Adds to each batch the columns `score`, `score_<member>`, `status`, `error`, and those of causes if asked for.
 
     What is wrong with an image is in its row, as in the output of `fiqa-trt score`, and never raised. Scores of such
     rows are null in an Arrow table (`batch_format="pyarrow"`) and NaN in NumPy arrays.
@@ -46,6 +47,7 @@ class ScoreImages:
         decoder: str = "auto",
         threads: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        causes: bool = False,
         say: Say = silent,
     ) -> None:
         """Open the engine and the decoder, once in each actor.
@@ -59,12 +61,17 @@ class ScoreImages:
             decoder: see above.
             threads: see above; give the actor as many CPUs.
             max_pixels: see above.
+            causes: add the columns `cause` and `cause_<name>`, too.
             say: see above.
         """
         self._column = column
         self._scorer = Scorer(
             device, precision, engine, batch=batch, decoder=decoder, threads=threads, max_pixels=max_pixels, say=say
         )
+        self._causes = self._scorer.info.causes.names if causes else ()
+        if causes and not self._causes:
+            self._scorer.close()
+            raise EngineError("causes=True: the checkpoint of this engine tells of none")
 
     def __call__(self, batch: Batch) -> Batch:
         """A batch with its scores.
@@ -115,14 +122,26 @@ class ScoreImages:
                 f"score_{name}": pa.array([score.members.get(name) for score in scores], pa.float32())
                 for name in members
             },
+            **self._of_causes(scores),
             "status": pa.array([score.status for score in scores], pa.string()),
             "error": pa.array([score.error for score in scores], pa.string()),
         }
 
+    def _of_causes(self, scores: Sequence[Score]) -> dict[str, pa.Array]:
+        import pyarrow as pa
+
+        if not self._causes:
+            return {}
+        severities = {name: [score.causes.get(name) for score in scores] for name in self._causes}
+        named = pa.array([score.cause for score in scores], pa.string())
+        return {CAUSE: named, **{f"{CAUSE}_{n}": pa.array(v, pa.float32()) for n, v in severities.items()}}
+
     def _as_arrays(self, scores: Sequence[Score]) -> dict[str, Any]:
+        import pyarrow as pa
+
         return {
             name: np.array([np.nan if value is None else value for value in column.to_pylist()], np.float32)
-            if name.startswith("score")
+            if pa.types.is_floating(column.type)
             else np.array(column.to_pylist(), object)
             for name, column in self._as_lists(scores).items()
         }

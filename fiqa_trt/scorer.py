@@ -107,8 +107,8 @@ class Scorer:
         scores = list[Score]()
         try:
             for done in self._pipeline.run(chunks()):
-                for outcome, row in zip(done.outcomes, done.scores, strict=True):
-                    scores.append(self._score(names[len(scores)], outcome, row))
+                for outcome, row, causes in zip(done.outcomes, *done.judged, strict=True):
+                    scores.append(self._score(names[len(scores)], outcome, row, causes))
         except (CancelledError, RuntimeError) as exc:  # what a pool says that was shut down meanwhile
             self._check_usable()
             if str(exc).startswith("cannot schedule new futures"):  # pools end before other threads do
@@ -140,11 +140,16 @@ class Scorer:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Scorer cannot be pickled: open one in each process (a pool has an `initializer`)")
 
-    def _score(self, path: str | None, outcome: Outcome, values: npt.NDArray[np.float32]) -> Score:
+    def _score(
+        self, path: str | None, outcome: Outcome, values: npt.NDArray[np.float32], severities: npt.NDArray[np.float32]
+    ) -> Score:
         good = outcome.status is Status.OK
         members = dict(zip(self.info.members, map(float, values), strict=True)) if good else {}
         mean = float(values.mean(dtype=np.float32)) if good else None
-        return Score(path, mean, members, outcome.width, outcome.height, outcome.status.value, outcome.error)
+        told, status = self.info.causes, outcome.status.value
+        causes = dict(zip(told.names, map(float, severities), strict=True)) if good else {}
+        cause = told.worst(severities[None])[0] if causes else None
+        return Score(path, mean, members, outcome.width, outcome.height, status, outcome.error, causes, cause)
 
     def close(self) -> None:
         """Release the device; nothing happens where that is done, or is another process's to do."""

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from fiqa_trt.engines.base import Engine
-from fiqa_trt.engines.opening import RELEASED
+from fiqa_trt.engines.opening import CHECKPOINT, RELEASED
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.machine import samples
 from fiqa_trt.runs.score import score_dataset
-from tests.helpers import MeanEngine, jpeg, mean_executor
+from tests.helpers import TOLD, MeanEngine, jpeg, mean_executor
 
 # How long an example takes, the first of which imports what it needs, tells of the machine.
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -43,6 +43,29 @@ def released() -> Iterator[Engine]:
     engine = OpenVinoEngine(RELEASED, "fp32")
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def telling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `ensemble.safetensors`, the released networks with heads for causes that nobody has trained, and
+    `onnx`, an engine of them.
+    """
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from fiqa_trt.building.export import export
+    from fiqa_trt.engines.torch import load_checkpoint
+
+    folder = tmp_path_factory.mktemp("telling")
+    network = load_checkpoint(CHECKPOINT)
+    torch.manual_seed(0)
+    network.add_causes(TOLD)
+    for member in network.each():
+        assert member.causes is not None
+        torch.nn.init.normal_(member.causes.weight, std=0.2)
+    save_file(network.state_dict(), folder / "ensemble.safetensors", TOLD.metadata())
+    export(folder / "ensemble.safetensors", folder / "onnx")
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

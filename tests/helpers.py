@@ -23,15 +23,16 @@ from PIL import Image
 from fiqa_trt.cli import group
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines.base import Engine, EngineInfo, Scores, finished
+from fiqa_trt.engines.base import Engine, EngineInfo, Judged, finished
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.manifest import Manifest, Target, new_engine, this_processor
 from fiqa_trt.errors import FiqaError
-from fiqa_trt.executors.base import Executor
+from fiqa_trt.executors.base import Executor, Setup
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.inputs.containers.registry import kind_of
 from fiqa_trt.inputs.marks import OURS
 from fiqa_trt.inputs.source import Source, list_inputs
+from fiqa_trt.models.causes import NONE, Causes
 from fiqa_trt.models.spec import MEMBERS, ModelSpec
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress
@@ -42,33 +43,46 @@ from fiqa_trt.scores.schema import own_columns
 from fiqa_trt.storage.registry import store_of
 
 
+TOLD = Causes(("blur", "noise", "light", "occlusion"), (0.4, 0.5, 0.6, 0.5))
+
+
 class MeanEngine:
-    """Scores are the crop's mean red and green levels, and blue of a third member: quick, exact, of pixels alone."""
+    """Scores are the crop's mean red and green levels, and blue of a third member: quick, exact, of pixels alone.
+
+    The first cause is the mean of red, every further one a tenth less.
+    """
 
     slots = 1
     place = "cpu"
     kept: Slot | None = None
 
-    def __init__(self, batch: int = 4, members: tuple[str, ...] = MEMBERS) -> None:
-        self.info = EngineInfo("mean 1", "none", "fp32", "fp32", batch, "0" * 64, members)
+    def __init__(self, batch: int = 4, members: tuple[str, ...] = MEMBERS, causes: Causes = NONE) -> None:
+        self.info = EngineInfo("mean 1", "none", "fp32", "fp32", batch, "0" * 64, members, causes=causes)
 
-    def submit(self, images: Images) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Judged]:
         assert images.shape == (self.info.batch, 224, 224, 3)
         means = np.asarray(images).mean(axis=(1, 2))
-        return finished((means[:, : len(self.info.members)] / 255).astype(np.float32))
+        scores = (means[:, : len(self.info.members)] / 255).astype(np.float32)
+        causes = means[:, :1] / 255 * (1 - np.arange(len(self.info.causes)) / 10)
+        return finished(scores, causes.astype(np.float32))
 
     def close(self) -> None:
         pass
 
 
-def in_process(engine: Engine, threads: int = 2) -> Executor:
+def in_process(engine: Engine, threads: int = 2, setup: Setup = Setup()) -> Executor:
     """This process with an engine and the CPU decoder."""
-    return InProcess(engine, CpuDecoder(threads=threads))
+    return InProcess(engine, CpuDecoder(threads=threads), setup)
 
 
 def mean_executor(batch: int = 4, threads: int = 2, members: tuple[str, ...] = MEMBERS) -> Executor:
     """This process with the engine above."""
     return in_process(MeanEngine(batch, members), threads)
+
+
+def telling_executor(causes: Causes = TOLD) -> Executor:
+    """This process with the engine above, and what it says of causes."""
+    return in_process(MeanEngine(causes=causes), setup=Setup(causes=True))
 
 
 def jpeg(image: Image.Image, **options: object) -> bytes:

@@ -24,7 +24,7 @@ from fiqa_trt.analysis.explain import Distribution, read_distribution
 from fiqa_trt.cli import group
 from fiqa_trt.curation.select import Selection
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import Engine, Scores
+from fiqa_trt.engines.base import Engine, Judged
 from fiqa_trt.engines.opening import open_sizes
 from fiqa_trt.errors import InputError, OutputError, UsageError
 from fiqa_trt.inputs.containers.tar import TarContainer
@@ -130,7 +130,7 @@ class _Counted:
         self.info, self.slots, self.place, self.kept = engine.info, engine.slots, engine.place, engine.kept
         self._engine, self._calls, self.close = engine, calls, engine.close
 
-    def submit(self, images: Images) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Judged]:
         self._calls.append(len(images))
         return self._engine.submit(images)
 

@@ -92,7 +92,7 @@ def test_dali_on_the_gpu(portrait: Image.Image) -> None:
     difference = np.abs(found.pixels.cpu().numpy()[good].astype(int) - np.asarray(reference.pixels)[good])
     assert difference.mean(axis=(1, 2, 3)).max() < 2
     engine = open_torch(CHECKPOINT, "cuda:0", "fp32", 16)
-    scores = [engine.submit(decoded.pixels).result()[good] for decoded in (found, reference)]
+    scores = [engine.submit(decoded.pixels).result().scores[good] for decoded in (found, reference)]
     assert np.abs(scores[0] - scores[1]).max() < 0.02
     engine.close()
 
@@ -126,7 +126,7 @@ def test_batches_in_flight_do_not_mix(reference: Scores) -> None:
     images = verification_batch()
     futures = [(row, engine.submit(images[row : row + 8])) for _ in range(20) for row in range(0, 64, 8)]
     for row, future in futures:
-        assert np.abs(future.result() - reference[row : row + 8]).max() < 1e-3
+        assert np.abs(future.result().scores - reference[row : row + 8]).max() < 1e-3
     engine.close()
 
 

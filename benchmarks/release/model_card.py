@@ -97,7 +97,7 @@ class Scorer:
             batch = np.zeros((size, SIZE, SIZE, 3), np.uint8)
             batch[: len(chunk)] = chunk
             pending.append((self.engine.submit(batch), len(chunk)))
-        return np.concatenate([future.result()[:count] for future, count in pending]).astype(np.float64)
+        return np.concatenate([future.result().scores[:count] for future, count in pending]).astype(np.float64)
 
     def __call__(self, crops: Sequence[Pixels] | Iterator[Pixels]) -> Scores:
         """float64 [N], the mean over members."""

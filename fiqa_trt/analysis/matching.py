@@ -15,7 +15,7 @@ import pyarrow as pa
 from fiqa_trt.errors import InputError
 from fiqa_trt.inputs.address import as_path
 from fiqa_trt.scores.files import SUFFIXES, read_output, read_schema
-from fiqa_trt.scores.members import members_of
+from fiqa_trt.scores.members import causes_of, members_of
 from fiqa_trt.scores.schema import own_columns
 from fiqa_trt.storage.places import Place, at_hand
 
@@ -59,7 +59,7 @@ class Scores:
         self.path = path
         by_name: dict[str, float | None] = {}
         schema = read_schema(path, ["path"])
-        own, known = own_columns(members_of(schema)), schema.names
+        own, known = own_columns(members_of(schema), causes_of(schema)), schema.names
         wrong = column in own and not column.startswith("score")
         if wrong or column not in known:
             # Those of ours that are scores, and what a list brought along, which may be another tool's.

@@ -18,7 +18,9 @@ from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs import retry, run
 from fiqa_trt.runs import score as scoring
 from fiqa_trt.runs.update import update_dataset
-from fiqa_trt.storage.places import place_of
+from fiqa_trt.scores.files import read_schema
+from fiqa_trt.scores.members import causes_of
+from fiqa_trt.storage.places import Place, place_of
 from fiqa_trt.storage.registry import is_stored
 
 
@@ -41,6 +43,7 @@ def score_dataset(
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     requests: int = REQUESTS,
+    causes: bool = False,
     unit_rows: int = run.UNIT_ROWS,
     restart: bool = False,
     update: bool = False,
@@ -70,6 +73,7 @@ def score_dataset(
         threads: see above.
         max_pixels: see above.
         requests: to object stores, at a time and process.
+        causes: say of each image what is wrong with it as well; with `update`, as the output has it.
         unit_rows: the most rows that a kill can cost.
         restart: forget an earlier run and replace its output.
         update: of a finished output, score only what is new or changed since; see `runs.update.update_dataset`.
@@ -90,13 +94,19 @@ def score_dataset(
     if cluster is not None and devices is not None:
         raise UsageError("give either devices or a cluster")
     workers = threads or len(os.sched_getaffinity(0))
-    setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests)
+    told = causes or (update and _tells_causes(target))
+    setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests, causes=told)
     asked = None if cluster is None else _asked(cluster, threads, [os.fspath(path) for path in (*given, output)])
     opened = functools.partial(open_executor, setup, say, devices=devices, cluster=asked)
     options = run.Options(unit_rows, restart, command)
     if update:
         return update_dataset(source, target, opened, options, report, say, keep_gone=keep_gone)
     return scoring.score_dataset(source, target, opened, options, report, say)
+
+
+def _tells_causes(output: Place) -> bool:
+    """Whether the rows of a finished output tell of causes. Raises InputError if it cannot be read."""
+    return output.is_file() and bool(causes_of(read_schema(output, ["path"])))
 
 
 def _asked(cluster: Cluster | str, threads: int | None, paths: Sequence[str]) -> Cluster:
@@ -148,8 +158,9 @@ def retry_failed(
     Raises:
         FiqaError: see `fiqa_trt.errors`.
     """
-    workers = threads or len(os.sched_getaffinity(0))
-    setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests)
+    workers, target = threads or len(os.sched_getaffinity(0)), place_of(output)
+    causes = _tells_causes(target)
+    setup = Setup(device, precision, engine, batch, decoder, workers, max_pixels, requests, causes=causes)
     opened = functools.partial(open_executor, setup, say, devices=devices)
     options = run.Options(unit_rows, command=command)
-    return retry.retry_failed(place_of(output), opened, options, report, say, image_column)
+    return retry.retry_failed(target, opened, options, report, say, image_column)

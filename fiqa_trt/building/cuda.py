@@ -12,9 +12,9 @@ from pathlib import Path
 from fiqa_trt.building.calibration import int8_ranges
 from fiqa_trt.building.measuring import Measured, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.request import Request
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.base import Judged
 from fiqa_trt.engines.cuda import gpu_target
-from fiqa_trt.engines.known import infer
+from fiqa_trt.engines.known import judge
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of
 from fiqa_trt.errors import EngineError, FiqaError, one_line
 from fiqa_trt.models.spec import ModelSpec
@@ -57,8 +57,8 @@ def build_tensorrt(request: Request, device: str, draft: Draft, scratch: Path, s
         types = tensorrt.layer_types(tensorrt.load_plan(payload, "the new engine"))
     tensorrt.check_layer_types(types, request.precision)
     say(f"layers in {', '.join(sorted(types))}" if types else "TensorRT does not tell in what types its layers compute")
-    batch, members = (compiler.SMALLEST, batches[-1], largest), tuple(network.members)
-    manifest = _manifest(request, model, target, payload, "tensorrt", "ensemble.plan", batch, versions, members)
+    batch = (compiler.SMALLEST, batches[-1], largest)
+    manifest = _manifest(request, model, target, payload, "tensorrt", "ensemble.plan", batch, versions, network.spec)
     manifest = dataclasses.replace(manifest, version_compatible=request.version_compatible)
     draft.write(manifest, payload)
     found = measure_engine(
@@ -121,19 +121,18 @@ def build_torch(request: Request, device: str, draft: Draft, scratch: Path, say:
     target = Target("cuda", *gpu_target(device))
     versions = {"torch": torch.__version__, "driver": driver_version()}
     batch = (1, best.info.batch, largest)
-    manifest = _manifest(
-        request, model, target, payload, "torch", "ensemble.safetensors", batch, versions, best.info.members
-    )
+    spec = ModelSpec(members=best.info.members, causes=best.info.causes)
+    manifest = _manifest(request, model, target, payload, "torch", "ensemble.safetensors", batch, versions, spec)
     return with_figures(manifest, best), payload
 
 
-def _reference(checkpoint: Path) -> Scores:
+def _reference(checkpoint: Path) -> Judged:
     """Of the verification batch, in FP32 on the CPU: a GPU would be compared with itself."""
     from fiqa_trt.engines.torch import open_torch
 
     engine = open_torch(checkpoint, "cpu")
     try:
-        return infer(engine, verification_batch())
+        return judge(engine, verification_batch())
     finally:
         engine.close()
 
@@ -147,7 +146,7 @@ def _manifest(
     name: str,
     batch: tuple[int, int, int],
     versions: dict[str, str],
-    members: tuple[str, ...],
+    spec: ModelSpec,
 ) -> Manifest:
     return Manifest(
         model=model,
@@ -162,5 +161,5 @@ def _manifest(
         throughput=0.0,
         seconds=0.0,
         versions=versions,
-        spec=ModelSpec(members=members),
+        spec=spec,
     )

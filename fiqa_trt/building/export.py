@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fiqa_trt.building.measuring import recorded
 from fiqa_trt.building.quantize import Ranges, with_qdq
+from fiqa_trt.engines.base import Judged
+from fiqa_trt.engines.known import agreement
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, digest_of, new_engine
 from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.engines.torch import load_checkpoint
 from fiqa_trt.errors import EngineError
 from fiqa_trt.libraries import import_library
-from fiqa_trt.models.spec import ModelSpec
-from fiqa_trt.models.verification import check, compare, verification_batch
+from fiqa_trt.models.verification import check, verification_batch
 
 if TYPE_CHECKING:
     import onnx
@@ -31,7 +33,8 @@ def export(checkpoint: Path, folder: Path, ranges: Ranges | None = None) -> Mani
     """Write `ensemble.onnx` and `engine.json` for a checkpoint; returns the manifest.
 
     The network takes `images` (uint8 RGB [batch, 224, 224, 3], any batch) and gives `member_scores` (float32
-    [batch, members]). It is compared in ONNX Runtime with PyTorch on the verification batch before anything is written.
+    [batch, members]) and, if it tells of causes, `causes` (float32 [batch, causes]). It is compared in ONNX Runtime
+    with PyTorch on the verification batch before anything is written.
 
     Args:
         checkpoint: safetensors.
@@ -74,7 +77,7 @@ def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) 
     model = digest_of(checkpoint)
     images = verification_batch()
     with torch.inference_mode():
-        expected = network(torch.from_numpy(images))[0].numpy()
+        expected = Judged.of(network(torch.from_numpy(images)))
     network.fold()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
@@ -82,7 +85,7 @@ def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) 
             network,
             (torch.from_numpy(images[:2]),),
             input_names=["images"],
-            output_names=["member_scores"],
+            output_names=list(network.spec.outputs),
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
@@ -95,12 +98,13 @@ def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) 
         exported = with_qdq(exported, ranges)
     payload = exported.SerializeToString()
     session = import_library("onnxruntime").InferenceSession(payload, providers=["CPUExecutionProvider"])
-    scores = np.asarray(session.run(None, {"images": images})[0])
-    agreement = compare(scores, expected)
+    found = Judged.of(session.run(None, {"images": images}))
+    near = agreement(found, expected)
+    most = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(found, expected, strict=True))
     if ranges is not None:
-        check(agreement, "int8", what)
-    elif not np.abs(scores - expected).max() <= _TOLERANCE:
-        raise EngineError(f"the ONNX network differs from {checkpoint} by {agreement.max:.2g} (at most {_TOLERANCE:g})")
+        check(near, "int8", what)
+    elif not most <= _TOLERANCE:
+        raise EngineError(f"the ONNX network differs from {checkpoint} by {most:.2g} (at most {_TOLERANCE:g})")
     manifest = Manifest(
         model=model,
         backend="onnx",
@@ -110,12 +114,12 @@ def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) 
         batch=(1, DEFAULT_BATCH, 1 << 16),
         payload=PAYLOAD,
         payload_sha256=hashlib.sha256(payload).hexdigest(),
-        agreement=agreement.rounded(),
+        agreement=near.rounded(),
         throughput=0.0,
         seconds=0.0,
         versions={"torch": torch.__version__, "onnx": onnx.__version__, "opset": str(OPSET)},
-        spec=ModelSpec(members=tuple(network.members)),
-        reference=tuple(tuple(float(f"{value:.7g}") for value in row) for row in expected),
+        spec=network.spec,
+        **recorded(expected),
     )
     draft.write(manifest, payload)
     return manifest

@@ -9,16 +9,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from fiqa_trt.engines.base import Engine, EngineInfo, Scores
-from fiqa_trt.engines.known import infer
+from fiqa_trt.engines.base import Engine, EngineInfo, Judged, Scores
+from fiqa_trt.engines.known import agreement, judge
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.store import NOISE
 from fiqa_trt.errors import EngineError
-from fiqa_trt.models.verification import Fidelity, check, compare, verification_batch
+from fiqa_trt.models.verification import Fidelity, check, verification_batch
 from fiqa_trt.progress import Say
 
 _TIMED_SECONDS, _ROUNDS = 0.3, 7
@@ -36,7 +36,7 @@ def throughput(engine: Engine, seconds: float) -> float:
     images = np.resize(images, (engine.info.batch, *images.shape[1:]))
     for future in [engine.submit(images) for _ in range(engine.slots)]:  # the first calls allocate
         future.result()
-    flying, done, began = deque[Future[Scores]](), 0, time.perf_counter()
+    flying, done, began = deque[Future[Judged]](), 0, time.perf_counter()
     while time.perf_counter() - began < seconds or done % engine.slots:  # all its slots have the same to do
         flying.append(engine.submit(images))
         done += 1
@@ -55,21 +55,21 @@ class Measured:
         info: of it with the batch that was chosen.
         rate: images per second.
         agreement: with FP32.
-        scores: of the verification batch.
+        judged: of the verification batch.
         gain: images for each one that another engine scored in the same time; 0 where there was none to compare with.
     """
 
     info: EngineInfo
     rate: float
     agreement: dict[str, float]
-    scores: Scores
+    judged: Judged
     gain: float = 0.0
 
 
 def measure_engine(
     open_with: Callable[[int], Engine],
     batches: Sequence[int],
-    reference: Scores,
+    reference: Judged,
     precision: str,
     what: str,
     say: Say,
@@ -82,7 +82,7 @@ def measure_engine(
         open_with: opens it with a batch size.
         batches: sizes to try, the one to be preferred first; those that the machine has no memory for are left out,
             and `say` hears of it.
-        reference: member scores of the verification batch.
+        reference: of the verification batch.
         precision: whose tolerance holds.
         what: the engine, in a word.
         say: told what was measured.
@@ -92,7 +92,7 @@ def measure_engine(
     Raises:
         EngineError: out of tolerance, or it cannot be opened with any batch size.
     """
-    rates, found = dict[int, list[float]](), dict[int, tuple[EngineInfo, Fidelity, Scores]]()
+    rates, found = dict[int, list[float]](), dict[int, tuple[EngineInfo, Fidelity, Judged]]()
     gain = 0.0
     with contextlib.ExitStack() as stack:
         engines = dict[int, Engine]()
@@ -106,10 +106,10 @@ def measure_engine(
                 continue
             stack.callback(engine.close)
             engines[batch] = engine
-            scores = infer(engine, verification_batch())
-            agreement = compare(scores, reference)
-            check(agreement, precision, f"the {what} engine")
-            found[batch] = engine.info, agreement, scores
+            judged = judge(engine, verification_batch())
+            near = agreement(judged, reference)
+            check(near, precision, f"the {what} engine")
+            found[batch] = engine.info, near, judged
             if beside is None:
                 rates[batch] = [throughput(engine, _TIMED_SECONDS) for _ in range(_ROUNDS)]
                 stack.pop_all().close()
@@ -123,8 +123,8 @@ def measure_engine(
                 duel, others = _in_turn({best: engines[best]}, beside, 2 * _ROUNDS)
                 rates[best] = duel[best]
             gain = statistics.median(ours / theirs for ours, theirs in zip(rates[best], others, strict=True))
-    info, agreement, scores = found[best]
-    return Measured(info, statistics.median(rates[best]), agreement.rounded(), scores, gain)
+    info, near, judged = found[best]
+    return Measured(info, statistics.median(rates[best]), near.rounded(), judged, gain)
 
 
 def _in_turn(engines: dict[int, Engine], beside: Engine, rounds: int) -> tuple[dict[int, list[float]], list[float]]:
@@ -191,8 +191,13 @@ def with_figures(manifest: Manifest, found: Measured) -> Manifest:
         throughput=round(found.rate, 1),
         gain=round(found.gain, 3),
         agreement=found.agreement,
-        reference=rounded(found.scores),
+        **recorded(found.judged),
     )
+
+
+def recorded(judged: Judged) -> dict[str, Any]:
+    """The fields of a manifest that say what an engine gives."""
+    return {"reference": rounded(judged.scores), "severities": rounded(judged.causes) if judged.causes.size else ()}
 
 
 def rounded(scores: Scores) -> tuple[tuple[float, ...], ...]:

@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
 from fiqa_trt.building import rtx_torch
 from fiqa_trt.building.cuda import BATCHES, driver_version
 from fiqa_trt.building.export import exported_network
@@ -40,7 +38,7 @@ def build_rtx(request: Request, device: str, draft: Draft, scratch: Path, say: S
     largest = request.max_batch or BATCHES[-1]
     batches = [size for size in batch_sizes(BATCHES, largest) if size >= SMALLEST]
     plan, versions = _plan(request, source, network, target, (batches[-1], largest), scratch, say)
-    check_plan(plan, request.precision, network.spec.preprocess.size, len(network.spec.members))
+    check_plan(plan, request.precision, network.spec)
     manifest = dataclasses.replace(
         network,
         backend="tensorrt-rtx",
@@ -60,13 +58,13 @@ def build_rtx(request: Request, device: str, draft: Draft, scratch: Path, say: S
     draft.write(manifest, plan.payload)
     found = measure_engine(
         lambda batch: open_rtx(draft.folder, device, batch),
-        batches, np.array(network.reference, np.float32), request.precision, f"{LIBRARY.title} {request.precision}",
+        batches, network.known, request.precision, f"{LIBRARY.title} {request.precision}",
         say,
     )  # fmt: skip
     # Other GPUs that can run it compile it for themselves, and compare it with FP32 again.
     figures = with_figures(manifest, found)
-    known = dataclasses.replace(figures, verified=True, verified_on=target.name, reference=network.reference)
-    return known, plan.payload
+    known = dataclasses.replace(figures, reference=network.reference, severities=network.severities)
+    return dataclasses.replace(known, verified=True, verified_on=target.name), plan.payload
 
 
 def _target_of(capability: str | None) -> Target:

@@ -13,8 +13,9 @@ import numpy as np
 
 from fiqa_trt.engines.rtx import LIBRARY, number_of_capability
 from fiqa_trt.errors import EngineError
+from fiqa_trt.models.spec import ModelSpec
 
-INPUT, OUTPUT = "images", "member_scores"
+INPUT = "images"
 SMALLEST = 2  # as of the engines of Torch-TensorRT
 
 
@@ -59,10 +60,11 @@ def describe(network: Any) -> dict[str, Any]:
     }
 
 
-def check_plan(plan: Plan, precision: str, size: int, members: int) -> None:
+def check_plan(plan: Plan, precision: str, spec: ModelSpec) -> None:
     """Raise EngineError unless a plan takes and gives what ours do, and computes in what it was built for."""
-    wanted = {"fp32": "float", "fp16": "half"}[precision]
-    inputs, outputs = {INPUT: ("uint8", (-1, size, size, 3))}, {OUTPUT: ("float", (-1, members))}
+    wanted, size = {"fp32": "float", "fp16": "half"}[precision], spec.preprocess.size
+    inputs = {INPUT: ("uint8", (-1, size, size, 3))}
+    outputs = {name: ("float", (-1, columns)) for name, columns in spec.outputs.items()}
     if (plan.inputs, plan.outputs, plan.types) != (inputs, outputs, (wanted,)):
         raise EngineError(
             f"the engine takes {plan.inputs}, gives {plan.outputs} and computes in {', '.join(plan.types)}, so it was "

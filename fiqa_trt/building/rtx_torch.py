@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fiqa_trt.building import compile as compiler
-from fiqa_trt.building.rtx_plans import INPUT, OUTPUT, Plan, configure, describe
+from fiqa_trt.building.rtx_plans import INPUT, Plan, configure, describe
 from fiqa_trt.errors import EngineError, FiqaError, one_line
 
 PACKAGE = "torch-tensorrt-rtx"
@@ -130,7 +130,8 @@ def _compile(wanted: dict[str, Any], folder: Path) -> Plan:
     shapes = compiler.input_shapes(wanted["best"], wanted["largest"])
     payload = convert(
         program, arg_inputs=[torch_tensorrt.Input(**shapes, dtype=torch.uint8)], device="cuda:0",
-        arg_input_binding_names=(INPUT,), output_binding_names=OUTPUT, **compiler.KEYWORDS,
+        arg_input_binding_names=(INPUT,), output_binding_names=tuple(network.spec.outputs),
+        **compiler.KEYWORDS,
     )  # fmt: skip
     (described,) = networks  # one engine: nothing was left to PyTorch
     return Plan(bytes(payload), **described)

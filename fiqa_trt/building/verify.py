@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-
 from fiqa_trt.building.cuda import BATCHES
 from fiqa_trt.building.measuring import batch_sizes, measure_engine
 from fiqa_trt.engines.known import fidelity, record
@@ -36,7 +34,7 @@ def verify(folder: Path, say: Say) -> tuple[Fidelity, Manifest]:
     measured = measure_engine(
         lambda batch: open_engine(engine=str(folder), batch=batch),
         [size for size in batch_sizes(BATCHES, high) if size >= low],
-        np.array(manifest.reference, np.float32), manifest.precision, str(folder), say,
+        manifest.known, manifest.precision, str(folder), say,
     )  # fmt: skip
     timed = dataclasses.replace(
         manifest,

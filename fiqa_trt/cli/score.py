@@ -64,6 +64,7 @@ def _max_failed(ctx: click.Context, param: click.Parameter, value: str | None) -
 )
 @click.option("--update", is_flag=True, help="Of a finished OUT, score only what is new or changed since.")
 @click.option("--keep-gone", is_flag=True, help="With --update: keep the rows of inputs that are gone.")
+@click.option("--causes", is_flag=True, help="Say what is wrong with each: columns cause, cause_blur, ...")
 @click.option("--max-failed", metavar="N|P%", callback=_max_failed, help="Exit with 3 if more rows than this failed.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Only auto falls back.")
 @click.option("--devices", metavar="0,1,...|all|auto", help="A process for each of several GPUs (or cpu,cpu).")
@@ -124,6 +125,7 @@ def command(
     retry_failed: Place | None,
     update: bool,
     keep_gone: bool,
+    causes: bool,
     max_failed: Callable[[int], float] | None,
     device: str,
     devices: str | None,
@@ -158,6 +160,7 @@ def command(
       find /dataset -name '*.jpg' | fiqa-trt score - -o scores.jsonl
       fiqa-trt score shards/ crops-000.tar train.parquet -o scores.parquet --devices all
       fiqa-trt score --update /dataset -o scores.parquet
+      fiqa-trt score /dataset -o scores.parquet --causes
       fiqa-trt score --retry-failed scores.parquet
     """
     if (output is None) == (retry_failed is None):
@@ -167,6 +170,8 @@ def command(
             "--retry-failed takes its inputs from OUT: no INPUT, --list, --path-column, --all-files, --limit, "
             "--restart, --update"
         )
+    if retry_failed is not None and causes:
+        raise click.UsageError("--retry-failed tells of causes where OUT does: no --causes")
     if update and (restart or limit):
         raise click.UsageError("--update takes all inputs, and what is there already: no --limit, no --restart")
     if keep_gone and not update:
@@ -211,6 +216,7 @@ def command(
                 restart=restart,
                 update=update,
                 keep_gone=keep_gone,
+                causes=causes,
                 cluster=on,
                 **how,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.base import EngineInfo, Judged
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.errors import EngineError, OutOfMemory, RunError, one_line
@@ -28,9 +28,10 @@ SLOTS = 2
 _WARM_UP = 3
 
 Launch = Callable[[], None]
-Bind = Callable[["Tensor", "Tensor", "torch.cuda.Stream"], Launch]
-"""Takes uint8 [batch, 224, 224, 3] and float32 [batch, members] on the GPU, and the stream; returns what launches the
-network from the one to the other on that stream. Without torch they are `cudart.Array` and `cudart.Stream`."""
+Bind = Callable[["Tensor", "Sequence[Tensor]", "torch.cuda.Stream"], Launch]
+"""Takes uint8 [batch, 224, 224, 3] and, for each output of the network, float32 [batch, columns] on the GPU, and the
+stream; returns what launches the network from the one to the others on that stream. Without torch they are
+`cudart.Array` and `cudart.Stream`."""
 
 
 class OwnGraph:
@@ -169,33 +170,33 @@ def _no_memory(error: BaseException | None) -> bool:
 class _Slot(Protocol):
     """Buffers of one batch, on a stream of its own, with the whole call recorded as a CUDA graph if it can be."""
 
-    def run(self, images: Images) -> Scores:
-        """Copy in, launch, copy out; returns when the scores are there."""
+    def run(self, images: Images) -> Judged:
+        """Copy in, launch, copy out; returns when all outputs are there."""
         ...
 
 
 class _TorchSlot:
     """See `_Slot`. What torch holds."""
 
-    def __init__(self, bind: Bind, place: str, batch: int, size: int, members: int, say: Say) -> None:
+    def __init__(self, bind: Bind, place: str, batch: int, size: int, widths: Sequence[int], say: Say) -> None:
         import torch
 
         device = torch.device(place)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._host = torch.zeros((batch, size, size, 3), dtype=torch.uint8).pin_memory()
-        self._out = torch.zeros((batch, members)).pin_memory()
+        self._found = [torch.zeros((batch, width)).pin_memory() for width in widths]
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         with torch.cuda.device(device), torch.cuda.stream(self._stream):
             self._images = torch.zeros_like(self._host, device=device)
-            self._scores = torch.zeros_like(self._out, device=device)
+            self._outputs = [torch.zeros_like(each, device=device) for each in self._found]
             # Kept for what it holds: the graph below uses the network's memory, but does not own it.
-            self._bound = launch = bind(self._images, self._scores, self._stream)
+            self._bound = launch = bind(self._images, self._outputs, self._stream)
             for _ in range(_WARM_UP):  # libraries choose their kernels and allocate at the first calls
                 launch()
             self._stream.synchronize()
             self._launch = launch if isinstance(launch, OwnGraph) else _recorded(launch, self._stream, say)
 
-    def run(self, images: Images) -> Scores:
+    def run(self, images: Images) -> Judged:
         """See `_Slot.run`."""
         import torch
 
@@ -207,18 +208,19 @@ class _TorchSlot:
         with torch.cuda.device(self._images.device), torch.cuda.stream(self._stream):
             self._images.copy_(source, non_blocking=True)
             self._launch()
-            self._out.copy_(self._scores, non_blocking=True)
+            for found, output in zip(self._found, self._outputs, strict=True):
+                found.copy_(output, non_blocking=True)
             self._done.record(self._stream)
         self._done.synchronize()
-        return np.array(self._out.numpy(), np.float32)
+        return Judged.of([found.numpy() for found in self._found])
 
 
-def _slot(bind: Bind, place: str, batch: int, size: int, members: int, say: Say) -> _Slot:
+def _slot(bind: Bind, place: str, batch: int, size: int, widths: Sequence[int], say: Say) -> _Slot:
     if has_torch():
-        return _TorchSlot(bind, place, batch, size, members, say)
+        return _TorchSlot(bind, place, batch, size, widths, say)
     from fiqa_trt.engines.cudart import CudartSlot
 
-    return CudartSlot(bind, _number(place), (batch, size, size, 3), (batch, members), say)
+    return CudartSlot(bind, _number(place), (batch, size, size, 3), [(batch, width) for width in widths], say)
 
 
 class CudaEngine:
@@ -245,18 +247,18 @@ class CudaEngine:
         self._idle: SimpleQueue[_Slot] = SimpleQueue()
         try:
             for _ in range(self.slots):
-                self._idle.put(_slot(bind, device, info.batch, size, len(info.members), say))
+                self._idle.put(_slot(bind, device, info.batch, size, info.widths, say))
         except RuntimeError as exc:
             if _no_memory(exc):
                 raise OutOfMemory(f"{info.device} has no memory for batches of {info.batch}", info.batch) from exc
             raise EngineError(f"{info.device} cannot run this engine: {one_line(exc)}") from exc
         self._threads = ThreadPoolExecutor(self.slots, "cuda")
 
-    def submit(self, images: Images) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Judged]:
         """See `Engine.submit`."""
         return self._threads.submit(self._run, images)
 
-    def _run(self, images: Images) -> Scores:
+    def _run(self, images: Images) -> Judged:
         slot = self._idle.get()
         try:
             return slot.run(images)

@@ -7,14 +7,14 @@ import ctypes
 import gc
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.base import Judged
 from fiqa_trt.errors import one_line
 from fiqa_trt.progress import Say
 
@@ -123,7 +123,9 @@ def _quietly(name: str, handle: Any) -> None:
 class CudartSlot:
     """See `cuda._Slot`."""
 
-    def __init__(self, bind: Bind, index: int, images: tuple[int, ...], scores: tuple[int, ...], say: Say) -> None:
+    def __init__(
+        self, bind: Bind, index: int, images: tuple[int, ...], outputs: Sequence[tuple[int, ...]], say: Say
+    ) -> None:
         from cuda.bindings import runtime
 
         from fiqa_trt.engines.cuda import OwnGraph
@@ -134,11 +136,11 @@ class CudartSlot:
             self._done = _do("cudaEventCreateWithFlags", runtime.cudaEventBlockingSync | runtime.cudaEventDisableTiming)
             weakref.finalize(self, _quietly, "cudaEventDestroy", self._done)
             self._host, self._host_address = pinned(images, np.uint8)
-            self._out, self._out_address = pinned(scores, np.float32)
-            self._images, self._scores = Array(images, np.uint8), Array(scores, np.float32)
+            self._found = [pinned(shape, np.float32) for shape in outputs]
+            self._images, self._outputs = Array(images, np.uint8), [Array(shape, np.float32) for shape in outputs]
             _do("cudaDeviceSynchronize")  # the zeros were written on another stream
             bound: Any = bind  # these have what it asks of torch's
-            self._bound = launch = bound(self._images, self._scores, self._stream)
+            self._bound = launch = bound(self._images, self._outputs, self._stream)
             for _ in range(_WARM_UP):
                 launch()
             self._stream.synchronize()
@@ -169,7 +171,7 @@ class CudartSlot:
             return launch
         return lambda: _do("cudaGraphLaunch", ready, stream)
 
-    def run(self, images: Images) -> Scores:
+    def run(self, images: Images) -> Judged:
         """See `cuda._Slot.run`."""
         from cuda.bindings import runtime
 
@@ -179,8 +181,9 @@ class CudartSlot:
             size, to_gpu = self._host.nbytes, kinds.cudaMemcpyHostToDevice
             _do("cudaMemcpyAsync", self._images.data_ptr(), self._host_address, size, to_gpu, stream)
             self._launch()
-            size, from_gpu = self._out.nbytes, kinds.cudaMemcpyDeviceToHost
-            _do("cudaMemcpyAsync", self._out_address, self._scores.data_ptr(), size, from_gpu, stream)
+            from_gpu = kinds.cudaMemcpyDeviceToHost
+            for (found, address), output in zip(self._found, self._outputs, strict=True):
+                _do("cudaMemcpyAsync", address, output.data_ptr(), found.nbytes, from_gpu, stream)
             _do("cudaEventRecord", self._done, stream)
         _do("cudaEventSynchronize", self._done)
-        return np.array(self._out, np.float32)
+        return Judged.of([found for found, _ in self._found])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fiqa_trt.decoding.base import Pixels
-from fiqa_trt.engines.base import Engine, Scores
+from fiqa_trt.engines.base import Engine, Judged, Scores
 from fiqa_trt.engines.manifest import MANIFEST, Manifest
 from fiqa_trt.errors import EngineError, FiqaError
 from fiqa_trt.models.verification import KNOWN, TOLERANCES, Fidelity, check, compare, known_crops, verification_batch
@@ -23,6 +23,8 @@ from fiqa_trt.storage.writing import atomic
 _INT8 = 0.03
 """INT8 engines have no tolerance for a single image. Of their own scores they keep well within this, whatever the batch
 size; a broken one does not."""
+_INT8_CAUSES = 0.15
+"""The same of the severity of a cause."""
 
 
 def difference(engine: Engine, manifest: Manifest) -> str | None:
@@ -35,15 +37,22 @@ def difference(engine: Engine, manifest: Manifest) -> str | None:
     batch = engine.info.batch
     rows = np.resize(np.arange(len(KNOWN)), batch)
     images = known_crops()[rows]
-    expected = np.array(manifest.reference, np.float64)[list(KNOWN)][rows].mean(axis=1)
-    limit = _INT8 if engine.info.precision == "int8" else TOLERANCES[engine.info.precision].max
+    known, limits = manifest.known, TOLERANCES[engine.info.precision]
+    expected = known.scores.astype(np.float64)[list(KNOWN)][rows].mean(axis=1)
+    causes = known.causes[list(KNOWN)][rows]
+    coarse = engine.info.precision == "int8"
+    limit, of_causes = (_INT8, _INT8_CAUSES) if coarse else (limits.max, limits.causes_max)
     try:
         for future in [engine.submit(images) for _ in range(engine.slots)]:
-            found = future.result().mean(axis=1, dtype=np.float64)
+            judged = future.result()
+            found = judged.scores.mean(axis=1, dtype=np.float64)
             # Not so if one of them is not a number, either.
             if not np.abs(found - expected).max() <= limit:
                 place = int(np.argmax(np.abs(found - expected)))
                 return f"a known crop scores {found[place]:.3f}, not {expected[place]:.3f} (it may differ by {limit:g})"
+            if causes.size and not np.abs(judged.causes - causes).max() <= of_causes:
+                most = np.abs(judged.causes - causes).max()
+                return f"a cause of a known crop differs by {most:.3f} (it may by {of_causes:g})"
     except FiqaError as exc:
         return f"a known crop cannot be scored: {exc}"
     return None
@@ -51,19 +60,30 @@ def difference(engine: Engine, manifest: Manifest) -> str | None:
 
 def infer(engine: Engine, images: Pixels) -> Scores:
     """Member scores of any number of images, in padded batches."""
+    return judge(engine, images).scores
+
+
+def judge(engine: Engine, images: Pixels) -> Judged:
+    """Scores and causes of any number of images, in padded batches."""
     batch = engine.info.batch
-    pending: list[tuple[Future[Scores], int]] = []
+    pending: list[tuple[Future[Judged], int]] = []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         padded = np.zeros((batch, *images.shape[1:]), np.uint8)
         padded[: len(part)] = part
         pending.append((engine.submit(padded), len(part)))
-    return np.concatenate([future.result()[:count] for future, count in pending])
+    parts = [[each[:count] for each in future.result()] for future, count in pending]
+    return Judged(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def fidelity(engine: Engine, manifest: Manifest) -> Fidelity:
     """How near an engine comes, on the whole verification batch, to the scores that its manifest records."""
-    return compare(infer(engine, verification_batch()), np.array(manifest.reference, np.float32))
+    return agreement(judge(engine, verification_batch()), manifest.known)
+
+
+def agreement(found: Judged, reference: Judged) -> Fidelity:
+    """How near an engine comes to a reference. Raises EngineError as `compare`."""
+    return compare(found.scores, reference.scores, found.causes, reference.causes)
 
 
 def verified(folder: Path, engine: Engine, manifest: Manifest, say: Say = silent) -> Manifest:

@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fiqa_trt.engines.base import EngineInfo
+import numpy as np
+
+from fiqa_trt.engines.base import EngineInfo, Judged
 from fiqa_trt.engines.registry import BACKENDS
 from fiqa_trt.errors import EngineError, one_line, storage_error
 from fiqa_trt.models.causes import Causes
@@ -61,6 +63,7 @@ class Manifest:
         reference: member scores of the verification batch, which every start is checked against: by PyTorch in FP32 for
             an `onnx` payload and for an engine that was not verified when it was built, else by the engine itself when
             it was built; empty if an earlier version built it.
+        severities: likewise of the causes; empty for a network that tells of none.
         gain: how many times as quick as what is used where nothing was built, both timed in turn; 0 if unknown.
         verified: whether it was compared with FP32 before it was written. Where it could not be, as it is for a GPU
             elsewhere, it is compared when it is opened on a GPU for the first time.
@@ -86,6 +89,13 @@ class Manifest:
     verified: bool = True
     verified_on: str = ""
     version_compatible: bool = False
+    severities: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def known(self) -> Judged:
+        """What it records of the verification batch."""
+        causes = np.array(self.severities, np.float32).reshape(len(self.reference), len(self.spec.causes))
+        return Judged(np.array(self.reference, np.float32), causes)
 
     def info(self, backend: str, device: str, batch: int) -> EngineInfo:
         """What its engine is when it runs as it was built.
@@ -104,14 +114,16 @@ class Manifest:
             model=self.model,
             members=self.spec.members,
             payload=self.payload_sha256,
+            causes=self.spec.causes,
         )
 
     def dump(self) -> str:
         """As JSON."""
         values = {"format": FORMAT, **dataclasses.asdict(self)}
-        del values["spec"]["causes"]
-        if self.spec.causes:  # of an engine without them earlier versions know all that there is
+        if self.spec.causes:
             values["spec"]["causes"] = self.spec.causes.named()
+        else:  # then earlier versions know all that there is
+            del values["spec"]["causes"], values["severities"]
         return json.dumps(values, indent=1) + "\n"
 
     @classmethod
@@ -130,8 +142,9 @@ class Manifest:
             spec = ModelSpec(**{key: tuple(value) for key, value in spec.items()}, preprocess=preprocess, causes=causes)
             target = Target(target["kind"], target["name"], tuple(target["features"]))
             low, best, high = values.pop("batch")
-            reference = tuple(tuple(map(float, row)) for row in values.pop("reference"))
-            manifest = cls(**values, spec=spec, target=target, batch=(low, best, high), reference=reference)
+            tables = {"reference": values["reference"], "severities": values.get("severities", ())}
+            values |= {name: tuple(tuple(map(float, row)) for row in rows) for name, rows in tables.items()}
+            manifest = cls(**values, spec=spec, target=target, batch=(low, best, high))
             if manifest.backend not in BACKENDS or Path(manifest.payload).name != manifest.payload:
                 raise ValueError(f"backend {manifest.backend!r}, payload {manifest.payload!r}")
             manifest.check_types()
@@ -158,6 +171,9 @@ class Manifest:
             raise ValueError(f"target is {self.target}")
         if any(len(row) != len(self.spec.members) for row in self.reference):
             raise ValueError("reference has not a score for each member")
+        rows = len(self.reference) if self.spec.causes else 0
+        if len(self.severities) != rows or any(len(row) != len(self.spec.causes) for row in self.severities):
+            raise ValueError("severities has not a number for each image and cause")
 
     def read_payload(self, folder: Path) -> bytes:
         """The payload's bytes.

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import EngineInfo, Scores, Wanted
+from fiqa_trt.engines.base import EngineInfo, Judged, Wanted
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.manifest import Manifest, processor_description, this_processor
 from fiqa_trt.errors import EngineError, RunError, one_line
@@ -126,20 +126,21 @@ class OpenVinoEngine:
             model=manifest.model,
             members=manifest.spec.members,
             payload=manifest.payload_sha256,
+            causes=manifest.spec.causes,
         )
 
-    def submit(self, images: Images) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Judged]:
         """See `Engine.submit`."""
         return self._threads.submit(self._run, np.asarray(images))
 
-    def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
+    def _run(self, images: npt.NDArray[np.uint8]) -> Judged:
         request = self._idle.get()
         try:
             # OpenVINO shares only memory that it could write to; a read-only array is copied.
             tensor = self._tensor(np.require(images, np.uint8, ["C", "W"]), shared_memory=True)
             request.start_async({0: tensor}, share_inputs=True)
             request.wait()
-            return np.array(request.get_output_tensor(0).data, np.float32)
+            return Judged.of([request.get_output_tensor(index).data for index in range(len(self.info.widths))])
         except RuntimeError as exc:
             raise RunError(f"OpenVINO could not score a batch: {str(exc).splitlines()[0]}") from exc
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,14 +192,14 @@ class Kernels:
             config.dynamic_shapes_kernel_specialization_strategy = strategy
         self._capturing.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
 
-    def bind(self, images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
+    def bind(self, images: Tensor, outputs: Sequence[Tensor], stream: torch.cuda.Stream) -> Launch:
         """See `cuda.Bind`. Where the library does not let us record a graph, it records its own."""
         context = self._engine.create_execution_context(self._config)
-        launch = tensorrt.bind_context(self._engine, context, images, scores, stream, LIBRARY)
+        launch = tensorrt.bind_context(self._engine, context, images, outputs, stream, LIBRARY)
         if context.is_stream_capturable(stream.cuda_stream):
             return functools.partial(self._launch, launch)
         context = self._engine.create_execution_context(self._capturing)
-        launch = tensorrt.bind_context(self._engine, context, images, scores, stream, LIBRARY)
+        launch = tensorrt.bind_context(self._engine, context, images, outputs, stream, LIBRARY)
         return OwnGraph(functools.partial(self._launch, launch))
 
     def _launch(self, launch: Launch) -> None:

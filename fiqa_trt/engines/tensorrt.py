@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,8 +158,8 @@ def open_tensorrt(folder: Path, device: str = "cuda", batch: int | None = None, 
     backend = f"tensorrt {library.version()}" + " (lean)" * (library is LEAN)
     info = manifest.info(backend, manifest.target.name, batch)
 
-    def bind(images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
-        return bind_plan(engine, images, scores, stream, library)
+    def bind(images: Tensor, outputs: Sequence[Tensor], stream: torch.cuda.Stream) -> Launch:
+        return bind_plan(engine, images, outputs, stream, library)
 
     return CudaEngine(bind, device, info, manifest.spec.preprocess.size, say)
 
@@ -187,14 +188,14 @@ def load_plan(plan: bytes, what: str, library: Library = FULL) -> Any:
 
 
 def bind_plan(
-    engine: Any, images: Tensor, scores: Tensor, stream: torch.cuda.Stream, library: Library = FULL
+    engine: Any, images: Tensor, outputs: Sequence[Tensor], stream: torch.cuda.Stream, library: Library = FULL
 ) -> Launch:
-    """See `fiqa_trt.engines.cuda.Bind`. The engine must have one input and one output, whatever their names."""
-    return bind_context(engine, engine.create_execution_context(), images, scores, stream, library)
+    """See `fiqa_trt.engines.cuda.Bind`. The engine must have one input and these outputs, whatever their names."""
+    return bind_context(engine, engine.create_execution_context(), images, outputs, stream, library)
 
 
 def bind_context(
-    engine: Any, context: Any, images: Tensor, scores: Tensor, stream: torch.cuda.Stream, library: Library
+    engine: Any, context: Any, images: Tensor, outputs: Sequence[Tensor], stream: torch.cuda.Stream, library: Library
 ) -> Launch:
     """The same of a context that was made already, or could not be: then it is None."""
     if context is None:
@@ -202,13 +203,17 @@ def bind_context(
     of_input = library.load().TensorIOMode.INPUT
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == of_input]
-    if len(inputs) != 1 or len(names) != 2:
+    given = [name for name in names if name not in inputs]  # in the order in which the network gives them
+    if len(inputs) != 1 or len(given) != len(outputs):
         raise EngineError(f"this is not an engine of ours: its inputs and outputs are {', '.join(names)}")
-    output = next(name for name in names if name not in inputs)
+    for name, output in zip(given, outputs, strict=True):
+        if (columns := tuple(engine.get_tensor_shape(name))[-1]) != output.shape[-1]:
+            raise EngineError(f"this is not an engine of ours: {name} has {columns} columns, not {output.shape[-1]}")
     if not context.set_input_shape(inputs[0], tuple(images.shape)):
         raise EngineError(f"the engine does not take {tuple(images.shape)}; build it again with another --max-batch")
     context.set_tensor_address(inputs[0], images.data_ptr())
-    context.set_tensor_address(output, scores.data_ptr())
+    for name, output in zip(given, outputs, strict=True):
+        context.set_tensor_address(name, output.data_ptr())
 
     def launch() -> None:
         if not context.execute_async_v3(stream.cuda_stream):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import Engine, EngineInfo, Scores, Wanted
+from fiqa_trt.engines.base import Engine, EngineInfo, Judged, Wanted
 from fiqa_trt.engines.cache import Slot
 from fiqa_trt.engines.cuda import CudaEngine, Launch, check_cuda, difference_from_here
 from fiqa_trt.engines.manifest import Manifest, digest_of
@@ -146,7 +147,8 @@ def open_torch(
         executed=executed + ", compiled" * compiled,
         batch=batch or DEFAULT_BATCH[kind],
         model=digest_of(checkpoint),
-        members=tuple(network.members),
+        members=network.spec.members,
+        causes=network.spec.causes,
     )
     if kind == "cpu":
         return TorchCpuEngine(network, info)
@@ -154,13 +156,14 @@ def open_torch(
     if compiled:
         torch._dynamo.reset()  # its limit of compilations is for the process, not for an engine
 
-    def bind(images: Tensor, scores: Tensor, stream: torch.cuda.Stream) -> Launch:
+    def bind(images: Tensor, outputs: Sequence[Tensor], stream: torch.cuda.Stream) -> Launch:
         # Without `fullgraph` it would give up after some shapes and run eager, silently.
         function = torch.compile(network, dynamic=False, fullgraph=True) if compiled else network
 
         def launch() -> None:
             with torch.inference_mode():
-                scores.copy_(function(images)[0])
+                for output, values in zip(outputs, function(images), strict=True):
+                    output.copy_(values)
 
         return launch
 
@@ -212,16 +215,16 @@ class TorchCpuEngine:
         self._thread = ThreadPoolExecutor(1, "torch")
         self.info = info
 
-    def submit(self, images: Images) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Judged]:
         """See `Engine.submit`."""
         return self._thread.submit(self._run, np.asarray(images))
 
-    def _run(self, images: npt.NDArray[np.uint8]) -> Scores:
+    def _run(self, images: npt.NDArray[np.uint8]) -> Judged:
         import torch
 
         try:
             with torch.inference_mode():
-                return np.asarray(self._network(torch.from_numpy(images))[0].numpy(), np.float32)
+                return Judged.of(self._network(torch.from_numpy(images)))
         except RuntimeError as exc:
             raise RunError(f"torch could not score a batch: {one_line(exc)}") from exc
 

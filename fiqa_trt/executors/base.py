@@ -31,6 +31,7 @@ class Setup:
         max_pixels: larger images are refused (`too_large`).
         requests: to object stores, at a time and process.
         cores: that the process may use; none for all of them.
+        causes: whether rows tell of causes.
     """
 
     # Of the first four that counts which they led to: the EngineInfo.
@@ -43,6 +44,7 @@ class Setup:
     max_pixels: int = DEFAULT_MAX_PIXELS
     requests: int = dataclasses.field(default=REQUESTS, metadata=FREE)
     cores: tuple[int, ...] = dataclasses.field(default=(), metadata=FREE)
+    causes: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError for a number that cannot be one."""

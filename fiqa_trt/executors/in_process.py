@@ -97,7 +97,7 @@ class InProcess(Alone):
 
     def score(self, units: Iterable[Task], report: Count) -> Iterator[Unit]:
         """See `pipeline.score_units`."""
-        return score_units(units, self._decoder, self._engine, report, self.setup.requests)
+        return score_units(units, self._decoder, self._engine, report, self.setup.requests, causes=self.setup.causes)
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -6,6 +6,11 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MEANINGS = {
     "blur": "out of focus, moved or smoothed over",
@@ -48,6 +53,14 @@ class Causes:
             raise ValueError(f"a cause named {wrong[0]!r}")
         if not all(0 <= value <= 1 for value in self.thresholds):
             raise ValueError(f"thresholds of causes are {self.thresholds}, not from 0 to 1")
+
+    def worst(self, severities: npt.NDArray[np.float32]) -> list[str | None]:
+        """Of each row of severities [N, causes] which is farthest above its threshold; None where none is above."""
+        import numpy as np
+
+        above = severities - np.array(self.thresholds, np.float32)
+        places = above.argmax(axis=1)
+        return [self.names[place] if row[place] > 0 else None for place, row in zip(places, above, strict=True)]
 
     def __len__(self) -> int:
         return len(self.names)

@@ -57,3 +57,9 @@ class ModelSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     preprocess: PreprocessSpec = PreprocessSpec()
     causes: Causes = NONE
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Columns of each output of the network, by its name where it has one."""
+        scores = {"member_scores": len(self.members)}
+        return {**scores, "causes": len(self.causes)} if self.causes else scores

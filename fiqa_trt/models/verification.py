@@ -112,28 +112,36 @@ def _stretched(image: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.floa
 
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
-    """How near the scores of an engine (means over members) come to the reference's.
+    """How near the scores of an engine (means over members) come to the reference's, and the severities of causes.
 
     Attributes:
         images: how many were compared.
         max: largest absolute difference.
         mean: mean absolute difference.
         srcc: Spearman's rank correlation.
+        causes_max: largest absolute difference of a severity; None where there are no causes.
+        causes_mean: their mean absolute difference, likewise.
     """
 
     images: int
     max: float
     mean: float
     srcc: float
+    causes_max: float | None = None
+    causes_mean: float | None = None
 
     def rounded(self) -> dict[str, float]:
         """As it is recorded."""
-        values = {name: float(f"{value:.6g}") for name, value in dataclasses.asdict(self).items()}
+        known = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        values = {name: float(f"{value:.6g}") for name, value in known.items()}
         return {**values, "images": self.images}
 
     def __str__(self) -> str:
         """In a line."""
-        return f"max {self.max:.2g}, mean {self.mean:.2g}, SRCC {self.srcc:.5f} on {self.images} images"
+        scores = f"max {self.max:.2g}, mean {self.mean:.2g}, SRCC {self.srcc:.5f} on {self.images} images"
+        if self.causes_max is None:
+            return scores
+        return f"{scores}; causes max {self.causes_max:.2g}, mean {self.causes_mean:.2g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,31 +151,49 @@ class Tolerance:
     max: float = 1.0
     mean: float = 1.0
     srcc: float = 0.0
+    causes_max: float = 1.0
+    causes_mean: float = 1.0
 
     def __str__(self) -> str:
         """Only what it limits."""
-        parts = [f"{name} <= {value:g}" for name, value in (("max", self.max), ("mean", self.mean)) if value < 1]
+        names = ("max", "mean", "causes_max", "causes_mean")
+        parts = [f"{n.replace('_', ' ')} <= {getattr(self, n):g}" for n in names if getattr(self, n) < 1]
         return ", ".join([*parts, f"SRCC >= {self.srcc:g}"] if self.srcc > 0 else parts)
+
+    def holds(self, found: Fidelity) -> bool:
+        """Whether an engine keeps to it."""
+        scores = found.max <= self.max and found.mean <= self.mean and found.srcc >= self.srcc
+        if found.causes_max is None or found.causes_mean is None:
+            return scores
+        return scores and found.causes_max <= self.causes_max and found.causes_mean <= self.causes_mean
 
 
 TOLERANCES = {
-    "fp32": Tolerance(max=1e-4),
-    "fp16": Tolerance(max=1e-2, srcc=0.9995),
-    "int8": Tolerance(mean=0.02, srcc=0.99),
+    "fp32": Tolerance(max=1e-4, causes_max=1e-3),
+    "fp16": Tolerance(max=1e-2, srcc=0.9995, causes_max=5e-2),
+    "int8": Tolerance(mean=0.02, srcc=0.99, causes_mean=0.04),
 }
+"""A severity says whether there is something, and so is steeper than a score."""
 
 
-def compare(scores: Scores, reference: Scores) -> Fidelity:
-    """Fidelity of member scores [N, members] with a reference of the same shape.
+def compare(
+    scores: Scores, reference: Scores, causes: Scores | None = None, of_causes: Scores | None = None
+) -> Fidelity:
+    """Fidelity of member scores [N, members] with a reference of the same shape, and of causes [N, causes] with theirs.
 
     Raises:
-        EngineError: a score that is not a number.
+        EngineError: a score or a severity that is not a number.
     """
-    if not np.isfinite(scores).all():
+    given = [scores] if causes is None else [scores, causes]
+    if not all(np.isfinite(each).all() for each in given):
         raise EngineError("the engine returned scores that are not numbers; build it with another --precision")
     ours, theirs = scores.mean(axis=1, dtype=np.float64), reference.mean(axis=1, dtype=np.float64)
     difference = np.abs(ours - theirs)
-    return Fidelity(len(ours), float(difference.max()), float(difference.mean()), _spearman(ours, theirs))
+    found = Fidelity(len(ours), float(difference.max()), float(difference.mean()), _spearman(ours, theirs))
+    if causes is None or of_causes is None or not causes.size:
+        return found
+    difference = np.abs(causes.astype(np.float64) - of_causes)
+    return dataclasses.replace(found, causes_max=float(difference.max()), causes_mean=float(difference.mean()))
 
 
 def _spearman(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
@@ -186,5 +212,5 @@ def _spearman(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
 def check(agreement: Fidelity, precision: str, what: str, so: str = "was not written") -> None:
     """Raise EngineError, saying what comes of it, unless the agreement is within the tolerance of `precision`."""
     limit = TOLERANCES[precision]
-    if not (agreement.max <= limit.max and agreement.mean <= limit.mean and agreement.srcc >= limit.srcc):
+    if not limit.holds(agreement):
         raise EngineError(f"{what} is too far from FP32, so it {so}: {agreement}; a {precision} engine needs {limit}")

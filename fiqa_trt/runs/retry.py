@@ -17,7 +17,7 @@ from fiqa_trt.inputs.containers.registry import TABLES
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Report, Say, silent
-from fiqa_trt.runs.run import Options, Summary, begin_in_place, open_run, refuse_incomparable
+from fiqa_trt.runs.run import Options, Summary, begin_in_place, open_run, refuse_incomparable, refuse_other_causes
 from fiqa_trt.scores.files import (
     check_columns,
     output_metadata,
@@ -54,7 +54,8 @@ def retry_failed(
     if not output.is_file():
         raise InputError(f"--retry-failed {output}: no such file")
     with open_run(output, open_executor, options, report, say) as run:
-        own, folder = tuple(needed_columns(run.members)), run.folder
+        refuse_other_causes(run, "--retry-failed")
+        own, folder = tuple(needed_columns(run.members, run.causes.names)), run.folder
         schema = check_columns(read_schema(output, own), output)
         finished = functools.partial(read_output, output, own, image_column)
         rows = sum(table.num_rows for table in finished())
@@ -74,7 +75,9 @@ def retry_failed(
         run.work()
         if count == 0:
             say(f"nothing to retry: every row of {output} is ok")
-        return run.finish(schema, _merged(finished(), folder.units.parts(), own_columns(run.members)), rows)
+        return run.finish(
+            schema, _merged(finished(), folder.units.parts(), own_columns(run.members, run.causes.names)), rows
+        )
 
 
 def _refuse_elsewhere(output: Place, tables: Iterable[pa.Table], say: Say) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from fiqa_trt.decoding.registry import libraries
-from fiqa_trt.errors import InputError
+from fiqa_trt.errors import DifferentRun, EngineError, InputError
 from fiqa_trt.executors.base import Executor
 from fiqa_trt.fingerprint import FREE, Fingerprint, counted, refuse_difference
 from fiqa_trt.inputs.source import Source
+from fiqa_trt.models.causes import NONE
 from fiqa_trt.models.spec import PreprocessSpec
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Progress, Report, Say
@@ -23,9 +24,11 @@ from fiqa_trt.runs.state import RunFolder
 from fiqa_trt.scores.files import (
     SUFFIXES,
     output_metadata,
+    read_schema,
     recorded_fingerprint,
     write_output,
 )
+from fiqa_trt.scores.members import causes_of
 from fiqa_trt.scores.schema import own_columns
 from fiqa_trt.scores.tally import Tally
 from fiqa_trt.storage.places import Place
@@ -100,8 +103,17 @@ class Run:
         self.report = report
         self.say = say
         self.members = executor.info.members
+        self.causes = executor.info.causes if executor.setup.causes else NONE
         self.scored_now = 0
         self.seconds = 0.0
+
+    def check_causes(self) -> None:
+        """Raise EngineError if the rows are to tell of causes, and the engine does not."""
+        if self.executor.setup.causes and not self.causes:
+            raise EngineError(
+                "--causes: the checkpoint of this engine tells of none; leave it out, or give --engine one that was "
+                "built from a checkpoint that does"
+            )
 
     def fingerprint(self, job: str, source: Source, inputs: str, count: int) -> Fingerprint:
         """Everything that the rows of this run depend on.
@@ -130,6 +142,7 @@ class Run:
         return {
             "version": __version__,
             "engine": dataclasses.asdict(self.executor.info),
+            **({"causes": self.causes.named()} if self.causes else {}),
             "decoder": self.executor.decoder,
             "command": self.options.command,
             "preprocess": dataclasses.asdict(PreprocessSpec()),
@@ -207,7 +220,7 @@ def open_run(
 def apart_from(source: Source, run: Run) -> Source:
     """A source whose folders are not searched for the run's own files, and whose columns do not have our names."""
     files = tuple(map(os.fspath, (run.output, target_of(run.output), run.folder.home)))
-    return dataclasses.replace(source, reserved=tuple(own_columns(run.members)), exclude=files)
+    return dataclasses.replace(source, reserved=tuple(own_columns(run.members, run.causes.names)), exclude=files)
 
 
 def refuse_incomparable(
@@ -239,6 +252,23 @@ def refuse_incomparable(
         {key: recorded[key] for key in alike},
         {key: fingerprint[key] for key in alike},
         "give the --engine, --precision and --image-column that it is from",
+    )
+
+
+def refuse_other_causes(run: Run, option: str) -> None:
+    """Raise DifferentRun if the rows of a finished output tell of other causes than new ones would."""
+    there, here = causes_of(read_schema(run.output, ["path"])), run.causes.names
+    if there == here:
+        return
+    if not there:
+        raise DifferentRun(
+            f"{option} {run.output}: its rows do not tell of causes; --restart scores all of them with --causes, or "
+            "leave that out"
+        )
+    told = ", ".join(run.executor.info.causes.names) or "none"
+    raise DifferentRun(
+        f"{option} {run.output}: its rows tell of {', '.join(there)}, and this engine of {told}; give the "
+        "--engine that it is from"
     )
 
 

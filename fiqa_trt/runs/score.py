@@ -51,10 +51,11 @@ def score_dataset(
     """
     check_source(source, output)
     with open_run(output, open_executor, options, report, say) as run:
+        run.check_causes()
         folder, source = run.folder, apart_from(source, run)
         batches = list_inputs(source, say)
         first = next(batches)
-        schema = check_columns(output_schema(run.members, first.schema), output)
+        schema = check_columns(output_schema(run.members, first.schema, run.causes.names), output)
         digest, count = folder.freeze(map(holder(output), itertools.chain([first], batches)))
         fingerprint = run.fingerprint("score", source, digest, count)
         if options.restart:
@@ -68,7 +69,7 @@ def score_dataset(
 
 def _completed(run: Run, fingerprint: Fingerprint) -> Summary:
     """What an output that is there holds, if it is what this run would write. Raises DifferentRun if it is not."""
-    output, metadata, needed = run.output, output_metadata(run.output), needed_columns(run.members)
+    output, metadata, needed = run.output, output_metadata(run.output), needed_columns(run.members, run.causes.names)
     if metadata is None and not _holds(output, needed, run.folder.listed()):
         raise already_there(output)
     if metadata is None:

@@ -29,7 +29,16 @@ from fiqa_trt.inputs.source import Source, check_source, list_inputs
 from fiqa_trt.outcomes import Origin
 from fiqa_trt.progress import Report, Say, silent
 from fiqa_trt.runs.retry import Fresh
-from fiqa_trt.runs.run import Options, Run, Summary, apart_from, begin_in_place, open_run, refuse_incomparable
+from fiqa_trt.runs.run import (
+    Options,
+    Run,
+    Summary,
+    apart_from,
+    begin_in_place,
+    open_run,
+    refuse_incomparable,
+    refuse_other_causes,
+)
 from fiqa_trt.runs.score import score_dataset
 from fiqa_trt.scores.files import check_columns, holder, output_metadata, read_output, read_schema, with_metadata
 from fiqa_trt.scores.schema import output_schema, own_columns, own_types
@@ -129,16 +138,17 @@ def update_dataset(
 
 def _update(run: Run, source: Source, keep_gone: bool) -> Summary:
     output, folder, say = run.output, run.folder, run.say
+    refuse_other_causes(run, "--update")
     batches = list_inputs(source, say)
     first = next(batches)
-    ours = output_schema(run.members, first.schema)
+    ours = output_schema(run.members, first.schema, run.causes.names)
     schema = check_columns(ours, output)
     listed = folder.freeze(map(holder(output), itertools.chain([first], batches)))
     whole = run.fingerprint("score", source, *listed)
     refuse_incomparable(output, "--update", whole, say)
     if "filtered_from" in (output_metadata(output) or {}):
         raise DifferentRun(f"{output} holds what filter kept, not a data set; --update the file that it was kept from")
-    own = own_columns(run.members)
+    own = own_columns(run.members, run.causes.names)
     old = _read_own(output, own)
     now = _with_origins(folder.listed())
     changes = compare(now, old)

@@ -11,7 +11,7 @@ from fiqa_trt.inputs.address import SEPARATOR
 from fiqa_trt.inputs.containers.registry import TABLES
 from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files import read_schema
-from fiqa_trt.scores.members import members_of
+from fiqa_trt.scores.members import causes_of, members_of
 from fiqa_trt.scores.schema import own_columns
 from fiqa_trt.storage.places import Place
 
@@ -70,7 +70,7 @@ def grouping(group_by: str, scores: Place) -> Callable[[pa.Table], pa.ChunkedArr
             f"--group-by {group_by}: no column of that name, and not a regular expression ({exc})"
         ) from exc
     if compiled.groups != 1:
-        own = own_columns(members_of(schema))
+        own = own_columns(members_of(schema), causes_of(schema))
         carried = ", ".join(name for name in schema.names if name not in own) or "none"
         raise InputError(
             f"--group-by {group_by}: it is neither `{PARENT}` nor a column (carried along: {carried}), and a regular "

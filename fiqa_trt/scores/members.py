@@ -1,11 +1,13 @@
-"""Whose scores a file holds: the members of the ensemble that wrote it."""
+"""Whose scores a file holds: the members of the ensemble that wrote it, and the causes that it tells of."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fiqa_trt.models.spec import MEMBERS
+from fiqa_trt.scores.schema import CAUSE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,10 +24,36 @@ def members_of(schema: pa.Schema) -> tuple[str, ...]:
         recorded = json.loads(schema.metadata[b"fiqa_trt"])["engine"]["members"]
         return tuple(map(str, recorded))
     except (KeyError, TypeError, ValueError):
-        names = schema.names
-        between = names[names.index("score") + 1 : names.index("width")] if {"score", "width"} <= set(names) else []
-        known = len(between) > 1 and all(name.startswith("score_") for name in between)
-        return tuple(name.removeprefix("score_") for name in between) if known else MEMBERS
+        between = _between(schema.names)
+        scores = between[: between.index(CAUSE)] if CAUSE in between else between
+        known = len(scores) > 1 and all(name.startswith("score_") for name in scores)
+        return tuple(name.removeprefix("score_") for name in scores) if known else MEMBERS
+
+
+def _between(names: Sequence[str]) -> list[str]:
+    """The columns between `score` and `width`, where members and causes are written."""
+    return list(names[names.index("score") + 1 : names.index("width")]) if {"score", "width"} <= set(names) else []
+
+
+def causes_of(schema: pa.Schema) -> tuple[str, ...]:
+    """The causes that a scores file tells of, in order; none by default.
+
+    A Parquet file of ours records them. Of another they are the columns `cause_x` that follow `cause` between `score`
+    and `width`.
+    """
+    try:
+        record = json.loads(schema.metadata[b"fiqa_trt"])
+        return tuple(map(str, record.get("causes", ())))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        between = _between(schema.names)
+        names = between[between.index(CAUSE) + 1 :] if CAUSE in between else []
+        known = all(name.startswith(f"{CAUSE}_") for name in names)
+        return tuple(name.removeprefix(f"{CAUSE}_") for name in names) if known else ()
+
+
+def cause_columns(schema: pa.Schema) -> list[str]:
+    """Names of the columns of `causes_of`, of their severities."""
+    return [f"{CAUSE}_{name}" for name in causes_of(schema)]
 
 
 def member_columns(schema: pa.Schema) -> list[str]:

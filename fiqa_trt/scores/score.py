@@ -17,6 +17,9 @@ class Score:
         height: likewise.
         status: `ok`, or why there is no score, as in the output of `fiqa-trt score`.
         error: one line for every status but `ok`.
+        causes: how much of each cause there is, from 0 to 1, by name; empty unless `status` is `ok` and the engine
+            tells of causes.
+        cause: which of them is farthest above its threshold; None if none is.
     """
 
     path: str | None
@@ -26,3 +29,5 @@ class Score:
     height: int | None
     status: str
     error: str | None
+    causes: dict[str, float] = dataclasses.field(default_factory=dict)
+    cause: str | None = None

@@ -11,7 +11,7 @@ import pytest
 from fiqa_trt.building import measuring
 from fiqa_trt.building.calibration import Pixels
 from fiqa_trt.building.measuring import Measured, batch_sizes, choose, quickest
-from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.base import EngineInfo, Judged
 from fiqa_trt.errors import EngineError
 
 INFO = EngineInfo("x", "y", "fp16", "fp16", 8, "0", ("a", "b"))
@@ -21,7 +21,7 @@ def test_the_quickest_way_within_tolerance_is_taken() -> None:
     def measured(rate: int) -> Measured:
         if rate > 50:
             raise EngineError(f"{rate} is too far from FP32")
-        return Measured(INFO, rate, {}, np.zeros((0, 2), np.float32))
+        return Measured(INFO, rate, {}, Judged.of([np.zeros((0, 2))]))
 
     said = list[str]()
     assert quickest(measured, [10, 30, 99, 20], said.append)[0] == 30
@@ -34,7 +34,7 @@ def test_the_quickest_way_within_tolerance_is_taken() -> None:
 
 def test_ways_are_compared_beside_the_same_engine() -> None:
     """Whatever the load was while each was timed."""
-    none = np.zeros((0, 2), np.float32)
+    none = Judged.of([np.zeros((0, 2))])
     found = {"a": Measured(INFO, 300, {}, none, 0.8), "b": Measured(INFO, 100, {}, none, 1.6)}
     assert quickest(found.__getitem__, ["a", "b"], print)[0] == "b"
 
@@ -52,20 +52,20 @@ def test_a_noisy_moment_chooses_nothing() -> None:
 @pytest.mark.parametrize("batch", [1, 32])
 def test_all_that_goes_in_is_timed(batch: int) -> None:
     """The same in every slot, from the first image to the last: else a large batch seems slower than it is."""
-    now, waited = list[Future[Scores]](), list[Future[Scores]]()
+    now, waited = list[Future[Judged]](), list[Future[Judged]]()
 
-    class Watched(Future[Scores]):
-        def result(self, timeout: float | None = None) -> Scores:
+    class Watched(Future[Judged]):
+        def result(self, timeout: float | None = None) -> Judged:
             waited.append(self)
             return super().result(timeout)
 
     class Counting:
         info, slots = dataclasses.replace(INFO, batch=batch), 3
 
-        def submit(self, images: Pixels) -> Future[Scores]:
+        def submit(self, images: Pixels) -> Future[Judged]:
             assert len(images) == batch
             future = Watched()
-            future.set_result(np.zeros((batch, 2), np.float32))
+            future.set_result(Judged.of([np.zeros((batch, 2))]))
             now.append(future)
             return future
 

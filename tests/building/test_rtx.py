@@ -32,14 +32,15 @@ import json, sys
 from pathlib import Path
 from fiqa_trt.building.rtx_plans import check_plan, plan_of_onnx
 from fiqa_trt.building.rtx_torch import plan_of_checkpoint
+from fiqa_trt.engines.manifest import Manifest
 from fiqa_trt.engines.opening import CHECKPOINT, RELEASED
 
-found = {}
+found, spec = {}, Manifest.read(RELEASED).spec
 for precision in ("fp32", "fp16"):
     onnx = plan_of_onnx((RELEASED / "ensemble.onnx").read_bytes(), precision, 256, 512, None)
     through = plan_of_checkpoint(CHECKPOINT, precision, 256, 512, None, Path(sys.argv[1]))
     for way, plan in (("onnx", onnx), ("torch", through)):
-        check_plan(plan, precision, 224, 2)
+        check_plan(plan, precision, spec)
         found[f"{way} {precision}"] = {**vars(plan), "payload": len(plan.payload)}
 print(json.dumps(found))
 """
@@ -70,7 +71,8 @@ def test_both_ways_give_the_same_engine(tmp_path: Path) -> None:
     found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     for plan in found.values():
         assert plan["inputs"] == {"images": ["uint8", [-1, 224, 224, 3]]}
-        assert plan["outputs"] == {"member_scores": ["float", [-1, 2]]}
+        outputs = Manifest.read(RELEASED).spec.outputs
+        assert plan["outputs"] == {name: ["float", [-1, columns]] for name, columns in outputs.items()}
         assert plan["convolutions"] == 108
     for way in ("onnx", "torch"):
         fp32, fp16 = found[f"{way} fp32"], found[f"{way} fp16"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import gc
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ import pytest
 import torch
 
 from fiqa_trt.engines import cuda, cudart
-from fiqa_trt.engines.base import EngineInfo, Scores
+from fiqa_trt.engines.base import EngineInfo, Judged
 from fiqa_trt.errors import EngineError, OutOfMemory, RunError
+from fiqa_trt.models.causes import Causes
 
 pytest.importorskip("cuda.bindings")
 INFO = EngineInfo("x", "L4", "fp16", "fp16", 4, "0" * 64, ("a", "b"))
@@ -99,14 +101,15 @@ class Gpu:
         for work in self.graphs[graph]:
             work()
 
-    def bind(self, images: Any, scores: Any, stream: Any) -> cuda.Launch:
-        """A network that gives the mean of red and of green."""
+    def bind(self, images: Any, outputs: Any, stream: Any) -> cuda.Launch:
+        """A network that gives the mean of red and of green, and of a cause, if it is to, that of red."""
         assert stream.cuda_stream == 7
 
         def compute() -> None:
             pixels = np.frombuffer(self.held[images.data_ptr()], np.uint8).reshape(images.shape)
-            out = np.frombuffer(self.held[scores.data_ptr()], np.float32).reshape(scores.shape)
-            out[...] = pixels[..., :2].mean(axis=(1, 2)) / 255
+            for output in outputs:
+                out = np.frombuffer(self.held[output.data_ptr()], np.float32).reshape(output.shape)
+                out[...] = pixels[..., : output.shape[1]].mean(axis=(1, 2)) / 255
 
         return lambda: self.enqueue(compute)
 
@@ -128,9 +131,9 @@ def score(gpu: Gpu, said: Callable[[str], None] = print) -> None:
     engine = cuda.CudaEngine(gpu.bind, "cuda:1", INFO, 6, said)
     assert engine.place == "cuda:1"
     batches = [np.full((4, 6, 6, 3), value, np.uint8) for value in range(0, 250, 10)]
-    futures: list[Future[Scores]] = [engine.submit(batch) for batch in batches]
+    futures: list[Future[Judged]] = [engine.submit(batch) for batch in batches]
     for batch, future in zip(batches, futures, strict=True):
-        assert np.allclose(future.result(), batch[0, 0, 0, 0] / 255)
+        assert np.allclose(future.result().scores, batch[0, 0, 0, 0] / 255)
     engine.close()
 
 
@@ -139,6 +142,17 @@ def test_batches_are_scored_through_a_graph(gpu: Gpu) -> None:
     score(gpu, said.append)
     assert not said
     assert gpu.done.count("cudaGraphLaunch") == 25
+
+
+def test_causes_are_a_second_output(gpu: Gpu) -> None:
+    info = dataclasses.replace(INFO, causes=Causes(("blur",), (0.5,)))
+    engine = cuda.CudaEngine(gpu.bind, "cuda", info, 6)
+    images = np.zeros((4, 6, 6, 3), np.uint8)
+    images[..., 0] = 51
+    judged = engine.submit(images).result()
+    engine.close()
+    assert np.allclose(judged.scores, [[0.2, 0]] * 4)
+    assert np.allclose(judged.causes, [[0.2]] * 4)
 
 
 def test_what_cannot_be_recorded_is_launched(gpu: Gpu) -> None:
@@ -152,7 +166,7 @@ def test_what_cannot_be_recorded_is_launched(gpu: Gpu) -> None:
 
 def test_a_launch_with_a_graph_of_its_own_is_not_recorded(gpu: Gpu) -> None:
     engine = cuda.CudaEngine(lambda *places: cuda.OwnGraph(gpu.bind(*places)), "cuda", INFO, 6)
-    assert np.allclose(engine.submit(np.full((4, 6, 6, 3), 51, np.uint8)).result(), 0.2)
+    assert np.allclose(engine.submit(np.full((4, 6, 6, 3), 51, np.uint8)).result().scores, 0.2)
     engine.close()
     assert "cudaStreamBeginCapture" not in gpu.done
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiqa_trt.decoding.base import Images
-from fiqa_trt.engines.base import Engine, Scores, finished
+from fiqa_trt.engines.base import Engine, Judged, Scores, finished
 from fiqa_trt.engines.cache import Slot, cache_folder
 from fiqa_trt.engines.known import difference, infer
 from fiqa_trt.engines.manifest import Manifest
@@ -49,7 +49,7 @@ class _Recorded(MeanEngine):
         super().__init__(batch)
         self._error, self._place, self._calls = error, place, 0
 
-    def submit(self, images: Images) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Judged]:
         self._calls += 1
         rows = [int(np.argmax([np.array_equal(crop, image) for crop in known_crops()])) for image in np.asarray(images)]
         scores = np.array(Manifest.read(RELEASED).reference, np.float32)[[KNOWN[row] for row in rows]]
@@ -74,8 +74,8 @@ def test_every_place_and_slot_is_tried(batch: int) -> None:
 
 
 class _Failing(MeanEngine):
-    def submit(self, images: Images) -> Future[Scores]:
-        future: Future[Scores] = Future()
+    def submit(self, images: Images) -> Future[Judged]:
+        future: Future[Judged] = Future()
         future.set_exception(RunError("no kernel image"))
         return future
 

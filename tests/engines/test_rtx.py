@@ -88,6 +88,9 @@ class Engine:
     def get_tensor_mode(self, name: str) -> str:
         return "in" if name == "images" else "out"
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, 2)
+
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
@@ -111,7 +114,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def bound(kernels: rtx.Kernels) -> cuda.Launch:
     images, scores = torch.zeros((4, 224, 224, 3), dtype=torch.uint8), torch.zeros((4, 2))
     stream: Any = SimpleNamespace(cuda_stream=7)
-    return kernels.bind(images, scores, stream)
+    return kernels.bind(images, [scores], stream)
 
 
 def test_what_was_compiled_is_there_at_the_next_start(library: SimpleNamespace, tmp_path: Path) -> None:

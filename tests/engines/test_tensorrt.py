@@ -45,7 +45,7 @@ class Context:
 
 
 class Plan:
-    """A deserialised engine with the given tensors: name to whether it is an input."""
+    """A deserialised engine with the given tensors: name to whether it is an input. Outputs have two columns."""
 
     def __init__(self, tensors: dict[str, bool]) -> None:
         self.tensors, self.log = tensors, list[Any]()
@@ -60,6 +60,9 @@ class Plan:
 
     def get_tensor_mode(self, name: str) -> str:
         return "in" if self.tensors[name] else "out"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, 2)
 
     def create_engine_inspector(self) -> Any:
         layers = {"Layers": [{"Weights": {"Type": "Half"}}, {"TacticName": "sm90_imma_i8i8_i32"}]}
@@ -132,7 +135,7 @@ def test_binding_takes_names_as_they_come(library: SimpleNamespace) -> None:
     library.loads = plan = Plan({"arg0_1": True, "output0": False})
     images, scores = torch.zeros((4, 224, 224, 3), dtype=torch.uint8), torch.zeros((4, 2))
     stream: Any = SimpleNamespace(cuda_stream=7)
-    launch = ours.bind_plan(ours.load_plan(b"", "mine"), images, scores, stream)
+    launch = ours.bind_plan(ours.load_plan(b"", "mine"), images, [scores], stream)
     launch()
     assert plan.log == [
         ("arg0_1", (4, 224, 224, 3)),
@@ -146,12 +149,24 @@ def test_binding_takes_names_as_they_come(library: SimpleNamespace) -> None:
         launch()
     plan.context.shape_fits = False
     with pytest.raises(EngineError, match="does not take"):
-        ours.bind_plan(plan, images, scores, stream)
+        ours.bind_plan(plan, images, [scores], stream)
     plan.context = None
     with pytest.raises(EngineError, match="no memory"):
-        ours.bind_plan(plan, images, scores, stream)
+        ours.bind_plan(plan, images, [scores], stream)
     with pytest.raises(EngineError, match="not an engine of ours: its inputs and outputs are a, b, c"):
-        ours.bind_plan(Plan({"a": True, "b": True, "c": False}), images, scores, stream)
+        ours.bind_plan(Plan({"a": True, "b": True, "c": False}), images, [scores], stream)
+
+
+def test_binding_takes_outputs_in_their_order(library: SimpleNamespace) -> None:
+    plan = Plan({"arg0_1": True, "output0": False, "output1": False})
+    images, outputs = torch.zeros((4, 224, 224, 3), dtype=torch.uint8), [torch.zeros((4, 2)), torch.zeros((4, 2))]
+    stream: Any = SimpleNamespace(cuda_stream=7)
+    ours.bind_plan(plan, images, outputs, stream)
+    assert plan.log[2:] == [("output0", outputs[0].data_ptr()), ("output1", outputs[1].data_ptr())]
+    with pytest.raises(EngineError, match="not an engine of ours: output1 has 2 columns, not 10"):
+        ours.bind_plan(plan, images, [outputs[0], torch.zeros((4, 10))], stream)
+    with pytest.raises(EngineError, match="its inputs and outputs are arg0_1, output0, output1"):
+        ours.bind_plan(plan, images, outputs[:1], stream)
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])

@@ -24,7 +24,7 @@ Members = list[list[float]]
 def of_tensors(engine: Engine) -> Members:
     """Member scores of one seeded batch, which no decoder has touched."""
     images = verification_batch()[:: 64 // engine.info.batch][: engine.info.batch].copy()
-    return [[float(score) for score in row] for row in engine.submit(images).result()]
+    return [[float(score) for score in row] for row in engine.submit(images).result().scores]
 
 
 def of_files(engine: Engine) -> dict[str, list[float]]:
@@ -36,7 +36,7 @@ def of_files(engine: Engine) -> dict[str, list[float]]:
     scores = {}
     for name, data in files.items():
         images[0] = fit(decode_image(data), images.shape[1])
-        scores[name] = [float(score) for score in engine.submit(images).result()[0]]
+        scores[name] = [float(score) for score in engine.submit(images).result().scores[0]]
     return scores
 
 

@@ -174,7 +174,7 @@ def test_a_checkpoint_of_three_networks(tmp_path: Path, monkeypatch: pytest.Monk
         save_file(networks.Ensemble(ModelSpec(members=members)).state_dict(), path)
         engine = open_torch(path, "cpu", batch=1)
         assert engine.info.members == members
-        assert engine.submit(np.zeros((1, 224, 224, 3), np.uint8)).result().shape == (1, len(members))
+        assert engine.submit(np.zeros((1, 224, 224, 3), np.uint8)).result().scores.shape == (1, len(members))
         engine.close()
     lone = networks.Ensemble(ModelSpec(members=MEMBERS[1:])).state_dict()
     save_file(lone, tmp_path / "lone.safetensors")

@@ -23,7 +23,7 @@ from fiqa_trt.curation.delivery import write_rows
 from fiqa_trt.curation.kept import Kept
 from fiqa_trt.decoding.base import Images
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.base import Judged, finished
 from fiqa_trt.errors import DifferentRun, FiqaError, InputError, OutputError, RunError
 from fiqa_trt.executors.base import Units
 from fiqa_trt.executors.in_process import InProcess
@@ -292,7 +292,7 @@ class _Slow(MeanEngine):
         self._pool = ThreadPoolExecutor(4)
         self._calls = 0
 
-    def submit(self, images: Images) -> Future[Scores]:
+    def submit(self, images: Images) -> Future[Judged]:
         self._calls += 1
         wait, copy = 0.01 * (self._calls % 3), np.array(images)
         return self._pool.submit(lambda: (threading.Event().wait(wait), super(_Slow, self).submit(copy).result())[1])
@@ -306,12 +306,10 @@ def test_an_engine_that_answers_out_of_order(crops: Path, tmp_path: Path) -> Non
 
 
 class _Broken(MeanEngine):
-    def submit(self, images: Images) -> Future[Scores]:
-        scores = super().submit(images).result()
+    def submit(self, images: Images) -> Future[Judged]:
+        scores = super().submit(images).result().scores
         scores[0] = np.nan
-        future: Future[Scores] = Future()
-        future.set_result(scores)
-        return future
+        return finished(scores)
 
 
 def test_a_score_that_is_not_a_number_ends_the_run(crops: Path, tmp_path: Path) -> None:

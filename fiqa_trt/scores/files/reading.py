@@ -26,8 +26,8 @@ from fiqa_trt.inputs.address import DEFAULT_COLUMN, with_column
 from fiqa_trt.inputs.delimited import header, stream_csv
 from fiqa_trt.outcomes import Status
 from fiqa_trt.scores.files.columns import hold
-from fiqa_trt.scores.members import member_columns, members_of
-from fiqa_trt.scores.schema import needed_columns, own_columns, own_types
+from fiqa_trt.scores.members import cause_columns, causes_of, member_columns, members_of
+from fiqa_trt.scores.schema import CAUSE, needed_columns, own_columns, own_types
 from fiqa_trt.storage.places import Place, Uri, at_hand
 
 UNKNOWN = "unknown"
@@ -86,8 +86,8 @@ def read_output(
                 raise InputError(f"{output} is not an output of this model: it has no column {', '.join(lacking)}")
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise InputError(f"{output} has more than one column named {', '.join(repeated)}")
-            types = {name: pa.float64() for name in own} | own_types(members_of(table.schema))
-            written = _as_written(table, types, ["score", *scores])
+            types = {name: pa.float64() for name in own} | own_types(members_of(table.schema), causes_of(table.schema))
+            written = _as_written(table, types, ["score", *scores, *cause_columns(table.schema)])
             at = written.schema.get_field_index("path")
             yield written if at < 0 else written.set_column(at, written.field(at), with_column(written["path"], column))
     except (OSError, pa.ArrowException, csv.Error, ValueError, TypeError, OverflowError) as exc:
@@ -119,7 +119,8 @@ def _as_written(table: pa.Table, types: dict[str, pa.DataType], scores: Sequence
             known = pc.if_else(unscored, UNKNOWN, columns["status"])
             columns["status"] = pc.fill_null(known, UNKNOWN)
         bad = pc.invert(good)
-        emptied = [*((name, bad) for name in scores), *(("error", good) for name in ("error",) if name in columns)]
+        of_bad = [*scores, CAUSE] if CAUSE in types else scores
+        emptied = [*((name, bad) for name in of_bad), *(("error", good) for name in ("error",) if name in columns)]
         for name, rows in emptied:
             if pc.any(pc.and_(rows, pc.is_valid(columns[name]))).as_py():
                 columns[name] = pc.if_else(rows, pa.scalar(None, columns[name].type), columns[name])
