@@ -13,7 +13,7 @@ from fiqa_trt.training.occlusions import Points, covered, draw_occluder, occlude
 HIDDEN = 0.75  # of the face's box, in the worst crop
 _BAD_CROPS = 0.07
 _OCCLUDED, _ALONE = 0.12, 0.5
-_SEVERE = 2.0  # half of eyes, nose, mouth and the rest covered is as severe an occlusion as there is
+SEVERE_COVER = 2.0  # half of eyes, nose, mouth and the rest covered is as severe an occlusion as there is
 _BORDERS = ("constant", "edge", "reflect")
 
 
@@ -135,7 +135,7 @@ def make_crop(photo: Image, face: Face, other: tuple[Image, Face], rng: Rng, siz
     causes = damage.severities(before, chain, seed, damaged)
     natural = covered(opacity, points)
     if first:
-        causes["occlusion"] = float(np.fmax(causes["occlusion"], min(1.0, _SEVERE * natural)))
+        causes["occlusion"] = float(np.fmax(causes["occlusion"], min(1.0, SEVERE_COVER * natural)))
     if chain and chain[0][0] == "occlusion":
         patched = (apply_chain(before, chain[:1], seed) != before).any(axis=2)
         natural = covered(np.maximum(opacity, patched), points)

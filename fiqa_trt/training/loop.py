@@ -18,7 +18,7 @@ from fiqa_trt.errors import RunError
 from fiqa_trt.models.causes import DEFAULT_THRESHOLD, Causes
 from fiqa_trt.models.networks import Ensemble, Member
 from fiqa_trt.training.dataset import TEST, TRAIN, VAL, Dataset
-from fiqa_trt.training.losses import MSECorrLoss, causes_loss
+from fiqa_trt.training.losses import MSECorrLoss, causes_loss, rarity
 from fiqa_trt.training.recipe import Recipe
 
 Measures = dict[str, float | None]
@@ -142,6 +142,7 @@ class Trainer:
         every = [dataset.labels.causes[name] for name in named]
         self.severities = np.stack(every, axis=1) if named else np.zeros((len(dataset.labels.paths), 0), np.float32)
         self.rows = {side: np.flatnonzero(dataset.labels.split == side) for side in (TRAIN, VAL, TEST)}
+        self.rare = rarity(torch.from_numpy(self.severities[self.rows[TRAIN]])).to(device)
         self.steps = max(1, len(self.rows[TRAIN]) // recipe.batch)
         auto = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._autocast = recipe.precision == "bf16" or (recipe.precision == "auto" and auto)
@@ -215,7 +216,7 @@ class Trainer:
             columns = [*scores.unbind(1), scores.mean(1)] if scores.shape[1] > 1 else scores.unbind(1)
             loss = torch.stack([self.criterion(column, labels, weights) for column in columns]).sum()
             for each in logits:
-                loss = loss + self.recipe.causes * causes_loss(each, severities, weights)
+                loss = loss + self.recipe.causes * causes_loss(each, severities, weights, self.rare)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(self.trained.parameters(), _CLIP)

@@ -19,7 +19,7 @@ from fiqa_trt.models.causes import CAUSES, Causes
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.training.dataset import VAL, Dataset, read_labels
 from fiqa_trt.training.loop import Trainer, auroc
-from fiqa_trt.training.losses import causes_loss
+from fiqa_trt.training.losses import causes_loss, rarity
 from fiqa_trt.training.recipe import Recipe
 from fiqa_trt.training.run import Start, TrainingFolder, settle_causes, start, train
 
@@ -150,3 +150,14 @@ def test_all_causes_are_columns_of_a_set() -> None:
     row = _described(make_crop(photo, face, (photo, face), np.random.default_rng(0), 64), face)
     assert [name for name in row if name.startswith("cause_")] == [f"cause_{cause}" for cause in CAUSES]
     assert row["cause_pose"] == ""
+
+
+def test_the_rarer_a_cause_the_more_it_counts() -> None:
+    severities = torch.tensor([[1.0, 1.0], [0.0, 1.0], [float("nan"), 0.0], [0.0, 0.0], [0.0, 0.0]])
+    rare = rarity(severities)
+    assert rare.tolist() == pytest.approx([3**0.5, 1])
+    logits = torch.zeros(5, 2)
+    alike = causes_loss(logits, severities)
+    assert float(causes_loss(logits, severities, rare=torch.ones(2))) == pytest.approx(float(alike))
+    assert float(causes_loss(logits, severities, rare=rare)) > float(alike)
+    assert float(rarity(torch.full((4, 1), float("nan")))) == 1
