@@ -155,8 +155,8 @@ def test_all_causes_are_columns_of_a_set() -> None:
 def test_the_rarer_a_cause_the_more_it_counts() -> None:
     severities = torch.tensor([[1.0, 1.0], [0.0, 1.0], [float("nan"), 0.0], [0.0, 0.0], [0.0, 0.0]])
     rare = rarity(severities)
-    assert rare.tolist() == pytest.approx([3**0.5, 1])
-    logits = torch.zeros(5, 2)
+    assert rare.tolist() == pytest.approx([3**0.5, 1.5**0.5])
+    logits = torch.full((5, 2), -1.0)
     alike = causes_loss(logits, severities)
     assert float(causes_loss(logits, severities, rare=torch.ones(2))) == pytest.approx(float(alike))
     assert float(causes_loss(logits, severities, rare=rare)) > float(alike)
