@@ -1,5 +1,6 @@
 # Two commands from a fresh clone, each doing its own set-up in .venv: `make demo` and `make test`.
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -15,8 +16,9 @@ demo: .venv/demo
 	$(BIN)/fiqa-trt score samples -o scores.parquet --restart
 	$(BIN)/python -m fiqa_trt.machine.samples show scores.parquet
 
+# A file of tests belongs to one worker, as what its tests share is made once for each.
 test: lint .venv/front-end .venv/rtx
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 # What only a machine with an NVIDIA GPU can show, with whatever of TensorRT is installed there.
 test-gpu: .venv/dev

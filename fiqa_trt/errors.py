@@ -9,7 +9,8 @@ FiqaError                   exit code 1
 │   └── EngineError         a device, precision or engine that this machine cannot use
 │       └── OutOfMemory     a batch that the device has no memory for
 └── RunError                exit code 1: the run began and could not go on (it can be resumed)
-    └── StoreError          an object store that denies, or does not answer: no image's fault
+    ├── StoreError          an object store that denies, or does not answer: no image's fault
+    └── Starved             memory or file descriptors that the machine, or a limit, refuses: likewise
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class RunError(FiqaError):
 
 class StoreError(RunError):
     """An object store denies access or does not answer, which is no image's fault."""
+
+
+class Starved(RunError):
+    """The machine, or a limit, refuses memory or file descriptors, which is no image's fault either."""
 
 
 def storage_error(path: str | os.PathLike[str], error: OSError) -> RunError:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import sys
 from typing import NamedTuple
+
+from fiqa_trt.scarcity import starved_by
 
 
 class Status(str, enum.Enum):
@@ -57,9 +60,18 @@ def _one_line(text: str) -> str:
 
 
 class ImageError(Exception):
-    """An input that cannot be scored; becomes its row and never ends a run."""
+    """An input that cannot be scored; becomes its row and never ends a run.
+
+    Raises:
+        Starved: in its place, where what was caught comes of the machine and not of the input.
+    """
 
     def __init__(self, status: Status, error: str, width: int | None = None, height: int | None = None) -> None:
+        # Here, as readers and decoders are many, and each of them would have to think of it.
+        caught = sys.exc_info()[1]
+        starved = None if caught is None else starved_by(caught)
+        if starved is not None:
+            raise starved
         super().__init__(error)
         self.outcome = Outcome(status, width, height, error)
 

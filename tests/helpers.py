@@ -42,7 +42,6 @@ from fiqa_trt.scores.files import read_output
 from fiqa_trt.scores.schema import own_columns
 from fiqa_trt.storage.registry import store_of
 
-
 TOLD = Causes(("blur", "noise", "light", "occlusion"), (0.4, 0.5, 0.6, 0.5))
 
 

@@ -28,7 +28,7 @@ inputs
 models
 storage
 fingerprint outcomes
-libraries
+libraries scarcity
 errors
 progress shell version
 """

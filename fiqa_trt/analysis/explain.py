@@ -11,12 +11,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fiqa_trt.engines.base import EngineInfo
 from fiqa_trt.errors import InputError
+from fiqa_trt.models.causes import NONE, Causes
 from fiqa_trt.scores.files import output_metadata, read_output
 from fiqa_trt.scores.score import Score
 from fiqa_trt.storage.places import Place
 
 _BINS = 50
 _MARGIN, _WIDTH = 16, 320
+_ROW, _NAME = 22, 96  # of the causes: height of a row, width of a name
 _INK, _GREY, _BLUE, _RED = (32, 33, 36), (218, 220, 224), (66, 103, 172), (200, 60, 50)
 
 
@@ -67,16 +69,20 @@ def read_distribution(scores: Place) -> Distribution:
     return Distribution(np.histogram(values, _BINS, (0, 1))[0], values.astype(np.float32), made_by)
 
 
-def explain(pixels: npt.NDArray[np.uint8], score: Score, among: Distribution | None = None) -> Image.Image:
-    """The crop as the networks see it, beside the scores and, among a data set's, where they stand.
+def explain(
+    pixels: npt.NDArray[np.uint8], score: Score, among: Distribution | None = None, causes: Causes = NONE
+) -> Image.Image:
+    """The crop as the networks see it, beside the scores and, among a data set's, where they stand; below, the causes.
 
     Args:
         pixels: uint8 [224, 224, 3].
         score: of the image, with status `ok`.
         among: a data set to compare with.
+        causes: that the score tells of.
     """
     size = len(pixels)
-    picture = Image.new("RGB", (size + _WIDTH + 3 * _MARGIN, size + 2 * _MARGIN), "white")
+    below = _MARGIN + _ROW * -(-len(causes) // 2) if causes else 0
+    picture = Image.new("RGB", (size + _WIDTH + 3 * _MARGIN, size + 2 * _MARGIN + below), "white")
     picture.paste(Image.fromarray(pixels), (_MARGIN, _MARGIN))
     draw = ImageDraw.Draw(picture)
     small, large = ImageFont.load_default(13), ImageFont.load_default(26)
@@ -104,4 +110,19 @@ def explain(pixels: npt.NDArray[np.uint8], score: Score, among: Distribution | N
     draw.line((place, top + 2, place, bottom), _RED, 2)
     for value in (0.0, 0.5, 1.0):
         draw.text((left + value * _WIDTH, bottom + 2), f"{value:g}", _INK, small, anchor="ma")
+    _draw_causes(draw, score, causes, size + 2 * _MARGIN, picture.width)
     return picture
+
+
+def _draw_causes(draw: ImageDraw.ImageDraw, score: Score, causes: Causes, top: int, width: int) -> None:
+    """A bar for each cause, in two columns, with a mark where it begins to be named; red is what lies above that."""
+    small, half = ImageFont.load_default(13), (width - 3 * _MARGIN) // 2
+    for index, (name, limit) in enumerate(causes.named().items()):
+        value, left = score.causes[name], _MARGIN + index % 2 * (half + _MARGIN)
+        line, start = top + index // 2 * _ROW, left + _NAME
+        length = left + half - start
+        draw.text((left, line), name, _RED if name == score.cause else _INK, small)
+        draw.rectangle((start, line + 4, start + length, line + 12), _GREY)
+        draw.rectangle((start, line + 4, start + round(value * length), line + 12), _RED if value > limit else _BLUE)
+        mark = start + round(limit * length)
+        draw.line((mark, line + 2, mark, line + 14), _INK)

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fiqa_trt.analysis.causes import LIMITS, CauseLedger, Told
 from fiqa_trt.analysis.differences import Differences
+from fiqa_trt.analysis.extremes import Extremes
 from fiqa_trt.decoding.cpu import decode_image, fit
 from fiqa_trt.errors import InputError, printable
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.outcomes import ImageError, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.scores.files import output_metadata, read_output
+from fiqa_trt.scores.files import output_metadata, read_output, read_schema
 from fiqa_trt.scores.grouping import PARENT, grouping
 from fiqa_trt.scores.groups import STEPS, Group, Ledger, Runs, quantile, steps_of
 from fiqa_trt.scores.tally import Tally
@@ -56,10 +58,16 @@ class Resolution:
 
 @dataclasses.dataclass(frozen=True)
 class Thumbnail:
-    """An image of a contact sheet; `data` is a data URI, empty if there is none."""
+    """An image of a contact sheet.
+
+    Attributes:
+        path: of it.
+        value: its score, or on the sheet of a cause how much there is of that.
+        data: a data URI, empty if there is none.
+    """
 
     path: str
-    score: float
+    value: float
     data: str
 
 
@@ -92,6 +100,8 @@ class Survey:
         resolutions: from small to large.
         failures: the first of them.
         sheets: thumbnails by title.
+        told: of causes.
+        sheets_of_causes: thumbnails by title.
         provenance: names and values.
     """
 
@@ -109,6 +119,8 @@ class Survey:
     resolutions: list[Resolution]
     failures: list[Failure]
     sheets: dict[str, list[Thumbnail]]
+    told: Told
+    sheets_of_causes: dict[str, list[Thumbnail]]
     provenance: dict[str, str]
 
     @property
@@ -130,31 +142,6 @@ class Survey:
     def unscored(self) -> list[str]:
         """Groups without an image that has a score, of which no threshold leaves anything."""
         return [group.name for group in self.groups if group.mean is None]
-
-
-class _Extremes:
-    """The lowest (by `key`) rows seen so far."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._keys = np.zeros(0, np.float64)
-        self._rows = list[tuple[str, float]]()
-
-    def add(self, keys: npt.NDArray[np.float64], paths: pa.Array, scores: npt.NDArray[np.float32]) -> None:
-        if not self._count or not len(keys):
-            return
-        limit = self._keys[-1] if len(self._keys) == self._count else np.inf
-        candidates = np.flatnonzero(keys < limit)
-        candidates = candidates[np.argsort(keys[candidates], kind="stable")[: self._count]]
-        rows = [(paths[int(index)].as_py(), float(scores[index])) for index in candidates]
-        together = np.r_[self._keys, keys[candidates]]
-        order = np.argsort(together, kind="stable")[: self._count]
-        every = self._rows + rows
-        self._keys, self._rows = together[order], [every[index] for index in order]
-
-    def rows(self) -> list[tuple[str, float]]:
-        """Path and score of each."""
-        return self._rows
 
 
 def survey(
@@ -184,11 +171,13 @@ def survey(
     tally, by_step = Tally(), np.zeros(STEPS + 1, np.int64)
     by_side = np.zeros((len(SIDES) - 1, STEPS + 1), np.int64)
     ledger, failures, members = Ledger(), list[Failure](), Differences()
-    worst, best = _Extremes(sheet), _Extremes(sheet)
+    worst, best = Extremes(sheet), Extremes(sheet)
     group_of = grouping(group_by, scores)
     rows = functools.partial(read_output, scores, ["path", "score", "status"], image_column)
+    causes = CauseLedger(read_schema(scores, ["path"]), -(-sheet // 2))
     for table in tally.count(rows()):
-        good = table.filter(pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["score"])))
+        fine = pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["score"]))
+        good = table.filter(fine)
         values = good["score"].to_numpy().astype(np.float32)
         steps = steps_of(values)
         by_step += np.bincount(steps, minlength=STEPS + 1)
@@ -196,16 +185,14 @@ def survey(
         worst.add(values.astype(np.float64), paths, values)
         best.add(-values.astype(np.float64), paths, values)
         members.add(good)
-        if {"width", "height"} <= set(table.column_names):
-            edge = pc.min_element_wise(good["width"], good["height"]).fill_null(0).to_numpy().clip(0)
-            place = np.searchsorted(SIDES, edge, "right") - 1
-            np.add.at(by_side, (place, steps), 1)
+        _count_sides(by_side, good, steps)
         failed = table.filter(pc.not_equal(table["status"], Status.OK.value))
         wanted = MOST_FAILURES - len(failures)
         if wanted > 0 and failed.num_rows:
             known = [name for name in ("path", "status", "error") if name in table.column_names]
             failures += [_failure(row) for row in failed.select(known).slice(0, wanted).to_pylist()]
         of = group_of(table)
+        causes.add(good, of.filter(fine))
         told = of.is_valid()  # not of a failed row whose path does not tell it
         ledger.add(of.filter(told), np.asarray(table["score"].filter(told).to_numpy(), np.float32))
     images = sum(tally.statuses.values())
@@ -218,6 +205,7 @@ def survey(
     groups, runs = ledger.groups()
     around = _around(rows() if sheet else (), threshold, sheet)
     sheets = {"The lowest scores": worst.rows(), f"Around {threshold:.3f}": around, "The highest scores": best.rows()}
+    drawn = _thumbnails({**sheets, **causes.sheets()}, report) if sheet else {}
     return Survey(
         images=images,
         statuses=dict(tally.statuses.most_common()),
@@ -232,9 +220,19 @@ def survey(
         group_by=group_by,
         resolutions=_resolutions(by_side),
         failures=failures,
-        sheets=_thumbnails(sheets, report) if sheet else {},
+        sheets=dict(list(drawn.items())[: len(sheets)]),
+        told=causes.told(),
+        sheets_of_causes=dict(list(drawn.items())[len(sheets) :]),
         provenance=_provenance(scores),
     )
+
+
+def _count_sides(by_side: npt.NDArray[np.int64], good: pa.Table, steps: npt.NDArray[np.int64]) -> None:
+    import pyarrow.compute as pc
+
+    if {"width", "height"} <= set(good.column_names):
+        edge = pc.min_element_wise(good["width"], good["height"]).fill_null(0).to_numpy().clip(0)
+        np.add.at(by_side, (np.searchsorted(SIDES, edge, "right") - 1, steps), 1)
 
 
 def _failure(row: dict[str, Any]) -> Failure:
@@ -253,7 +251,7 @@ def _resolutions(by_side: npt.NDArray[np.int64]) -> list[Resolution]:
 
 def _around(tables: Iterable[pa.Table], threshold: float, count: int) -> list[tuple[str, float]]:
     """The images whose scores are nearest to a threshold, in the order of their scores."""
-    nearest = _Extremes(count)
+    nearest = Extremes(count)
     for table in tables:
         good = table.filter(table["score"].is_valid())
         values = good["score"].to_numpy().astype(np.float32)
@@ -350,6 +348,7 @@ def write_report(output: Place, found: Survey) -> None:
         lost=found.lost(step),
         left=found.runs.left(step).tolist(),
         plain=MOST_PLAIN,
+        limits=LIMITS,
         groups=_columns(found),
         scores=path_word(found.provenance["file"]),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def filter_scores(
     *,
     min_score: float | None = None,
     max_disagreement: float | None = None,
+    max_cause: Mapping[str, float] | None = None,
+    drop_cause: Sequence[str] = (),
     per_group: int | str | None = None,
     group_by: str = PARENT,
     keep: int | str | None = None,
@@ -58,6 +60,8 @@ def filter_scores(
             `update`, `restart`, `dry_run` and `report`; None only chooses, and in a dry run with a `way` also measures.
         min_score: see `curation.select.Rules`, like the next ones.
         max_disagreement: see above.
+        max_cause: by the name of a cause.
+        drop_cause: names of causes.
         per_group: a number, or a share like `50%`.
         group_by: see above.
         keep: of all: a number, or a share like `80%`.
@@ -81,7 +85,8 @@ def filter_scores(
         return None if value is None else filtering.Amount.parse(str(value), option)
 
     best, of_all = amount(per_group, "--per-group "), amount(keep, "--keep ")
-    rules = filtering.Rules(min_score, max_disagreement, best, of_all, keep_at_least, group_by)
+    most = tuple((max_cause or {}).items())
+    rules = filtering.Rules(min_score, max_disagreement, best, of_all, keep_at_least, group_by, most, tuple(drop_cause))
     selection = filtering.select(place_of(scores), rules)
     chosen(selection)
     kept, delivered = Kept(place_of(scores), selection.mask, image_column), None

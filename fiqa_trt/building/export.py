@@ -77,7 +77,7 @@ def _exported(checkpoint: Path, draft: Draft, what: str, ranges: Ranges | None) 
     model = digest_of(checkpoint)
     images = verification_batch()
     with torch.inference_mode():
-        expected = Judged.of(network(torch.from_numpy(images)))
+        expected = Judged.of([each.numpy() for each in network(torch.from_numpy(images))])
     network.fold()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations

@@ -143,6 +143,9 @@ def _lowered(network: Any, rtx: Any) -> list[Any]:
             for name in ("kernel", "bias"):
                 kept.append(np.asarray(getattr(layer, name)).astype(np.float16))
                 setattr(layer, name, kept[-1])
-        elif layer.type == rtx.LayerType.MATRIX_MULTIPLY:  # a head, after its pooling
-            cast(makers[layer.get_input(0).name], rtx.DataType.FLOAT)
+        elif layer.type == rtx.LayerType.MATRIX_MULTIPLY:  # a head, after its pooling, which it may share
+            pooling = makers[layer.get_input(0).name]
+            if pooling.name not in lowered:
+                lowered.add(pooling.name)
+                cast(pooling, rtx.DataType.FLOAT)
     return kept

@@ -16,7 +16,8 @@ import click
 
 from fiqa_trt.cli import streams
 from fiqa_trt.cli.common import end_interrupted
-from fiqa_trt.errors import FiqaError, one_line
+from fiqa_trt.errors import FiqaError
+from fiqa_trt.scarcity import starved_program
 from fiqa_trt.version import __version__
 
 COMMANDS = {
@@ -133,29 +134,11 @@ def _run() -> int:
         streams.complain(str(exc))
         return exc.exit_code
     except Exception as exc:
-        if not _starved(exc):
+        starved = starved_program(exc)
+        if starved is None:
             raise
-        streams.complain(
-            f"this machine or a limit (see ulimit -a) leaves too little for this: {one_line(exc)}; what is finished is "
-            "kept, and the same command goes on with it"
-        )
-        return 1
-
-
-def _starved(error: Exception) -> bool:
-    """Whether there was no memory, no thread or no file descriptor left, which every library says in its own way."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
-    signs = (
-        "can't start new thread",
-        "failed to map segment",
-        "Cannot allocate memory",
-        "bad_alloc",
-        "Failed to launch worker thread",
-        "without setting an exception",  # as CPython says of a MemoryError that it could not make either
-        "error return without exception set",
-    )
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+        streams.complain(str(starved))
+        return starved.exit_code
 
 
 def _speak_utf8() -> None:

@@ -50,8 +50,9 @@ def command(
 ) -> None:
     """Write CHECKPOINT (default: the released one) as an engine directory: ONNX (opset 18) and its manifest.
 
-    Input `images`: uint8 RGB [batch, 224, 224, 3]; output `member_scores`: float32 [batch, 2]. For ONNX Runtime, Triton
-    and trtexec; in fp32 also for `score --engine`. With --triton, CHECKPOINT may also be an engine directory of ONNX or
+    Input `images`: uint8 RGB [batch, 224, 224, 3]; outputs `member_scores`: float32 [batch, 2], and `causes`: float32
+    [batch, causes] of a checkpoint that tells of them. For ONNX Runtime, Triton and trtexec; in fp32 also for `score
+    --engine`. With --triton, CHECKPOINT may also be an engine directory of ONNX or
     a TensorRT plan, which goes into the repository as it is.
 
     \b

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from fiqa_trt.cli.common import PlaceType, interruptible, quiet_and_json, speaker
+from fiqa_trt.cli.filter_words import describe, skipped_lines, tell, way_out
 from fiqa_trt.cli.progress import ProgressLine
 from fiqa_trt.cli.streams import complain, give
-from fiqa_trt.errors import number_of, printable
+from fiqa_trt.errors import number_of
 
 if TYPE_CHECKING:
     from fiqa_trt.curation.delivery import Delivered
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from fiqa_trt.progress import Progress, Report, Say
     from fiqa_trt.storage.places import Place
 
-_NAMED = 10
 NOTHING_DELIVERED = 3
 
 
@@ -43,6 +41,19 @@ class _Score(click.types.FloatParamType):
         return super().convert(value, param, ctx)
 
 
+class _AtMost(click.types.StringParamType):
+    """A cause and the severity up to which it is put up with, as in `blur=0.3`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        name, given, most = str(value).partition("=")
+        try:
+            return name, float(most)
+        except ValueError:
+            self.fail(f"{value}: give {'a number' if given else 'how much of it'}, as in blur=0.3", param, ctx)
+
+
 @click.command(short_help="Choose the images to keep, and list, copy, link, move or pack them.")
 @click.argument("scores", required=False, type=PlaceType(exists=True, dir_okay=False))
 @click.option("-o", "--output", metavar="OUT", type=PlaceType(), help="A file by its suffix, or a folder.")
@@ -53,6 +64,14 @@ class _Score(click.types.FloatParamType):
     metavar="X",
     help="Only images on which the two networks differ by at most this.",
 )
+@click.option(
+    "--max-cause",
+    type=_AtMost(),
+    metavar="CAUSE=X",
+    multiple=True,
+    help="Only images with at most so much of a cause; repeatable.",
+)
+@click.option("--drop-cause", metavar="CAUSE", multiple=True, help="None of which this is the cause; repeatable.")
 @click.option("--per-group", metavar="N|P%", help="The best of each group.")
 @click.option("--group-by", default="parent", show_default=True, metavar="parent|COLUMN|REGEX", help="What a group is.")
 @click.option("--keep", metavar="P%", help="The best share of all that is left.")
@@ -85,6 +104,8 @@ def command(
     output: Place | None,
     min_score: float | None,
     max_disagreement: float | None,
+    max_cause: tuple[tuple[str, float], ...],
+    drop_cause: tuple[str, ...],
     per_group: str | None,
     group_by: str,
     keep: str | None,
@@ -107,9 +128,9 @@ def command(
 ) -> None:
     """Choose images from SCORES, a file that score wrote, and deliver them to OUT.
 
-    Steps, each on what the ones before left: failed rows and repeated paths go; --min-score and --max-disagreement;
-    --per-group; --keep or --top; --keep-at-least brings back the best of groups that would have fewer. Among equal
-    scores the path decides; shares are rounded up.
+    Steps, each on what the ones before left: failed rows and repeated paths go; --min-score, --max-disagreement,
+    --max-cause and --drop-cause (of what score --causes wrote); --per-group; --keep or --top; --keep-at-least brings
+    back the best of groups that would have fewer. Among equal scores the path decides; shares are rounded up.
 
     OUT is a list of paths (.txt), rows (.parquet, .csv, .jsonl), WebDataset shards (k.tar: k-000000.tar and so on), or
     with --copy, --hardlink, --symlink or --move a new folder, which also gets a table of its scores. A folder that was
@@ -121,6 +142,7 @@ def command(
     Examples:
       fiqa-trt filter scores.parquet -o keep.txt --keep 80%
       fiqa-trt filter scores.parquet -o best.parquet --min-score 0.4 --per-group 5 --keep-at-least 1
+      fiqa-trt filter scores.parquet -o keep.txt --max-cause blur=0.3 --drop-cause occlusion
       fiqa-trt filter scores.parquet -o /clean --hardlink --min-score 0.5 --dry-run
       fiqa-trt filter scores.parquet -o /clean --copy --keep 80% --companions .txt,.json
       fiqa-trt filter scores.parquet -o /clean --copy --keep 80% --update
@@ -135,8 +157,7 @@ def command(
         raise click.UsageError("give SCORES, a file that score wrote, or --undo FOLDER")
     if output is None and not dry_run:
         raise click.UsageError("give -o OUT, or --dry-run")
-    way = _way(copy=copy, hardlink=hardlink, symlink=symlink, move=move)
-    amount = _amount(keep, top)
+    way, amount = _way(copy=copy, hardlink=hardlink, symlink=symlink, move=move), _amount(keep, top)
     from fiqa_trt.api import filter_scores
     from fiqa_trt.curation.kept import Kept
 
@@ -157,6 +178,8 @@ def command(
             output,
             min_score=min_score,
             max_disagreement=max_disagreement,
+            max_cause=dict(max_cause),
+            drop_cause=drop_cause,
             per_group=per_group,
             group_by=group_by,
             keep=amount,
@@ -181,7 +204,7 @@ def command(
         give(_json(selection, delivered))
     if not selection.kept:
         _fail(
-            f"nothing is kept, so nothing {'would be' if dry_run else 'was'} written: {_way_out(min_score, selection)}"
+            f"nothing is kept, so nothing {'would be' if dry_run else 'was'} written: {way_out(min_score, selection)}"
         )
     if delivered is not None and not delivered.written and not delivered.already:
         where = f"; relative paths count from {os.getcwd()}" if set(delivered.skipped) == {"missing"} else ""
@@ -272,44 +295,6 @@ def _json(selection: Selection, delivered: Delivered | None) -> str:
     return json.dumps(facts)
 
 
-def _way_out(min_score: float | None, selection: Selection) -> str:
-    """How to keep something, where the rules keep nothing."""
-    highest = math.floor(selection.highest * 1000) / 1000  # one that is kept by it
-    if min_score is not None and min_score > highest:
-        return f"the highest score is {highest:.3f}, and --min-score {min_score:g} is above it"
-    return "the rules together leave no image: loosen --max-disagreement, or --min-score"
-
-
-def describe(selection: Selection) -> str:
-    """What is kept and dropped, for a person."""
-    lines = [f"{selection.kept:,} of {number_of(len(selection.mask), 'row')} kept"]
-    lines += [f"  {count:,} {reason}" for reason, count in selection.dropped.items()]
-    if selection.brought_back:
-        lines.append(f"  {selection.brought_back:,} brought back by --keep-at-least")
-    groups = number_of(selection.groups, "group")
-    if count := len(selection.lost):
-        lines.append(
-            f"{count:,} of {groups} {'loses' if count == 1 else 'lose'} everything (--keep-at-least 1 rescues what has "
-            f"scores): {_names(selection.lost)}"
-        )
-    if count := len(selection.unscored):
-        lines.append(
-            f"{count:,} of {groups} {'has' if count == 1 else 'have'} no scored image, so nothing can be kept "
-            f"(score --retry-failed, once the files are mended): {_names(selection.unscored)}"
-        )
-    if count := len(selection.short):
-        lines.append(
-            f"{count:,} of {groups} {'has' if count == 1 else 'have'} fewer scored images than --keep-at-least, and "
-            f"{'keeps' if count == 1 else 'keep'} all of them: {_names(selection.short)}"
-        )
-    return "\n".join(lines)
-
-
-def _names(names: Sequence[str]) -> str:
-    """The first of them."""
-    return ", ".join(map(printable, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
-
-
 def _undo(folder: Path, *, quiet: bool, as_json: bool) -> None:
     from fiqa_trt.api import undo_move
     from fiqa_trt.shell import path_word
@@ -334,63 +319,3 @@ def _undo(folder: Path, *, quiet: bool, as_json: bool) -> None:
     if undone.skipped:
         complain("not everything could be taken back")
         sys.exit(NOTHING_DELIVERED)
-
-
-def tell(delivered: Delivered, way: str | None = None, would: str = "", *, sized: bool = False) -> str:
-    """What was written, or, beginning with `would`, what would be, for a person."""
-    from fiqa_trt.curation.delivery import shard_of
-    from fiqa_trt.inputs.marks import TABLE
-    from fiqa_trt.shell import path_word
-    from fiqa_trt.storage.places import place_of
-
-    lines = list[str]()
-    changed = delivered.written or delivered.removed or delivered.skipped
-    if delivered.already and not changed and delivered.output:
-        lines = [f"{delivered.output} is already complete: {number_of(delivered.already, 'image')}"]
-        return "\n".join([*lines, *_staying(delivered)])
-    if would:
-        lines = [would + (f", {number_of(delivered.bytes, 'byte')}" if sized else "")]
-    elif not delivered.written and not delivered.removed:
-        lines = ["nothing was written"]
-    elif delivered.shards:
-        stem = place_of(delivered.output.removesuffix("-*.tar") + ".tar")
-        to = f" to {shard_of(stem, delivered.shards - 1).name}" if delivered.shards > 1 else ""
-        lines = [f"{delivered.written:,} written to {shard_of(stem, 0)}{to}"]
-    elif delivered.output:
-        lines = [f"{delivered.written:,} written to {delivered.output}"]
-    if way is not None and delivered.written and delivered.output:
-        lines.append(f"their scores: {place_of(delivered.output) / TABLE}")
-        if way == "move":
-            lines.append(f"to take the move back: fiqa-trt filter --undo {path_word(delivered.output)}")
-    if count := delivered.removed:
-        lines.append(f"{count:,} {'would be ' if would else ''}taken out: not kept any more, or changed since")
-    if delivered.companions:
-        companions = number_of(delivered.companions, "companion")
-        lines.append(f"{companions} (captions, labels and the like) {'would go' if would else 'went'} along")
-    if delivered.left_behind:
-        kinds = _names(delivered.left_kinds)
-        lines.append(
-            f"{number_of(delivered.left_behind, 'image has', 'images have')} companions ({kinds}) that stay behind; "
-            "--companions auto takes them along"
-        )
-    if delivered.already:
-        lines.append(f"{delivered.already:,} {'was' if delivered.already == 1 else 'were'} there already")
-    lines += _staying(delivered)
-    return "\n".join([*lines, *skipped_lines(delivered.skipped, delivered.examples)])
-
-
-def _staying(delivered: Delivered) -> list[str]:
-    """A line on what of earlier calls is not touched, if there is any."""
-    if not delivered.staying:
-        return []
-    images = number_of(delivered.staying, "image of an earlier call stays", "images of earlier calls stay")
-    return [f"{images}: the original is gone, or the image was changed since"]
-
-
-def skipped_lines(skipped: dict[str, int], examples: list[str]) -> list[str]:
-    """What could not be done, and the first files of it."""
-    lines = [f"  {count:,} skipped: {reason}" for reason, count in skipped.items()]
-    lines += [f"    {printable(example)}" for example in examples]
-    if (more := sum(skipped.values()) - len(examples)) > 0:
-        lines.append(f"    and {more:,} more")
-    return lines

@@ -39,7 +39,8 @@ def command(
 
     It shows the counts by status, the distribution with a threshold to move, quantiles, contact sheets of the lowest
     scores, those around the threshold, and the highest, scores by resolution, all groups with what the threshold
-    leaves of each, and failures with their errors.
+    leaves of each, and failures with their errors; of what score --causes wrote also how often each cause is named, in
+    which groups, what a filter by it would keep, and the images that have the most of each.
 
     \b
     Example:
@@ -71,7 +72,9 @@ def command(
         say(f"at {found.threshold:.3f} {len(lost):,} of {groups} {'loses' if len(lost) == 1 else 'lose'} everything")
     if unscored:
         say(f"{len(unscored):,} of {groups} {'has' if len(unscored) == 1 else 'have'} no scored image")
-    pictures = [each for sheet in found.sheets.values() for each in sheet]
+    if found.told.causes and found.scored:
+        say(str(found.told))
+    pictures = [each for sheet in (*found.sheets.values(), *found.sheets_of_causes.values()) for each in sheet]
     if unread := [each.path for each in pictures if not each.data]:
         count = number_of(len(pictures), "picture")
         say(f"{len(unread):,} of {count} cannot be read now, for one {printable(sought(unread[0]))}")
@@ -79,5 +82,6 @@ def command(
     if as_json:
         facts: dict[str, object] = {"output": str(output), "images": found.images, "scored": found.scored}
         facts |= {"statuses": found.statuses, "quantiles": found.quantiles, "agreement": found.agreement}
+        facts |= {"causes": {cause.name: cause.named for cause in found.told.causes}}
         facts |= {"threshold": found.threshold, "kept": found.scored - found.below[step]}
         give(json.dumps({**facts, "groups": found.group_count, "lost_groups": lost, "unscored_groups": unscored}))

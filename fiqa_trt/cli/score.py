@@ -165,13 +165,11 @@ def command(
     """
     if (output is None) == (retry_failed is None):
         raise click.UsageError("give either -o OUT or --retry-failed OUT")
-    if retry_failed is not None and (inputs or list_file or path_column or all_files or limit or restart or update):
+    if retry_failed is not None and any((inputs, list_file, path_column, all_files, limit, restart, update, causes)):
         raise click.UsageError(
-            "--retry-failed takes its inputs from OUT: no INPUT, --list, --path-column, --all-files, --limit, "
-            "--restart, --update"
+            "--retry-failed takes its inputs from OUT, and tells of causes where OUT does: no INPUT, --list, "
+            "--path-column, --all-files, --limit, --restart, --update, --causes"
         )
-    if retry_failed is not None and causes:
-        raise click.UsageError("--retry-failed tells of causes where OUT does: no --causes")
     if update and (restart or limit):
         raise click.UsageError("--update takes all inputs, and what is there already: no --limit, no --restart")
     if keep_gone and not update:
@@ -198,9 +196,8 @@ def command(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     how: dict[str, Any] = {"image_column": image_column, "device": device, "devices": devices, "precision": precision}
     how |= {"engine": engine, "batch": batch_size, "decoder": decoder, "threads": workers, "max_pixels": max_pixels}
-    how |= {"requests": requests}
     command = command_line("fiqa-trt", *map(unsigned, sys.argv[1:]))
-    how |= {"unit_rows": unit_size, "command": command, "report": bar, "say": say}
+    how |= {"requests": requests, "unit_rows": unit_size, "command": command, "report": bar, "say": say}
     with without_complaints(), interruptible(bar, "run the same command again to resume"):
         if output is None:
             assert retry_failed is not None
@@ -252,4 +249,8 @@ def describe(summary: Summary) -> str:
         )
     if summary.quantiles:
         lines.append("scores: " + "  ".join(f"{float(q):.0%} {value:.3f}" for q, value in summary.quantiles.items()))
+    if summary.causes and (scored := summary.images - summary.failed):
+        named = [f"{name} {count / scored:.1%}" for name, count in summary.causes.items() if count]
+        none = f"none {1 - sum(summary.causes.values()) / scored:.1%}"
+        lines.append("causes: " + ", ".join([*named, none]))
     return "\n".join(lines if summary.already else [*lines, f"written to {summary.output}"])

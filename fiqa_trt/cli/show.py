@@ -45,8 +45,8 @@ def command(
     """Score each IMAGE (files, or members of shards) and print a table.
 
     With --scores it also says what share of a data set each is better than. With --explain, a picture beside each
-    (replaced, if it is there) shows the crop as the networks see it, what both say, and where that stands. Exit code 3
-    if nothing could be scored.
+    (replaced, if it is there) shows the crop as the networks see it, what both say, how much there is of each cause of
+    a low score, if they tell, and where the score stands. Exit code 3 if nothing could be scored.
 
     \b
     Examples:
@@ -82,7 +82,7 @@ def command(
     for score, pixels in zip(good, seen, strict=True):
         target = _target(str(score.path), output)
         with atomic(target) as temporary:
-            picture(pixels, score, among).save(temporary, "PNG")
+            picture(pixels, score, among, scorer.info.causes).save(temporary, "PNG")
         say(f"written: {target}")
     if all(score.score is None for score in found):
         sys.exit(NOTHING_SCORED)
@@ -105,13 +105,17 @@ def _check_targets(targets: list[Path]) -> None:
 def table(scores: list[Score], better_than: dict[str | None, float] | None = None) -> str:
     """Scores, for a person; with the share of a data set that each path is better than, if there is one."""
     names = next((list(score.members) for score in scores if score.members), [])
+    wide = max([5, *(len(score.cause or "") for score in scores)]) if any(score.causes for score in scores) else 0
     compared = [] if better_than is None else ["better than"]
-    lines = ["  ".join(["score", *compared, *names, f"{'pixels':>11}", "image"])]
+    causes = [f"{'cause':{wide}}"] if wide else []
+    lines = ["  ".join(["score", *compared, *causes, *names, f"{'pixels':>11}", "image"])]
     for score in scores:
         values = [f"{score.members[name]:{len(name)}.3f}" if score.members else " " * len(name) for name in names]
         pixels = f"{score.width} x {score.height}" if score.width else ""
         first = "    -" if score.score is None else f"{score.score:.3f}"
         said = f": {score.status}, {score.error}" if score.error else ""
+        if wide:
+            values.insert(0, f"{score.cause or ('-' if score.causes else ''):{wide}}")
         if better_than is not None:
             values.insert(0, f"{better_than[score.path]:11.0%}" if score.path in better_than else " " * 11)
         lines.append("  ".join([first, *values, f"{pixels:>11}", printable(f"{unsigned(str(score.path))}{said}")]))

@@ -3,7 +3,7 @@
 The steps are taken in a fixed order, each on what the ones before have left:
 
 1. rows without a score, and further rows of a path that was there before, are dropped;
-2. `min_score` and `max_disagreement`;
+2. `min_score`, `max_disagreement`, `max_cause` and `drop_cause`;
 3. `per_group`, the best of each group;
 4. `keep` or `top`, the best of all;
 5. `keep_at_least` brings back the best of every group that would be left with fewer.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +24,10 @@ import numpy.typing as npt
 from fiqa_trt.curation.kept import Mask
 from fiqa_trt.errors import InputError, UsageError, number_of
 from fiqa_trt.outcomes import Status
-from fiqa_trt.scores.files import read_output
+from fiqa_trt.scores.files import read_output, read_schema
 from fiqa_trt.scores.grouping import PARENT, grouping
-from fiqa_trt.scores.members import disagreement
+from fiqa_trt.scores.members import causes_of, disagreement
+from fiqa_trt.scores.schema import CAUSE
 from fiqa_trt.storage.places import Place
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class Rules:
         keep_at_least: of each group, whatever its scores.
         group_by: `parent` (the folder), the name of a column, or a regular expression that is searched for in the path;
             its first bracket is the group.
+        max_cause: of causes by name the largest severity, 0 to 1.
+        drop_cause: rows that have one of these as their cause go.
     """
 
     min_score: float | None = None
@@ -79,6 +83,8 @@ class Rules:
     keep: Amount | None = None
     keep_at_least: int = 0
     group_by: str = PARENT
+    max_cause: tuple[tuple[str, float], ...] = ()
+    drop_cause: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises UsageError for a rule that cannot be meant."""
@@ -86,14 +92,21 @@ class Rules:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value:g}: scores lie between 0 and 1")
+        for cause, value in self.max_cause:
+            if not 0 <= value <= 1:
+                raise UsageError(f"--max-cause {cause}={value:g}: severities lie between 0 and 1")
         if self.keep_at_least < 0:
             raise UsageError(f"--keep-at-least {self.keep_at_least}: it cannot be negative")
         if not self.anything():
-            raise UsageError("nothing to filter by: give --min-score, --keep, --top, --per-group or --max-disagreement")
+            raise UsageError(
+                "nothing to filter by: give --min-score, --keep, --top, --per-group, --max-disagreement, --max-cause "
+                "or --drop-cause"
+            )
 
     def anything(self) -> bool:
         """Whether any rule drops something."""
-        return any(value is not None for value in (self.min_score, self.max_disagreement, self.per_group, self.keep))
+        rules = (self.min_score, self.max_disagreement, self.per_group, self.keep)
+        return any(value is not None for value in rules) or bool(self.max_cause or self.drop_cause)
 
     @property
     def grouped(self) -> bool:
@@ -140,6 +153,7 @@ class _Columns:
     disagreement: npt.NDArray[np.float32] | None
     groups: npt.NDArray[np.int64] | None  # -1 for a failed row that belongs to none
     names: pa.Array | None  # of the groups
+    causes: dict[str, Mask]  # by what is said of those that go: the rows that stay
 
 
 def select(scores: Place, rules: Rules) -> Selection:
@@ -169,6 +183,8 @@ def select(scores: Place, rules: Rules) -> Selection:
         kept = drop("below --min-score", kept, values >= np.float32(rules.min_score))
     if columns.disagreement is not None and rules.max_disagreement is not None:
         kept = drop("above --max-disagreement", kept, columns.disagreement <= np.float32(rules.max_disagreement))
+    for reason, stays in columns.causes.items():
+        kept = drop(reason, kept, stays)
     if rules.per_group is not None and columns.groups is not None:
         kept = drop("beyond --per-group", kept, _best(columns, kept, columns.groups, rules.per_group))
     if rules.keep is not None:
@@ -245,13 +261,21 @@ def _read(scores: Place, rules: Rules) -> _Columns:
 
     paths, values, differences, groups = list[pa.Array](), list[pa.Array](), list[pa.Array](), list[pa.Array]()
     group_of = grouping(rules.group_by, scores) if rules.grouped else None
-    for part in read_output(scores, ["path", "score", "status"], members=rules.max_disagreement is not None):
+    check_causes(scores, [("--max-cause", name) for name, _ in rules.max_cause])
+    check_causes(scores, [("--drop-cause", name) for name in rules.drop_cause])
+    stays: dict[str, list[pa.Array]] = {}
+    looked_at = [f"{CAUSE}_{name}" for name, _ in rules.max_cause] + [CAUSE] * bool(rules.drop_cause)
+    for part in read_output(
+        scores, ["path", "score", "status", *looked_at], members=rules.max_disagreement is not None
+    ):
         table = part.combine_chunks()
         paths.append(_flat(table["path"].cast(pa.large_string())))  # those of ten million rows take gigabytes
         failed = pc.not_equal(table["status"], Status.OK.value)
         values.append(_flat(pc.if_else(failed, None, table["score"])))
         if rules.max_disagreement is not None:
             differences.append(_flat(disagreement(table)))
+        for reason, rows in _by_cause(table, rules):
+            stays.setdefault(reason, []).append(rows)
         if group_of is not None:
             groups.append(_flat(group_of(table)).dictionary_encode())
     if not paths or not sum(map(len, paths)):
@@ -267,8 +291,35 @@ def _read(scores: Place, rules: Rules) -> _Columns:
         codes = np.concatenate([pc.fill_null(chunk.indices, -1).to_numpy() for chunk in unified.chunks])
         codes = codes.astype(np.int64)
     return _Columns(
-        pa.chunked_array(paths), numbers(values), numbers(differences) if differences else None, codes, names
+        pa.chunked_array(paths),
+        numbers(values),
+        numbers(differences) if differences else None,
+        codes,
+        names,
+        {reason: np.concatenate([np.asarray(rows) for rows in parts]) for reason, parts in stays.items()},
     )
+
+
+def check_causes(scores: Place, wanted: Sequence[tuple[str, str]]) -> None:
+    """Raise InputError for a cause, given with its option, that a scores file does not tell of."""
+    known = causes_of(read_schema(scores, ["path"])) if wanted else ()
+    for option, name in wanted:
+        if not known:
+            raise InputError(f"{option} {name}: {scores} does not tell of causes; score --causes writes one that does")
+        if name not in known:
+            raise InputError(f"{option} {name}: {scores} tells of {', '.join(known)}")
+
+
+def _by_cause(table: pa.Table, rules: Rules) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Of each rule on causes what is said of the rows that go, and which stay."""
+    import pyarrow.compute as pc
+
+    for name, most in rules.max_cause:
+        severities = table[f"{CAUSE}_{name}"].to_numpy().astype(np.float32)
+        yield f"above --max-cause {name}", severities <= np.float32(most)
+    for name in rules.drop_cause:
+        others = pc.fill_null(pc.not_equal(table[CAUSE], name), True)
+        yield f"of --drop-cause {name}", others.to_numpy()
 
 
 def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:

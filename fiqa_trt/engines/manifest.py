@@ -20,6 +20,7 @@ from fiqa_trt.engines.registry import BACKENDS
 from fiqa_trt.errors import EngineError, one_line, storage_error
 from fiqa_trt.models.causes import Causes
 from fiqa_trt.models.spec import ModelSpec, PreprocessSpec
+from fiqa_trt.storage.scratch import Scratch
 from fiqa_trt.storage.writing import sync_file
 
 MANIFEST = "engine.json"
@@ -221,18 +222,18 @@ def new_engine(folder: Path) -> Iterator[Draft]:
     _refuse_foreign(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        draft = Scratch(folder.parent, f".{folder.name}.draft-")
     except OSError as exc:
         raise storage_error(folder, exc) from exc
     try:
-        yield Draft(draft)
+        yield Draft(draft.path)
         try:
-            draft.chmod(0o755)
-            _replace(draft, folder)
+            draft.path.chmod(0o755)
+            _replace(draft.path, folder)
         except OSError as exc:
             raise storage_error(folder, exc) from exc
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        draft.remove()
 
 
 def _refuse_foreign(folder: Path) -> None:

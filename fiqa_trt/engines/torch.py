@@ -224,7 +224,7 @@ class TorchCpuEngine:
 
         try:
             with torch.inference_mode():
-                return Judged.of(self._network(torch.from_numpy(images)))
+                return Judged.of([each.numpy() for each in self._network(torch.from_numpy(images))])
         except RuntimeError as exc:
             raise RunError(f"torch could not score a batch: {one_line(exc)}") from exc
 

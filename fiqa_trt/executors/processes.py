@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from fiqa_trt.engines.base import EngineInfo
-from fiqa_trt.errors import EngineError, FiqaError, RunError
+from fiqa_trt.errors import EngineError, FiqaError, RunError, StoreError
 from fiqa_trt.executors.attempts import Dispatch
 from fiqa_trt.executors.base import Alone, Setup, Units
 from fiqa_trt.executors.in_process import InProcess
@@ -98,6 +98,10 @@ class _Finished:
     failed: int
 
 
+class _Refused(Exception):
+    """A store did not give, or take, what one of the units needed that a worker had; it has none of them any more."""
+
+
 def _serve(setup: Setup, parent: Connection) -> None:
     """What a worker process does: score the units whose numbers arrive, until None does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends us
@@ -127,9 +131,12 @@ def _serve(setup: Setup, parent: Connection) -> None:
 
         while not over and (task := parent.recv()) is not None:
             found = executor.score(given(task), lambda rows, failed: tell(_Scored(rows, failed)))
-            for number, rows in found:
-                task.units.keep(number, rows)
-                tell(_Finished(number, rows.num_rows, rows["score"].null_count))
+            try:
+                for number, rows in found:
+                    task.units.keep(number, rows)
+                    tell(_Finished(number, rows.num_rows, rows["score"].null_count))
+            except StoreError as exc:
+                tell(_Refused(str(exc)))
         executor.close()
     except FiqaError as exc:
         tell(exc)
@@ -270,9 +277,16 @@ class Processes(Alone):
                 self._lose(worker, reason, exc)
         except RunError as exc:
             self._lose(worker, str(exc), exc)
-            for number in worker.units:
-                dispatch.failed(worker.connection, number, str(exc))
-            report(-worker.rows, -worker.failed)
+            self._give_back(worker, dispatch, report, str(exc))
+        except _Refused as exc:
+            self._give_back(worker, dispatch, report, str(exc))
+
+    def _give_back(self, worker: Worker, dispatch: Dispatch, report: Count, error: str) -> None:
+        """A worker could not do its units. Raises RunError if that has been so with one of them too often."""
+        report(-worker.rows, -worker.failed)
+        numbers, worker.units, worker.rows, worker.failed = sorted(worker.units), set(), 0, 0
+        for number in numbers:
+            dispatch.failed(worker.connection, number, error)
 
     def _replace(self, worker: Worker, reason: str) -> None:
         """Put another process in the place of one that has crashed, be it because of what it was given."""
@@ -292,7 +306,7 @@ class Processes(Alone):
 
     def _hear(self, worker: Worker, dispatch: Dispatch, report: Count) -> None:
         message = worker.connection.recv()
-        if isinstance(message, FiqaError):
+        if isinstance(message, (FiqaError, _Refused)):
             raise message
         if isinstance(message, _Told):
             self._tell(worker, message)

@@ -11,8 +11,6 @@ import dataclasses
 import importlib.util
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +23,7 @@ from fiqa_trt.executors.base import Setup, Units
 from fiqa_trt.executors.cluster import AtWork, Cluster, Finished, Opened
 from fiqa_trt.executors.ray_driver import Connected, Done, Told, Work, serve
 from fiqa_trt.progress import Count, Say, silent
+from fiqa_trt.storage.scratch import Scratch
 
 _CONNECTING_SECONDS = 10.0
 _STARTING_SECONDS = 60.0
@@ -56,8 +55,8 @@ class OnRay:
         engines = _engines(setup.engine)
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._scratch = tempfile.mkdtemp(prefix="fiqa-trt-") if where.address == "local" else ""
-        arguments = (where, setup, engines, self._scratch, theirs)
+        self._scratch = Scratch() if where.address == "local" else None
+        arguments = (where, setup, engines, str(self._scratch.path) if self._scratch else "", theirs)
         self._process = context.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -135,8 +134,8 @@ class OnRay:
         self._process.kill()
         self._process.join()
         self._connection.close()
-        if self._scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
 
 
 def _engines(engine: str) -> dict[str, dict[str, bytes]]:

@@ -6,11 +6,9 @@ import contextlib
 import dataclasses
 import os
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from fiqa_trt.errors import EngineError, FiqaError, InputError, RunError
@@ -18,6 +16,7 @@ from fiqa_trt.executors.base import Units
 from fiqa_trt.executors.cluster import Finished, Given, Opened, Order, versions_here
 from fiqa_trt.executors.in_process import InProcess
 from fiqa_trt.storage.registry import is_stored
+from fiqa_trt.storage.scratch import scratch
 
 T = TypeVar("T")
 _PATIENCE_SECONDS = 120.0
@@ -62,11 +61,12 @@ class Replica:
                 ) from exc
         if not order.engines:
             return InProcess.open(order.setup, self._say)
-        with tempfile.TemporaryDirectory(prefix="fiqa-trt-") as folder:
+        with scratch() as there:
+            folder = str(there)
             for name, files in order.engines.items():
-                (Path(folder) / name).mkdir(exist_ok=True)
+                (there / name).mkdir(exist_ok=True)
                 for file, content in files.items():
-                    (Path(folder) / name / file).write_bytes(content)
+                    (there / name / file).write_bytes(content)
             setup = order.setup
             if "" in order.engines:
                 setup = dataclasses.replace(setup, engine=folder)
@@ -74,11 +74,11 @@ class Replica:
                 os.environ["FIQA_TRT_ENGINES"] = folder  # this process is ours
             # Its user knows neither the folder nor what is in it.
             named = {folder: order.setup.engine} if "" in order.engines else {f"{folder}/": ""}
-            ((there, here),) = named.items()
+            ((path, here),) = named.items()
             try:
-                return InProcess.open(setup, lambda message: self._say(message.replace(there, here)))
+                return InProcess.open(setup, lambda message: self._say(message.replace(path, here)))
             except EngineError as exc:
-                raise type(exc)(str(exc).replace(there, here)) from exc
+                raise type(exc)(str(exc).replace(path, here)) from exc
 
     def score(self, given: Given) -> Finished | FiqaError:
         """Score a unit and write its part."""

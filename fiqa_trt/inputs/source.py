@@ -23,7 +23,7 @@ from fiqa_trt.inputs.reader import open_container
 from fiqa_trt.inputs.user_tables import KINDS, Column, translated
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Say, silent
-from fiqa_trt.storage.base import REMOTE, is_remote
+from fiqa_trt.storage.base import REMOTE, is_remote, unsigned
 from fiqa_trt.storage.places import Place, is_same, place_of
 from fiqa_trt.storage.registry import is_stored, store_of
 
@@ -237,6 +237,11 @@ def _below(folder: str, source: Source, left_out: LeftOut) -> Iterator[str]:
 def _images(path: str, source: Source, left_out: LeftOut) -> Iterator[str]:
     """A file; of a container its images, and itself where something is wrong with it."""
     if not is_container(path):
+        if path.lower().startswith(("http:", "https:")) and is_container(path.partition("?")[0]):
+            raise InputError(
+                f"{unsigned(path)}: what is in a container behind a query (?…) has no name of its own; give the "
+                "address without it (s3://… and the usual credentials), or download it"
+            )
         yield record_path(path)
         return
     column = (source.image_column or DEFAULT_COLUMN) if is_table(path) else DEFAULT_COLUMN

@@ -26,6 +26,19 @@ MEANINGS = {
 }
 """What each cause is, by name, in the order of the columns."""
 CAUSES = tuple(MEANINGS)
+SUPERLATIVES = {
+    "blur": "The most blurred",
+    "noise": "The noisiest",
+    "compression": "The most compressed",
+    "resolution": "The lowest in resolution",
+    "light": "The worst lit",
+    "contrast": "The lowest in contrast",
+    "color": "The strongest casts of color",
+    "occlusion": "The most occluded",
+    "pose": "The most turned away",
+    "framing": "The worst framed",
+}
+"""What the images are that have the most of each."""
 DEFAULT_THRESHOLD = 0.5
 
 _KEY = "causes"

@@ -71,6 +71,7 @@ class Summary:
         unforeseen: rows of images that made a decoder or a reader raise what none should; they are `corrupt`.
         already: the output was complete before, and is as it was.
         nodes: of a cluster, images a second of each.
+        causes: rows by their cause, most frequent first; empty where rows tell of none.
     """
 
     output: str
@@ -83,6 +84,7 @@ class Summary:
     unforeseen: int = 0
     already: bool = False
     nodes: dict[str, float] = dataclasses.field(default_factory=dict)
+    causes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -124,12 +126,15 @@ class Run:
             inputs: digest of their list.
             count: how many they are.
         """
+        setup = counted(self.executor.setup)
+        if not self.causes:
+            del setup["causes"]  # as of versions that knew none
         return {
             "job": job,
             "version": __version__,
             **counted(self.executor.info),
             "preprocess": PreprocessSpec().digest(),
-            **counted(self.executor.setup),
+            **setup,
             "libraries": libraries(self.executor.decoder),
             **counted(source.resolved()),
             **counted(self.options),
@@ -200,6 +205,7 @@ class Run:
             engine,
             tally.unforeseen,
             nodes={name: round(rate, 1) for name, rate in self.executor.rates.items()},
+            causes=tally.named(),
         )
 
 

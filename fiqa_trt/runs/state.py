@@ -20,8 +20,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +35,7 @@ from fiqa_trt.storage.base import all_unsigned
 from fiqa_trt.storage.lease import Lease
 from fiqa_trt.storage.places import Place, Uri, entry_names, remove_below
 from fiqa_trt.storage.record import Record
+from fiqa_trt.storage.scratch import Scratch
 from fiqa_trt.storage.writing import atomic, beside, is_at, lock, sync_file, target_of, write_text
 
 _READERS = 8  # threads that wait for parts
@@ -180,12 +179,16 @@ class RunFolder:
         self.output = output
         # Beside the file that is written, not beside a link to it: on its disk, and one for all its names.
         self.home = beside(target_of(output), ".partial")
-        here = Path(tempfile.gettempdir()) / f"fiqa_trt-{uuid.uuid4().hex}"
-        self.path = here if isinstance(self.home, Uri) else self.home
         self._unit_rows = unit_rows
         self._lock: IO[bytes] | Lease | None = None
         self._record = Record(self.home / "run.json", indent=1)
-        self.units = FolderUnits(self.path, self.home)
+        self._here: Scratch | None = None
+        if isinstance(self.home, Path):
+            self._stands_in(self.home)
+
+    def _stands_in(self, path: Path) -> None:
+        self.path = path
+        self.units = FolderUnits(path, self.home)
 
     def __enter__(self) -> RunFolder:
         """Create and lock the folder. Raises OutputError if it cannot be, or if another run is at work."""
@@ -196,7 +199,8 @@ class RunFolder:
             raise OutputError(f"{self.home} is no run's state, it holds {foreign[0]}; choose another -o")
         if isinstance(self.home, Uri) and isinstance(self.output, Uri):
             self._lock = Lease(self.home, self.output).__enter__()
-            self.path.mkdir()
+            self._here = Scratch()
+            self._stands_in(self._here.path)
             return self
         try:
             while self._lock is None:
@@ -222,7 +226,9 @@ class RunFolder:
 
     def __exit__(self, *exc_info: object) -> None:
         """Release the lock; a folder in which no run ever began is removed."""
-        if not (self.path / "run.json").exists():  # as of one in a store, whose folder here is not needed any more
+        if self._here is not None:
+            self._here.remove()
+        elif not (self.path / "run.json").exists():
             shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             self._lock.__exit__(None, None, None)

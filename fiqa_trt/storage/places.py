@@ -5,8 +5,6 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TypeAlias
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.storage.base import Entry, FileChanged, Stamp, unsigned
 from fiqa_trt.storage.registry import is_stored, store_of, writer_of
+from fiqa_trt.storage.scratch import Scratch
 
 _PIECE = 8 << 20
 _TRIES = 3
@@ -128,7 +127,7 @@ class _Copies:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._folder: str | None = None
+        self._folder: Scratch | None = None
         self._known, self._numbers = dict[str, tuple[Stamp | None, Path]](), itertools.count()
 
     def of(self, address: str) -> Path:
@@ -148,8 +147,8 @@ class _Copies:
 
     def _fetch(self, address: str) -> Path:
         if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="fiqa_trt-")
-        at = Path(self._folder) / f"{next(self._numbers)}{Uri(address.partition('?')[0]).suffix}"
+            self._folder = Scratch()
+        at = self._folder.path / f"{next(self._numbers)}{Uri(address.partition('?')[0]).suffix}"
         with store_of(address).open(address) as file, at.open("wb") as copy:
             for start in range(0, file.size, _PIECE):
                 copy.write(file.read_at(start, _PIECE))
@@ -159,7 +158,7 @@ class _Copies:
     def remove(self) -> None:
         """They go, at the end of the process."""
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def forget(self) -> None:
         """Begin anew in a forked process, which must not remove what its parent has."""

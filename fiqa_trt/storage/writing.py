@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -21,6 +20,7 @@ from fiqa_trt.errors import OutputError, storage_error, unwritable
 from fiqa_trt.storage.base import NOT_WRITTEN, is_remote
 from fiqa_trt.storage.places import Place, Uri
 from fiqa_trt.storage.registry import writer_of
+from fiqa_trt.storage.scratch import scratch
 
 # What file systems answer that cannot sync a folder (CIFS, VirtualBox's, some of FUSE) or do not let it be opened.
 # SQLite, PostgreSQL and borg go on as well. Anything else, EIO and ENOSPC above all, is a disk that fails.
@@ -152,8 +152,8 @@ def atomic(path: Place) -> Iterator[Path]:
     """
     if isinstance(path, Uri):
         writer_of(os.fspath(path)).check(os.fspath(path))
-        with tempfile.TemporaryDirectory(prefix="fiqa_trt-") as folder:
-            file = Path(folder) / f"output{path.suffix}"
+        with scratch() as folder:
+            file = folder / f"output{path.suffix}"
             try:
                 yield file
             except OSError as exc:

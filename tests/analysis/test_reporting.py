@@ -86,7 +86,7 @@ def test_figures(many: tuple[Path, list[Row]]) -> None:
     assert [t.path for t in found.sheets["The lowest scores"]] == [p for _, p in lowest[:5]]
     assert [t.path for t in found.sheets["The highest scores"]] == [p for _, p in lowest[:-6:-1]]
     around = found.sheets[f"Around {found.threshold:.3f}"]
-    assert max(abs(t.score - found.threshold) for t in around) < 0.01
+    assert max(abs(t.value - found.threshold) for t in around) < 0.01
     a, b = (
         np.array([r[f"score_{n}"] for r in rows if r["score"] is not None])
         for n in ("mobilenet_v3_small", "shufflenet_v2_x1_0")

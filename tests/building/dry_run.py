@@ -1,4 +1,4 @@
-"""Lower and partition our INT8 network with the real Torch-TensorRT, without a GPU or TensorRT's libraries.
+"""Lower and partition our INT8 network, with causes, by the real Torch-TensorRT without a GPU or TensorRT's libraries.
 
 `python -m tests.building.dry_run`, in a process of its own with `.venv/front-end` on the path (see `front_end.txt`);
 prints JSON. No engine is built: this proves that every operator is converted, into one engine, with its Q/DQ, which
@@ -123,11 +123,13 @@ def main() -> None:
     from fiqa_trt.building.compile import export_program, prepare
     from fiqa_trt.engines.opening import CHECKPOINT
     from fiqa_trt.engines.torch import load_checkpoint
+    from fiqa_trt.models.causes import Causes
 
     with tempfile.TemporaryDirectory() as folder:
         front_end = load_front_end(Path(folder))
         emit_quantize_operators_on_cpu()
         network, ranges = load_checkpoint(CHECKPOINT), read_ranges(None)
+        network.add_causes(Causes.untuned())
         prepare(network, "int8", ranges)
         program = export_program(network, MAX_BATCH, "cpu")
         exported = sum("quantize_op" in str(node.target) for node in program.graph.nodes)

@@ -84,6 +84,28 @@ def test_both_ways_give_the_same_engine(tmp_path: Path) -> None:
     assert 0.8 < found["torch fp16"]["payload"] / found["onnx fp16"]["payload"] < 1.2
 
 
+TELLING = """
+import sys
+from pathlib import Path
+from fiqa_trt.building.rtx_plans import check_plan, plan_of_onnx
+from fiqa_trt.building.rtx_torch import plan_of_checkpoint
+from fiqa_trt.engines.manifest import Manifest
+
+folder, scratch = map(Path, sys.argv[1:])
+spec = Manifest.read(folder / "onnx").spec
+onnx = plan_of_onnx((folder / "onnx" / "ensemble.onnx").read_bytes(), "fp16", 256, 512, None)
+through = plan_of_checkpoint(folder / "ensemble.safetensors", "fp16", 256, 512, None, scratch)
+for plan in (onnx, through):
+    check_plan(plan, "fp16", spec)
+print(list(onnx.outputs), list(through.outputs))
+"""
+
+
+def test_causes_are_a_second_output_either_way(telling: Path, tmp_path: Path) -> None:
+    done = run("-c", TELLING, telling, tmp_path)
+    assert done.stdout.splitlines()[-1] == "['member_scores', 'causes'] ['member_scores', 'causes']"
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, without_torch_tensorrt: Path) -> Path:
     """An engine for a GPU elsewhere, in a store of its own."""

@@ -265,18 +265,22 @@ def test_several_processes(place: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("megabytes", [150, 400, 700, 1000])
-def test_too_little_memory_is_one_line(megabytes: int, place: Path, tmp_path: Path) -> None:
-    """Or enough of it. Now and then a C library dies of it before anything is said; then nothing may be half done."""
+@pytest.mark.parametrize("limit", [*(f"-v {megabytes}000" for megabytes in (150, 400, 700, 1000)), "-n 8", "-n 20"])
+def test_too_little_of_the_machine_is_one_line(limit: str, place: Path, tmp_path: Path) -> None:
+    """Or enough of it, and then every good image has its score. Now and then a C library, or what loads it (127), dies
+    of it before anything is said; then nothing may be half done.
+    """
     output = tmp_path / "s.parquet"
     words = [*COMMAND, "score", place / "crops", "-o", output, "-q"]
-    call = ["bash", "-c", f'ulimit -v {megabytes}000; "$@"', "bash", *map(str, words)]
+    call = ["bash", "-c", f'ulimit {limit}; exec "$@"', "bash", *map(str, words)]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("fiqa-trt:")]
-    said = {0: 0, 1: 1, 2: 1}.get(done.returncode, 0 if done.returncode < 0 else -1)
-    assert len(lines) == said, done.stderr
+    said = {0: 0, 1: 1, 2: 1, 127: 0}.get(done.returncode, 0 if done.returncode < 0 else -1)
+    assert len(lines) == said, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
-    assert not output.exists() or pq.read_metadata(output).num_rows == 41
+    assert output.exists() == (done.returncode == 0)
+    if output.exists():
+        assert pq.read_table(output)["status"].to_pylist().count("ok") == 40
 
 
 @pytest.mark.slow

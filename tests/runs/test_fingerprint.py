@@ -40,7 +40,7 @@ from tests.helpers import SMALL, MeanEngine, Stop, jpeg, mean_executor, rows, st
 FIELDS = {
     **dict.fromkeys(("inputs", "list_file", "path_column", "all_files", "limit", "image_column"), Source),
     **dict.fromkeys(
-        ("device", "precision", "engine", "batch_size", "decoder", "workers", "max_pixels", "requests"), Setup
+        ("device", "precision", "engine", "batch_size", "decoder", "workers", "max_pixels", "requests", "causes"), Setup
     ),
     **dict.fromkeys(("unit_size", "restart"), Options),
 }
@@ -60,7 +60,7 @@ FREE = {
         "requests",
     },  # EngineInfo counts for the first three
     Options: {"restart", "command"},
-    EngineInfo: {"device", "batch"},
+    EngineInfo: {"device", "batch", "causes"},  # which are the model's
 }
 
 

@@ -225,6 +225,10 @@ def test_signed_addresses_are_read_and_not_written_down(uploaded: str, crops: Pa
     with pytest.raises(RunError, match="access denied") as caught:
         ObjectStore().read(signed[0].replace("Signature=", "Signature=0"))
     assert "X-Amz" not in str(caught.value)
+    shard = obstore.sign(store, "GET", "x.tar", timedelta(minutes=5))
+    with pytest.raises(InputError, match=r"x\.tar: what is in a container behind a query") as refused:
+        scored(Source((shard,)), tmp_path / "o.parquet")
+    assert "X-Amz" not in str(refused.value)
 
 
 def test_web_addresses_are_percent_encoded(
