@@ -56,7 +56,7 @@ TABLE = "labels.csv"
 BAD_CROP = "bad_crop"
 PARTS = "parts"
 CHUNK = 16
-_COVER = 0.6  # of the score, where eyes, nose, mouth and the rest of the face are all covered
+COVER = 0.6  # of the score, where eyes, nose, mouth and the rest of the face are all covered
 
 
 _GROUP = "group"
@@ -357,6 +357,6 @@ def _score(rows: list[dict[str, object]]) -> None:
     pool = pool if pool.any() else ~pool
     opinions = column("reference")
     clean = np.minimum(opinions / np.quantile(opinions[pool], 0.95), 1) * column("quality")
-    scores = equalise(metrics, metrics[pool]) * clean * column("visible") * (1 - _COVER * column("covered"))
+    scores = equalise(metrics, metrics[pool]) * clean * column("visible") * (1 - COVER * column("covered"))
     for row, score in zip(rows, scores, strict=True):
         row["score"] = round(float(score), 5)
