@@ -22,6 +22,7 @@ from fiqa_trt.machine.samples import portrait
 from fiqa_trt.progress import Progress
 from fiqa_trt.training.crops import Face, cut
 from fiqa_trt.training.degradations import FAMILIES
+from fiqa_trt.training.occlusions import OCCLUDERS
 from fiqa_trt.training.synthesis import PARTS, read_faces, synthesize
 from tests.helpers import tar
 
@@ -68,7 +69,7 @@ def test_the_same_arguments_give_the_same_files(faces: list[Face], crops: Path, 
         with Image.open(crops / row["path"]) as image:
             assert image.size == (224, 224)
         chained = {name for name, _ in json.loads(row["chain"])}
-        assert chained == {name for name in FAMILIES if float(row[name]) > 0}
+        assert chained == {name for name in (*OCCLUDERS, *FAMILIES) if float(row[name]) > 0}
 
 
 @pytest.mark.slow
