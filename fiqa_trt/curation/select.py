@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -261,8 +261,7 @@ def _read(scores: Place, rules: Rules) -> _Columns:
 
     paths, values, differences, groups = list[pa.Array](), list[pa.Array](), list[pa.Array](), list[pa.Array]()
     group_of = grouping(rules.group_by, scores) if rules.grouped else None
-    check_causes(scores, [("--max-cause", name) for name, _ in rules.max_cause])
-    check_causes(scores, [("--drop-cause", name) for name in rules.drop_cause])
+    _check_causes(scores, rules)
     stays: dict[str, list[pa.Array]] = {}
     looked_at = [f"{CAUSE}_{name}" for name, _ in rules.max_cause] + [CAUSE] * bool(rules.drop_cause)
     for part in read_output(
@@ -300,8 +299,10 @@ def _read(scores: Place, rules: Rules) -> _Columns:
     )
 
 
-def check_causes(scores: Place, wanted: Sequence[tuple[str, str]]) -> None:
-    """Raise InputError for a cause, given with its option, that a scores file does not tell of."""
+def _check_causes(scores: Place, rules: Rules) -> None:
+    """Raise InputError for a cause in the rules that a scores file does not tell of."""
+    wanted = [("--max-cause", name) for name, _ in rules.max_cause]
+    wanted += [("--drop-cause", name) for name in rules.drop_cause]
     known = causes_of(read_schema(scores, ["path"])) if wanted else ()
     for option, name in wanted:
         if not known:

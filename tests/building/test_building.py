@@ -195,7 +195,7 @@ def test_which_ranges_are_better() -> None:
 def test_another_checkpoint(store: Path, tmp_path: Path) -> None:
     weights = load_file(CHECKPOINT)
     weights["members.mobilenet_v3_small.head.bias"] += 0.5
-    save_file(weights, tmp_path / "mine.safetensors")
+    save_file(weights, tmp_path / "mine.safetensors", Manifest.read(RELEASED).spec.causes.metadata())
     invoke(
         "build",
         "--checkpoint",

@@ -128,7 +128,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
         ({"members.shufflenet_v2_x1_0.features.fc.bias": None}, "it lacks members."),
     ):
         changed = {name: value for name, value in {**weights, **change}.items() if value is not None}
-        save_file(changed, tmp_path / "z.safetensors")
+        save_file(changed, tmp_path / "z.safetensors", Manifest.read(RELEASED).spec.causes.metadata())
         with pytest.raises(EngineError, match=message):
             open_torch(tmp_path / "z.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
