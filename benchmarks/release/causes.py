@@ -162,9 +162,9 @@ def groups(pictures: Pictures, found: Floats, thresholds: Floats, side: str | No
 
 
 def choose(pictures: Pictures, found: Floats) -> Floats:
-    """Thresholds that FALSE of the undamaged `val` portraits are above, cause by cause; float32 [causes]."""
+    """Thresholds that at most FALSE of the undamaged `val` portraits are above, cause by cause; float32 [causes]."""
     clean = straight(pictures, "val")
-    return np.maximum(np.quantile(found[clean], 1 - FALSE, axis=0), LEAST).astype(np.float32)
+    return np.maximum(np.quantile(found[clean], 1 - FALSE, axis=0, method="higher"), LEAST).astype(np.float32)
 
 
 def straight(pictures: Pictures, side: str) -> list[int]:
