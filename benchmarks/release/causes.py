@@ -162,9 +162,14 @@ def groups(pictures: Pictures, found: Floats, thresholds: Floats, side: str | No
 
 
 def choose(pictures: Pictures, found: Floats) -> Floats:
-    """Thresholds that at most FALSE of the undamaged `val` portraits are above, cause by cause; float32 [causes]."""
-    clean = straight(pictures, "val")
-    return np.maximum(np.quantile(found[clean], 1 - FALSE, axis=0, method="higher"), LEAST).astype(np.float32)
+    """Thresholds that at most FALSE of the undamaged portraits are above, cause by cause, of those of `val` and of each
+    group of all; float32 [causes].
+    """
+    every = straight(pictures, "val") + straight(pictures, "train")
+    group = np.array([pictures.rows[i]["demographic"] for i in every])
+    sets = [straight(pictures, "val"), *([every[k] for k in np.flatnonzero(group == own)] for own in np.unique(group))]
+    highest = [np.quantile(found[rows], 1 - FALSE, axis=0, method="higher") for rows in sets]
+    return np.maximum(np.max(highest, axis=0), LEAST).astype(np.float32)
 
 
 def straight(pictures: Pictures, side: str) -> list[int]:
