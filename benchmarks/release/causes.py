@@ -169,7 +169,7 @@ def choose(pictures: Pictures, found: Floats) -> Floats:
     group = np.array([pictures.rows[i]["demographic"] for i in every])
     sets = [straight(pictures, "val"), *([every[k] for k in np.flatnonzero(group == own)] for own in np.unique(group))]
     highest = [np.quantile(found[rows], 1 - FALSE, axis=0, method="higher") for rows in sets]
-    return np.maximum(np.max(highest, axis=0), LEAST).astype(np.float32)
+    return np.asarray(np.maximum(np.max(highest, axis=0), LEAST), np.float32)
 
 
 def straight(pictures: Pictures, side: str) -> list[int]:
