@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,7 +31,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     later, earlier = load_file(options.later), load_file(options.earlier)
-    save_file({name: average(value, earlier[name], options.share) for name, value in later.items()}, options.output)
+    with safe_open(options.later, "pt") as file:
+        metadata = file.metadata()
+    # Heads of causes that only the later one has stay as they are, and so do their thresholds.
+    weights = {name: average(value, earlier.get(name, value), options.share) for name, value in later.items()}
+    save_file(weights, options.output, metadata)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Head poses of the training photographs. `python -m benchmarks.release.pose FACES.csv -o pose.csv`.
+"""Head poses and landmarks of the training photographs. `python -m benchmarks.release.pose FACES.csv -o pose.csv`.
 
 Needs `pip install mediapipe==0.10.21` (Apache-2.0), in an environment of its own: it wants an older NumPy. The result
 is kept in the repository, so nobody else has to run this.
@@ -16,10 +16,15 @@ import numpy.typing as npt
 
 _SIDE = 320
 _SIDES, _BROW, _CHIN = (234, 454), 10, 152
+_EYES = ((33, 133, 159, 145), (362, 263, 386, 374))  # of each its two corners, then its upper and lower lid
+_NOSE, _MOUTH = 1, (61, 291)
+POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # left and right of the picture
 
 
 def main() -> None:
-    """Write yaw and pitch in degrees for each photograph in which a face was found."""
+    """Write yaw and pitch in degrees, the places of POINTS in pixels and how far the eyes are open (height by width)
+    for each photograph in which a face was found.
+    """
     import mediapipe
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -31,13 +36,17 @@ def main() -> None:
     )
     with options.faces.open(newline="") as faces, options.output.open("w", newline="") as output:
         writer = csv.writer(output)
-        writer.writerow(["file", "yaw", "pitch"])
+        writer.writerow(["file", "yaw", "pitch", *(f"{name}_{axis}" for name in POINTS for axis in "xy"), "eyes_open"])
         for row in csv.DictReader(faces):
             box = tuple(int(row[f"face_{side}"]) for side in "xywh")
             found = mesh.process(crop(options.faces.parent / row["file"], box)).multi_face_landmarks
             if found:
                 points = np.array([[p.x, p.y, p.z] for p in found[0].landmark]) * _SIDE
-                writer.writerow([row["file"], *(f"{angle:.3f}" for angle in angles(points))])
+                x, y, width, height = box
+                side = max(width, height)
+                places = five(points)[:, :2] * 2 * side / _SIDE + (x + width // 2 - side, y + height // 2 - side)
+                turned = (f"{angle:.3f}" for angle in angles(points))
+                writer.writerow([row["file"], *turned, *np.rint(places).astype(int).ravel(), f"{opening(points):.3f}"])
 
 
 def crop(photo: Path, box: tuple[int, ...]) -> npt.NDArray[np.uint8]:
@@ -62,6 +71,21 @@ def angles(points: npt.NDArray[np.float64]) -> tuple[float, float]:
     normal = np.cross(across, points[_CHIN] - points[_BROW])
     yaw, pitch = np.arctan2(across[2], across[0]), np.arctan2(normal[1], normal[2])
     return float(np.degrees(yaw)), float(np.degrees(pitch))
+
+
+def five(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The places of POINTS among landmarks [468, 3]."""
+    eyes = [points[list(eye[:2])].mean(axis=0) for eye in _EYES]
+    return np.stack([*eyes, points[_NOSE], *points[list(_MOUTH)]])
+
+
+def opening(points: npt.NDArray[np.float64]) -> float:
+    """Height of the opening of the eyes, relative to their width, the mean of both; an open eye has about 0.3."""
+
+    def apart(one: int, other: int) -> float:
+        return float(np.linalg.norm(points[one] - points[other]))
+
+    return float(np.mean([apart(upper, lower) / apart(left, right) for left, right, upper, lower in _EYES]))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ _NONE = "none"
     "list_file",
     metavar="FILE",
     type=click.Path(),
-    help=".csv or .parquet: a column of paths; optional group, split, quality and face_x, face_y, face_w, face_h.",
+    help=".csv or .parquet: a column of paths; optional group, split, quality, pose, face_x ..., left_eye_x ...",
 )
 @click.option("--path-column", metavar="NAME", help="The list's column of paths.  [default: path, image, ...]")
 @click.option("--group-column", metavar="NAME", help="The list's column of persons.  [default: group]")
@@ -63,7 +63,8 @@ def command(
     """Degrade crops of clean faces in many ways and label each with what is left of it.
 
     Labels are full-reference metrics (FSIM, VSI, HaarPSI, VIF) against the undamaged crop, as ranks, times how good the
-    undamaged crop was. `fiqa-trt train` reads the result. An interrupted run goes on when the same command is given
+    undamaged crop was, and how little of the face is cut off or covered; beside them stands how severe each cause is
+    (cause_blur ...). `fiqa-trt train` reads the result. An interrupted run goes on when the same command is given
     again.
 
     \b

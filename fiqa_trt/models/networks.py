@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import ShuffleNetV2 as TorchvisionShuffleNetV2
 from torchvision.models import mobilenet_v3_small, shufflenet_v2_x1_0
 
-from fiqa_trt.models.causes import Causes
+from fiqa_trt.models.causes import NONE, Causes
 from fiqa_trt.models.folding import fold_shuffles
 from fiqa_trt.models.spec import ModelSpec
 
@@ -145,6 +145,12 @@ class Ensemble(nn.Module):
         self.spec = dataclasses.replace(self.spec, causes=causes)
         for member in self.each():
             member.add_causes(len(causes))
+
+    def forget_causes(self) -> None:
+        """Tell nothing but scores."""
+        self.spec = dataclasses.replace(self.spec, causes=NONE)
+        for member in self.each():
+            member.causes = None
 
     def lower(self, dtype: torch.dtype) -> None:
         """Compute the features in `dtype` (FP16 or BF16), in place. What is sensitive and costs nothing stays in FP32:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,18 +16,19 @@ import numpy.typing as npt
 
 from fiqa_trt.decoding.cpu import CpuDecoder
 from fiqa_trt.errors import InputError, number_of, storage_error
-from fiqa_trt.inputs.address import Address, as_path
-from fiqa_trt.inputs.formats import SUFFIXES
+from fiqa_trt.inputs.address import Address
 from fiqa_trt.inputs.ratings import Form, read_ratings
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.user_tables import Column
 from fiqa_trt.inputs.whole_tables import Table, is_empty
+from fiqa_trt.models.causes import CAUSES
 from fiqa_trt.models.spec import PreprocessSpec, digest
 from fiqa_trt.outcomes import Outcome, Status
 from fiqa_trt.progress import Progress, Report, silent
-from fiqa_trt.storage.base import is_remote
 from fiqa_trt.storage.registry import store_of
 from fiqa_trt.storage.writing import atomic, write_text
+from fiqa_trt.training.damage import CAUSE_COLUMN
+from fiqa_trt.training.files import files_of
 
 TRAIN, VAL, TEST = "train", "val", "test"
 MIN_ROWS = 32
@@ -51,6 +51,7 @@ class Labels:
         weights: float32 [N], positive.
         split: text [N], each TRAIN, VAL or TEST. No group stands on two sides.
         notes: lines for the user: what was left out, averaged or drawn.
+        causes: severities in [0, 1] by cause, float32 [N] each, NaN where nobody knows; none if the table has none.
     """
 
     paths: list[str]
@@ -58,6 +59,7 @@ class Labels:
     weights: npt.NDArray[np.float32]
     split: npt.NDArray[np.str_]
     notes: tuple[str, ...] = ()
+    causes: dict[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
     @property
     def train(self) -> npt.NDArray[np.bool_]:
@@ -71,12 +73,14 @@ class Labels:
     def digest(self) -> str:
         """Of everything that it holds."""
         arrays = [array.tolist() for array in (self.scores, self.weights, self.split)]
-        return digest([self.paths, *arrays])
+        causes = [[name, np.nan_to_num(array, nan=-1).tolist()] for name, array in self.causes.items()]
+        return digest([self.paths, *arrays, *causes])
 
     def select(self, rows: npt.NDArray[np.bool_]) -> Labels:
         """The rows where `rows`, bool [N], is true."""
         paths = [path for path, kept in zip(self.paths, rows, strict=True) if kept]
-        return Labels(paths, self.scores[rows], self.weights[rows], self.split[rows], self.notes)
+        causes = {name: array[rows] for name, array in self.causes.items()}
+        return Labels(paths, self.scores[rows], self.weights[rows], self.split[rows], self.notes, causes)
 
 
 def read_labels(
@@ -87,7 +91,8 @@ def read_labels(
     seed: int = 0,
     form: Form | None = None,
 ) -> Labels:
-    """A table of ratings, maybe with the columns `weight`, `group` and `split`; one row an image.
+    """A table of ratings, maybe with the columns `weight`, `group`, `split` and `cause_blur` ... (severities of causes
+    from 0 to 1, empty where nobody knows); one row an image.
 
     Args:
         table: as `read_ratings` reads it.
@@ -103,8 +108,8 @@ def read_labels(
 
     Raises:
         InputError: as `read_ratings`; no folder `images`; a score out of range, constant scores, a weight that is not
-            positive, a split of another name or with a group on two sides, too few rows, an image rated twice of which
-            the rows disagree.
+            positive, a severity that is not from 0 to 1, a split of another name or with a group on two sides, too few
+            rows, an image rated twice of which the rows disagree.
     """
     name, (low, high) = str(table), score_range
     if images is not None and not images.is_dir():
@@ -123,8 +128,9 @@ def read_labels(
         )
     if np.ptp(raw) == 0:
         raise InputError(f"{name}: every {said} is {raw[0]:g}; there is nothing to learn")
-    files, elsewhere = _files(ratings.paths, os.fspath(images or table.parent), name, below=images is not None)
-    ratings = ratings.merged(files, [column for column in ("weight", "group", "split") if column in ratings.columns])
+    files, elsewhere = files_of(ratings.paths, os.fspath(images or table.parent), name, below=images is not None)
+    others = ("weight", "group", "split", *(CAUSE_COLUMN + cause for cause in CAUSES))
+    ratings = ratings.merged(files, [column for column in others if column in ratings.columns])
     files, columns = list(dict.fromkeys(files)), ratings.columns
     if len(files) < MIN_ROWS:
         raise InputError(f"{name} rates {len(files)} images; training needs at least {MIN_ROWS}")
@@ -140,7 +146,24 @@ def read_labels(
     scores = (ratings.values - low) / (high - low)
     falling = [f"on the scale from {low:g} to {high:g} lower ratings are the better ones"] if low > high else []
     notes = (*ratings.notes(), *falling, *_narrow(raw, low, high), *elsewhere, *drawn)
-    return Labels(files, scores.astype(np.float32), weights.astype(np.float32), split, notes)
+    return Labels(files, scores.astype(np.float32), weights.astype(np.float32), split, notes, _causes(ratings.table))
+
+
+def _causes(table: Table) -> dict[str, npt.NDArray[np.float32]]:
+    """Severities by cause, of the columns that a table has."""
+    found = dict[str, npt.NDArray[np.float32]]()
+    for cause in CAUSES:
+        name = CAUSE_COLUMN + cause
+        if name not in table.columns:
+            continue
+        known = [row for row, cell in enumerate(table.columns[name]) if not is_empty(cell)]
+        severities = np.full(len(table.columns[name]), np.nan, np.float32)
+        severities[known] = table.select(known).numbers(name)
+        for row in known:
+            if not 0 <= severities[row] <= 1:
+                raise InputError(f"{table.where(row)}: the {name} {severities[row]:g} is not from 0 to 1")
+        found[cause] = severities
+    return found
 
 
 def _narrow(raw: npt.NDArray[np.float64], low: float, high: float) -> list[str]:
@@ -152,78 +175,6 @@ def _narrow(raw: npt.NDArray[np.float64], low: float, high: float) -> list[str]:
         f"the ratings run from {raw.min():g} to {raw.max():g}, {share:.1%} of the scale from {low:g} to {high:g}: if "
         "theirs is another, give its ends as --score-range WORST BEST"
     ]
-
-
-def _files(paths: list[str], folder: str, name: str, *, below: bool) -> tuple[list[str], list[str]]:
-    """The files that the paths of a table mean, in one spelling each, and what to say about it.
-
-    Args:
-        paths: as the table has them.
-        folder: where relative ones start.
-        name: of the table.
-        below: look in the folders of `folder` as well for what is not where it should be.
-    """
-    stems: dict[str, dict[str, list[str]]] = {}
-    found: list[tuple[str, str]] = []
-    tree: _Tree | None = None
-
-    def file(written: str) -> str:
-        nonlocal tree
-        path = os.path.join(folder, as_path(written))
-        if is_remote(path):
-            return path
-        path = os.path.normpath(path)
-        parent, own = os.path.split(path)
-        if "::" in path or os.path.exists(path):
-            return path
-        if "\\" in written and "/" not in written:  # a table made on Windows
-            return file(written.replace("\\", "/"))
-        if parent not in stems:
-            stems[parent] = {}
-            for there in _images(os.listdir(parent) if os.path.isdir(parent) else ()):
-                stems[parent].setdefault(os.path.splitext(there)[0], []).append(there)
-        meant = stems[parent].get(own, [])
-        if len(meant) > 1:
-            raise InputError(f"{name}: {written} may be {' or '.join(meant)}; write the extension")
-        if meant or not below:
-            return os.path.join(parent, meant[0]) if meant else path
-        tree = tree or _Tree(folder)
-        ends = tree.ending(os.path.relpath(path, folder))
-        if len(ends) > 1:
-            raise InputError(f"{name}: {written} may be {ends[0]} or {ends[1]}; write more of its path")
-        if ends:
-            found.append((written, ends[0]))
-        return ends[0] if ends else path
-
-    files = [file(path) for path in paths]
-    if not found:
-        return files, []
-    distinct = len({there for _, there in found})
-    return files, [f"{number_of(distinct, 'image')} found by the end of the path, such as {' = '.join(found[0])}"]
-
-
-def _images(names: Iterable[str]) -> list[str]:
-    """Those that are names of images, in order; a caption beside an image has its stem as well."""
-    return sorted(name for name in names if name.lower().endswith(SUFFIXES))
-
-
-class _Tree:
-    """The images below a folder, by their names and by these without extension."""
-
-    def __init__(self, folder: str) -> None:
-        self.files: dict[str, list[str]] = {}
-        for parent, folders, names in os.walk(folder, followlinks=True):
-            folders.sort()
-            for name in _images(names):
-                for key in {name, os.path.splitext(name)[0]}:
-                    self.files.setdefault(key, []).append(os.path.join(parent, name))
-
-    def ending(self, path: str) -> list[str]:
-        """Those whose path ends in whole names like `path`, with its extension or, if none is, without."""
-        parent, own = os.path.split(path)
-        end = f"/{parent}".rstrip("/")
-        ends = [each for each in self.files.get(own, []) if f"/{os.path.dirname(each)}".endswith(end)]
-        return [each for each in ends if os.path.basename(each) == own] or ends
 
 
 def _split(table: Table, groups: list[str], share: float, seed: int) -> tuple[npt.NDArray[np.str_], list[str]]:

@@ -7,7 +7,7 @@ degradations"); the rest is what spoils real face crops.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import cv2
@@ -17,6 +17,7 @@ import numpy.typing as npt
 Image = npt.NDArray[np.uint8]
 Rng = np.random.Generator
 Degradation = Callable[[Image, float, Rng], Image]
+Chain = list[tuple[str, float]]
 
 _FILTERS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_AREA, cv2.INTER_NEAREST)
 
@@ -278,24 +279,32 @@ _SECOND_ORDER = (
 )
 
 
-def draw_chain(rng: Rng) -> list[tuple[str, float]]:
+def draw_chain(rng: Rng) -> Chain:
     """Families with severities, in order of application.
 
-    One image in sixteen stays clean. One in seven gets second-order degradations as in Real-ESRGAN: blur, resampling,
+    One image in seven stays clean. One in seven gets second-order degradations as in Real-ESRGAN: blur, resampling,
     noise and compression, twice, all mild. The others get one to three families, with severities that are uniform for
     one and lean to the mild side for several, so that the labels are broad.
     """
     if rng.random() < 0.14:
         kinds = [kind for _ in range(2) for kind in _SECOND_ORDER if rng.random() < 0.8]
         return [(str(rng.choice(kind)), float(max(rng.random() ** 1.5 * 0.7, 0.01))) for kind in kinds]
-    count = int(rng.choice(4, p=[0.07, 0.45, 0.30, 0.18]))
+    count = int(rng.choice(4, p=[0.16, 0.42, 0.26, 0.16]))
     names = list(FAMILIES)
     chosen = sorted(rng.choice(len(names), count, replace=False).tolist())
     return [(names[i], float(max(rng.random() ** (1 + 0.35 * (count - 1)), 0.01))) for i in chosen]
 
 
-def apply_chain(image: Image, chain: list[tuple[str, float]], rng: Rng) -> Image:
-    """Apply (family, severity) pairs one after the other. Raises KeyError for an unknown family."""
-    for name, severity in chain:
-        image = FAMILIES[name](image, severity, rng)
+def apply_chain(image: Image, chain: Chain, seed: int, without: Collection[str] = ()) -> Image:
+    """Apply (family, severity) pairs one after the other. Raises KeyError for an unknown family.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        chain: what to apply.
+        seed: of everything random. Each step has random numbers of its own, so that the others do what they would.
+        without: families to leave out.
+    """
+    for step, (name, severity) in enumerate(chain):
+        if name not in without:
+            image = FAMILIES[name](image, severity, np.random.default_rng([seed, step]))
     return image

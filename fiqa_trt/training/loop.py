@@ -15,18 +15,22 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fiqa_trt.errors import RunError
-from fiqa_trt.models.networks import Ensemble
+from fiqa_trt.models.causes import DEFAULT_THRESHOLD, Causes
+from fiqa_trt.models.networks import Ensemble, Member
 from fiqa_trt.training.dataset import TEST, TRAIN, VAL, Dataset
-from fiqa_trt.training.losses import MSECorrLoss
+from fiqa_trt.training.losses import MSECorrLoss, causes_loss, rarity
 from fiqa_trt.training.recipe import Recipe
 
 Measures = dict[str, float | None]
 Figures = tuple[float | None, float | None, float]
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 ENSEMBLE = "ensemble"
 _NARROW = 0.01  # standard deviation of labels, of their whole scale: below it their order is chance
 _FEW = 3
 _CLIP = 5.0
+_PRESENT = 0.3  # severity from which on a cause counts as there
+_FALSE = 0.02  # of the rows without it may be said to have a cause
 _VALIDATION_BATCH = 64
 
 
@@ -45,6 +49,7 @@ class Epoch:
         test_srcc: as `srcc`, on the `test` rows, which decide nothing; empty if there are none.
         test_plcc: likewise.
         test_rmse: likewise.
+        causes: AUROC of the causes on the `val` rows, present against absent, their mean; None without such.
     """
 
     number: int
@@ -56,6 +61,7 @@ class Epoch:
     test_srcc: Measures = dataclasses.field(default_factory=dict)
     test_plcc: Measures = dataclasses.field(default_factory=dict)
     test_rmse: dict[str, float] = dataclasses.field(default_factory=dict)
+    causes: float | None = None
 
     @property
     def merit(self) -> float:
@@ -97,8 +103,18 @@ def agreement(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) 
     return float(stats.spearmanr(scores, labels).statistic), float(stats.pearsonr(scores, labels).statistic), rmse
 
 
+def auroc(values: npt.NDArray[np.float32], present: npt.NDArray[np.bool_]) -> float | None:
+    """Share of the pairs of one present and one absent, [N] each, in the right order; None if there are no pairs."""
+    count, rest = int(present.sum()), int((~present).sum())
+    if not count or not rest:
+        return None
+    return float((stats.rankdata(values)[present].sum() - count * (count + 1) / 2) / (count * rest))
+
+
 class Trainer:
-    """Trains the members that the recipe names, each with its own MSECorrLoss, and their mean with another."""
+    """Trains the members that the recipe names, each with its own MSECorrLoss, and their mean with another; and, where
+    the model tells causes, these of each member with `causes_loss`.
+    """
 
     def __init__(self, dataset: Dataset, recipe: Recipe, model: Ensemble, device: torch.device) -> None:
         """Takes over `model`.
@@ -118,10 +134,15 @@ class Trainer:
             share = torch.as_tensor((1 + count) / (10 + count)).clamp(max=recipe.ema)  # on the device, not awaited
             return mean + (new - mean) * (1 - share)
 
+        self.causes = model.spec.causes
         self.averaged = AveragedModel(self.trained, avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(self.trained.parameters(), recipe.rate, weight_decay=recipe.decay)
         self.criterion = MSECorrLoss(recipe.correlation, recipe.mse)
+        named = self.model.spec.causes.names
+        every = [dataset.labels.causes[name] for name in named]
+        self.severities = np.stack(every, axis=1) if named else np.zeros((len(dataset.labels.paths), 0), np.float32)
         self.rows = {side: np.flatnonzero(dataset.labels.split == side) for side in (TRAIN, VAL, TEST)}
+        self.rare = rarity(torch.from_numpy(self.severities[self.rows[TRAIN]])).to(device)
         self.steps = max(1, len(self.rows[TRAIN]) // recipe.batch)
         auto = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._autocast = recipe.precision == "bf16" or (recipe.precision == "auto" and auto)
@@ -137,26 +158,37 @@ class Trainer:
             return float(self.recipe.rate * 0.1 ** math.floor(3 * progress))
         return self.recipe.rate * (1 + math.cos(math.pi * progress)) / 2
 
-    def _scores(self, members: nn.ModuleDict, images: Tensor) -> Tensor:
+    def _outputs(self, members: nn.ModuleDict, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores [N, trained members], and of each of these the causes' logits [N, causes], if there are such."""
+        scores, logits = list[Tensor](), list[Tensor]()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             normalised = self.model.normalise(images)
-            return torch.stack([member(normalised).float() for member in members.values()], dim=1)
+            for member in members.values():
+                assert isinstance(member, Member)
+                pooled = member.pool(normalised)
+                scores.append(member.score(pooled).float())
+                if member.causes is not None:
+                    logits.append(member.causes(pooled).float())
+        return torch.stack(scores, dim=1), logits
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Augmented images, labels and weights of each step; the next one is read while the last is trained on."""
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """Augmented images, labels, weights and severities of each step; the next one is read while the last is
+        trained on.
+        """
         rng = np.random.default_rng([self.recipe.seed, epoch])
         labels = self.dataset.labels
 
-        def read(rows: npt.NDArray[np.int64], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        def read(rows: npt.NDArray[np.int64], seed: int) -> Batch:
             pixels = torch.from_numpy(self.dataset.pixels(rows)).to(self.device)
             images = augment(pixels, self.recipe.shift, np.random.default_rng(seed))
-            targets, weights = (torch.from_numpy(v[rows]).to(self.device) for v in (labels.scores, labels.weights))
-            return images, targets, weights
+            told = (labels.scores, labels.weights, self.severities)
+            targets, weights, severities = (torch.from_numpy(values[rows]).to(self.device) for values in told)
+            return images, targets, weights, severities
 
         chosen = np.array_split(rng.permutation(self.rows[TRAIN]), self.steps)
         seeds = rng.integers(0, 2**63, self.steps)
         with ThreadPoolExecutor(1, "read") as reader:
-            ahead: Future[tuple[Tensor, Tensor, Tensor]] = reader.submit(read, np.sort(chosen[0]), int(seeds[0]))
+            ahead: Future[Batch] = reader.submit(read, np.sort(chosen[0]), int(seeds[0]))
             for step in range(self.steps):
                 batch = ahead.result()
                 if step + 1 < self.steps:
@@ -176,13 +208,15 @@ class Trainer:
         torch.manual_seed(self.recipe.seed * 100_003 + number)
         self.trained.train()
         total, rate, done = 0.0, 0.0, (number - 1) * len(self.rows[TRAIN])
-        for step, (images, labels, weights) in enumerate(self._batches(number)):
+        for step, (images, labels, weights, severities) in enumerate(self._batches(number)):
             rate = self.rate((number - 1) * self.steps + step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            scores = self._scores(self.trained, images)
+            scores, logits = self._outputs(self.trained, images)
             columns = [*scores.unbind(1), scores.mean(1)] if scores.shape[1] > 1 else scores.unbind(1)
             loss = torch.stack([self.criterion(column, labels, weights) for column in columns]).sum()
+            for each in logits:
+                loss = loss + self.recipe.causes * causes_loss(each, severities, weights, self.rare)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(self.trained.parameters(), _CLIP)
@@ -199,27 +233,49 @@ class Trainer:
             report(done)
         return self._validate(number, rate, total / self.steps)
 
-    def predict(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Scores of the averaged weights, float32 [len(rows), trained members]."""
+    def predict(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Scores of the averaged weights, float32 [len(rows), trained members], and the severities of the causes,
+        float32 [len(rows), causes], the mean over these members.
+        """
         members = self.averaged.module
         assert isinstance(members, nn.ModuleDict)
         members.eval()
-        parts = []
+        scores, causes = [], []
         with torch.inference_mode():
             for start in range(0, len(rows), _VALIDATION_BATCH):
                 pixels = self.dataset.pixels(rows[start : start + _VALIDATION_BATCH])
-                parts.append(self._scores(members, torch.from_numpy(pixels).to(self.device)).cpu().numpy())
-        return np.concatenate(parts).astype(np.float32)
+                found, logits = self._outputs(members, torch.from_numpy(pixels).to(self.device))
+                scores.append(found.cpu().numpy())
+                each = torch.stack(logits).sigmoid().mean(dim=0) if logits else found[:, :0]
+                causes.append(each.cpu().numpy())
+        return np.concatenate(scores).astype(np.float32), np.concatenate(causes).astype(np.float32)
 
     def _validate(self, number: int, rate: float, loss: float) -> Epoch:
-        measures = self._measure(VAL)
-        tested = self._measure(TEST) if len(self.rows[TEST]) else ({}, {}, {})
-        return Epoch(number, rate, loss, *measures, *tested)
+        scores, causes = self.predict(self.rows[VAL])
+        measures = self._measure(VAL, scores)
+        tested = self._measure(TEST, self.predict(self.rows[TEST])[0]) if len(self.rows[TEST]) else ({}, {}, {})
+        self.causes = self._tuned(causes)
+        return Epoch(number, rate, loss, *measures, *tested, self._told_apart(causes))
 
-    def _measure(self, side: str) -> tuple[Measures, Measures, dict[str, float]]:
+    def _told_apart(self, causes: npt.NDArray[np.float32]) -> float | None:
+        found = list[float]()
+        for values, truth in zip(causes.T, self.severities[self.rows[VAL]].T, strict=True):
+            clear = (truth == 0) | (truth >= _PRESENT)
+            area = auroc(values[clear], truth[clear] > 0)
+            found += [] if area is None else [area]
+        return float(np.mean(found)) if found else None
+
+    def _tuned(self, causes: npt.NDArray[np.float32]) -> Causes:
+        """Thresholds which few of the `val` rows without a cause are above."""
+        thresholds = list[float]()
+        for values, truth in zip(causes.T, self.severities[self.rows[VAL]].T, strict=True):
+            absent = values[truth == 0]
+            thresholds.append(float(np.quantile(absent, 1 - _FALSE)) if len(absent) else DEFAULT_THRESHOLD)
+        return Causes(self.model.spec.causes.names, tuple(round(value, 4) for value in thresholds))
+
+    def _measure(self, side: str, scores: npt.NDArray[np.float32]) -> tuple[Measures, Measures, dict[str, float]]:
         """SRCC, PLCC and RMSE by member, and of their mean, on the rows of a side."""
-        rows = self.rows[side]
-        scores, labels = self.predict(rows), self.dataset.labels.scores[rows]
+        labels = self.dataset.labels.scores[self.rows[side]]
         columns = dict(zip(self.recipe.members, scores.T, strict=True))
         if len(columns) > 1:
             columns[ENSEMBLE] = scores.mean(axis=1)

@@ -50,3 +50,31 @@ class MSECorrLoss(nn.Module):
         dtype = torch.promote_types(prediction.dtype, torch.float32)
         mse = _mean((prediction.to(dtype) - target.to(dtype)) ** 2, weights)
         return self.mse * mse + self.weight * (1 - pearson(prediction, target, weights))
+
+
+def rarity(severities: Tensor) -> Tensor:
+    """How much more a crop with a cause counts than one without, [causes], of severities [N, causes]: the root of how
+    many there are without for each with it, so that the rare ones are learned as well.
+    """
+    present = severities.nan_to_num().sum(dim=0)
+    absent = (1 - severities).nan_to_num().sum(dim=0)
+    return (absent / present.clamp(min=1)).clamp(1, 100).sqrt()
+
+
+def causes_loss(
+    logits: Tensor, severities: Tensor, weights: Tensor | None = None, rare: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of severities, the mean over those that are known, as a scalar; 0 if none is.
+
+    Args:
+        logits: [N, causes], before the sigmoid.
+        severities: likewise, in [0, 1]; NaN where nobody knows.
+        weights: [N], as in `pearson`.
+        rare: [causes], what a severity of 1 counts, where one of 0 counts 1; None for 1.
+    """
+    known = (~severities.isnan()).float() * (1 if weights is None else weights[:, None])
+    truth = severities.nan_to_num()
+    if rare is not None:
+        known = known * (1 + (rare - 1) * truth)
+    losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1e-6)

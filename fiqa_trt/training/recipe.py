@@ -28,6 +28,7 @@ class Recipe:
         schedule: after the warm-up, `cosine` falls to 0; `step` divides by 10 at each third of the way.
         correlation: lambda of MSECorrLoss.
         mse: weight of its other term.
+        causes: weight of the causes' loss, where the table tells severities of causes.
         ema: decay of the moving average of the weights, which is what is validated and written; 0 for none.
         shift: largest random shift of a crop, as a share of its side; half of the crops are mirrored as well.
         patience: stop after so many epochs without a better SRCC + PLCC on the `val` rows; 0 for never.
@@ -46,6 +47,7 @@ class Recipe:
     schedule: str = "cosine"
     correlation: float = 2.0
     mse: float = 1.0
+    causes: float = 1.0
     ema: float = 0.999
     shift: float = 0.04
     patience: int = 0
@@ -57,7 +59,7 @@ class Recipe:
         """Raises InputError for a value that cannot be trained with."""
         ranges = {
             "epochs": (1, 100_000), "batch": (2, 65_536), "rate": (1e-9, 10), "decay": (0, 10), "warmup": (0, 1),
-            "correlation": (0, 1000), "mse": (0, 1000), "ema": (0, 0.999999), "shift": (0, 0.4),
+            "correlation": (0, 1000), "mse": (0, 1000), "causes": (0, 1000), "ema": (0, 0.999999), "shift": (0, 0.4),
             "patience": (0, 100_000), "val_share": (0.001, 0.9), "seed": (0, 2**63 - 1),
         }  # fmt: skip
         for name, (low, high) in ranges.items():

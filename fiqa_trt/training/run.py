@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from fiqa_trt.errors import DifferentRun, EngineError, InputError, RunError, already_there, number_of, unwritable
 from fiqa_trt.fingerprint import Fingerprint, counted, refuse_difference
+from fiqa_trt.models.causes import Causes
 from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import MEMBERS
 from fiqa_trt.progress import Progress, Report, Say, silent
 from fiqa_trt.storage.writing import atomic, beside, check_output, target_of
-from fiqa_trt.training.dataset import TRAIN, VAL, Dataset
+from fiqa_trt.training.dataset import TRAIN, VAL, Dataset, Labels
 from fiqa_trt.training.loop import Epoch, Measures, Trainer, rankable
 from fiqa_trt.training.recipe import Recipe
 from fiqa_trt.version import __version__
@@ -151,8 +152,13 @@ def start(init: Sequence[Path], seed: int = 0) -> Start:
     for path in init:
         try:
             tensors = load_file(path)
-        except (OSError, SafetensorError) as exc:
+            with safe_open(path, "pt") as file:
+                causes = Causes.of(file.metadata())
+        except (OSError, ValueError, SafetensorError) as exc:
             raise EngineError(f"--init {path}: not a safetensors file ({str(exc).splitlines()[0]})") from exc
+        if causes and causes.names != model.spec.causes.names:
+            model.add_causes(causes)
+            given = {name for name in given if not _is_of_causes(name)}
         named = _named(tensors, model)
         if not named:
             raise EngineError(f"--init {path}: neither a checkpoint nor a backbone of {' or '.join(MEMBERS)}")
@@ -162,6 +168,37 @@ def start(init: Sequence[Path], seed: int = 0) -> Start:
             raise EngineError(f"--init {path}: {str(exc).splitlines()[-1].strip()}") from exc
         given |= set(named)
     return Start(model, frozenset(given), hashlib.sha256(b"".join(path.read_bytes() for path in init)).hexdigest())
+
+
+def _is_of_causes(name: str) -> bool:
+    return name.split(".")[2:3] == ["causes"]
+
+
+def settle_causes(begun: Start, recipe: Recipe, labels: Labels) -> tuple[Start, str]:
+    """What to begin with if causes are to be trained as far as the labels tell them, and a line for the user.
+
+    A member that is not trained must have what the others learn; without severities in the table nothing would keep
+    what a checkpoint says of causes true, so that it says nothing of them any more.
+    """
+    names = tuple(labels.causes) if recipe.causes else ()
+    known = begun.model.spec.causes
+    others = [name for name in MEMBERS if name not in recipe.members]
+    kept = names == known.names
+    if others and names and not (kept and all(f"members.{other}.causes.weight" in begun.given for other in others)):
+        names, kept = (), False
+        note = f"causes are not trained: {others[0]} would not know them"
+    elif names:
+        note = f"causes: {', '.join(names)}"
+    else:
+        note = "no causes: the table has no columns cause_blur ..., so the checkpoint will tell none" if known else ""
+    if kept:
+        return begun, note
+    given = frozenset(name for name in begun.given if not _is_of_causes(name))
+    if names:
+        begun.model.add_causes(Causes.untuned(names))
+    elif known:
+        begun.model.forget_causes()
+    return dataclasses.replace(begun, given=given), note
 
 
 def untrained(begun: Start, recipe: Recipe) -> list[str]:
@@ -175,7 +212,7 @@ def _set_heads(begun: Start, mean_score: float) -> None:
     for name in MEMBERS:
         for part, layer in begun.model.members[name].named_modules():
             key = f"members.{name}.{part}.bias"
-            if isinstance(layer, nn.Linear) and layer.out_features == 1 and key not in begun.given:
+            if isinstance(layer, nn.Linear) and part != "causes" and layer.out_features == 1 and key not in begun.given:
                 nn.init.constant_(layer.bias, math.log(mean_score / (1 - mean_score)))
 
 
@@ -217,6 +254,9 @@ def train(
         RunError: the loss is not finite, or the disk is full; the epochs before are kept for `resume`.
     """
     output = folder.output
+    begun, note = settle_causes(begun, recipe, dataset.labels)
+    if note:
+        say(note)
     _set_heads(begun, float(np.clip(dataset.labels.scores.mean(), 0.01, 0.99)))
     untouched = _untouched(begun, recipe)
     trainer = Trainer(dataset, recipe, begun.model, torch.device(device))
@@ -244,7 +284,8 @@ def train(
         say(describe(epoch))
         if best_of(history) is epoch:
             with atomic(folder.best) as temporary:
-                save_file({**untouched, **{k: v.cpu().contiguous() for k, v in trainer.weights().items()}}, temporary)
+                weights = {name: value.cpu().contiguous() for name, value in trainer.weights().items()}
+                save_file({**untouched, **weights}, temporary, trainer.causes.metadata())
         folder.write(fingerprint, trainer, history)
         _write_log(output.with_suffix(".log.csv"), history)
         _draw(output.with_suffix(".curves.png"), history)
@@ -285,7 +326,8 @@ def describe(epoch: Epoch) -> str:
     """An epoch in a line."""
     validated = _figures(epoch.srcc, epoch.plcc, epoch.rmse)
     tested = f"; test {_figures(epoch.test_srcc, epoch.test_plcc, epoch.test_rmse)}" if epoch.test_srcc else ""
-    return f"epoch {epoch.number}: loss {epoch.loss:.4f}, {validated}{tested}"
+    causes = "" if epoch.causes is None else f"; causes AUROC {epoch.causes:.4f}"
+    return f"epoch {epoch.number}: loss {epoch.loss:.4f}, {validated}{tested}{causes}"
 
 
 def describe_test(epoch: Epoch, count: int) -> str:

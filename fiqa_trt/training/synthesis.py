@@ -1,11 +1,14 @@
 """A training set from clean faces: crops, degraded and labelled, as image files and a table.
 
-The label of a crop is the product of three things, each in (0, 1]:
+The label of a crop is the product of four things, each in (0, 1]:
 
 - what is left of it after the degradations: full-reference metrics against the undamaged crop (`labels.py`);
 - how good the undamaged crop was: a first-round model's opinion of it and of its mirror image, and the `quality` that
   the input table may give;
-- how much of the face the crop shows.
+- how much of the face the crop shows;
+- how much of the eyes, the nose, the mouth and the rest of it nothing covers.
+
+Beside it stands, for each cause, how severe the damage that it names is; empty where it cannot be told (`damage.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import shutil
 import signal
@@ -23,6 +27,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,52 +38,39 @@ from fiqa_trt.fingerprint import FREE, Fingerprint, counted
 from fiqa_trt.inputs.address import DEFAULT_COLUMN
 from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.source import Source, list_inputs
+from fiqa_trt.inputs.whole_tables import is_empty
 from fiqa_trt.models.networks import Ensemble
 from fiqa_trt.models.spec import ModelSpec, digest
 from fiqa_trt.outcomes import ImageError
 from fiqa_trt.progress import Progress, Report, Say, silent
 from fiqa_trt.storage.record import Record
 from fiqa_trt.storage.writing import atomic
-from fiqa_trt.training.degradations import FAMILIES, Image, apply_chain, draw_chain
+from fiqa_trt.training.crops import HIDDEN, Crop, Face, draw_other, make_crop
+from fiqa_trt.training.damage import CAUSE_COLUMN
+from fiqa_trt.training.degradations import FAMILIES, Image
 from fiqa_trt.training.labels import METRICS, equalise, full_reference
+from fiqa_trt.training.occlusions import OCCLUDERS
 from fiqa_trt.version import __version__
 
 TABLE = "labels.csv"
-PARTS = "parts"
 BAD_CROP = "bad_crop"
+PARTS = "parts"
 CHUNK = 16
-_BAD_CROPS = 0.07
-_HIDDEN = 0.75
-_BORDERS = ("constant", "edge", "reflect")
-
-
-@dataclasses.dataclass(frozen=True)
-class Face:
-    """A clean photograph of a face.
-
-    Attributes:
-        path: as the input listed it.
-        group: person or photographer; no group stands on both sides of a split. Where none is given, it is the
-            photograph itself.
-        split: `train`, `val` or `test`, or empty where the table does not say: `train` draws it.
-        quality: of the undamaged photograph in (0, 1], as far as something outside the pixels' fidelity tells (pose).
-        box: left, top, width, height of the face in pixels; None if the photograph is itself a crop.
-    """
-
-    path: str
-    group: str = ""
-    split: str = ""
-    quality: float = 1.0
-    box: tuple[float, float, float, float] | None = None
+COVER = 0.6  # of the score, where eyes, nose, mouth and the rest of the face are all covered
 
 
 _GROUP = "group"
-_FACE_COLUMNS = ("path", "split", "quality", "face_x", "face_y", "face_w", "face_h")
+_BOX = ("face_x", "face_y", "face_w", "face_h")
+_POINTS = tuple(
+    f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for axis in "xy"
+)
+_FACE_COLUMNS = ("path", "split", "quality", "pose", *_BOX, *_POINTS)
 
 
 def read_faces(source: Source, say: Say = silent, group_column: str | None = None) -> list[Face]:
-    """Faces of a folder, or of a list with the optional columns `group`, `split`, `quality` and `face_x`, `face_y`,
-    `face_w`, `face_h`.
+    """Faces of a folder, or of a list with the optional columns `group`, `split`, `quality`, `pose`, `face_x`,
+    `face_y`, `face_w`, `face_h`, and `left_eye_x`, `left_eye_y` and so on for `right_eye`, `nose`, `mouth_left` and
+    `mouth_right`.
 
     Args:
         source: what to list.
@@ -86,8 +78,8 @@ def read_faces(source: Source, say: Say = silent, group_column: str | None = Non
         group_column: what the list calls the column `group`.
 
     Raises:
-        InputError: as `list_inputs`; a list without the column that was named; a `quality` or a box that is not what it
-            should be.
+        InputError: as `list_inputs`; a list without the column that was named; a `quality`, a pose, landmarks or a box
+            that are not what they should be.
     """
     faces, named = list[Face](), group_column or _GROUP
     for number, batch in enumerate(list_inputs(source, say)):
@@ -99,50 +91,21 @@ def read_faces(source: Source, say: Say = silent, group_column: str | None = Non
             if source.list_file and len(names) > 1:
                 say("no column `group` (--group-column names another): each image counts as a person of its own")
         for row in batch.select([name for name in names if name in {*_FACE_COLUMNS, named}]).to_pylist():
-            try:
-                box = tuple(float(row[f"face_{side}"]) for side in "xywh") if row.get("face_w") else None
-                quality = float(row.get("quality") or 1)
-            except (KeyError, TypeError, ValueError) as exc:
-                raise InputError(f"{row['path']}: its face box or quality is not a number ({exc})") from exc
-            if not 0 < quality <= 1 or (box and min(box[2:]) <= 0):
-                raise InputError(f"{row['path']}: quality must be in (0, 1] and a face box have a size")
             group, split = ("" if row.get(name) is None else str(row[name]) for name in (named, "split"))
-            faces.append(Face(row["path"], group or row["path"], split, quality, box))  # type: ignore[arg-type]
+            faces.append(_face(row, group, split))
     return faces
 
 
-def cut(photo: Image, face: Face, hidden: float, rng: np.random.Generator, size: int) -> Image:
-    """A square crop, 1.1 to 2 times the face and slightly off its centre, half of the time mirrored.
-
-    Args:
-        photo: uint8 RGB [H, W, 3].
-        face: where the face is.
-        hidden: share of the face's box that is moved out of the crop, 0 to 1; at 0 the crop stays within the photo.
-        rng: of everything random.
-        size: side of the crop in pixels; the result is uint8 [size, size, 3].
-    """
-    from PIL import Image as Pillow
-
-    height, width = photo.shape[:2]
-    x, y, w, h = face.box or (0.0, 0.0, float(width), float(height))
-    side = min(max(w, h) * (rng.uniform(1.1, 2.0) if face.box else rng.uniform(0.9, 1)), width, height)
-    left, top = (start + length / 2 + rng.uniform(-0.06, 0.06) * side - side / 2 for start, length in ((x, w), (y, h)))
-    left, top = min(max(left, 0), width - side), min(max(top, 0), height - side)
-    border, edge = _BORDERS[rng.integers(len(_BORDERS))], rng.integers(4)
-    if hidden:
-        # Over one of the four edges, until only the wanted share of the face's box is inside.
-        if edge < 2:
-            left = x + hidden * w if edge == 0 else x + (1 - hidden) * w - side
-        else:
-            top = y + hidden * h if edge == 2 else y + (1 - hidden) * h - side
-        margin = int(np.ceil(max(0, -left, -top, left + side - width, top + side - height)))
-        photo = np.pad(photo, ((margin, margin), (margin, margin), (0, 0)), border)  # type: ignore[call-overload]
-        left, top = left + margin, top + margin
-    crop = Pillow.fromarray(photo).resize(
-        (size, size), Pillow.Resampling.BILINEAR, box=(left, top, left + side, top + side)
-    )
-    pixels = np.asarray(crop)
-    return pixels[:, ::-1].copy() if rng.random() < 0.5 else pixels
+def _face(row: dict[str, Any], group: str, split: str) -> Face:
+    try:
+        box = tuple(float(row[name]) for name in _BOX) if row.get("face_w") else None
+        points = None if is_empty(row.get(_POINTS[0])) else tuple(float(row[name]) for name in _POINTS)
+        quality, pose = float(row.get("quality") or 1), None if is_empty(row.get("pose")) else float(row["pose"])
+    except (KeyError, TypeError, ValueError) as exc:
+        raise InputError(f"{row['path']}: its face box, landmarks, pose or quality is not a number ({exc})") from exc
+    if not 0 < quality <= 1 or not 0 <= (pose or 0) <= 1 or (box and min(box[2:]) <= 0):
+        raise InputError(f"{row['path']}: quality must be in (0, 1], pose in [0, 1] and a face box have a size")
+    return Face(row["path"], group or row["path"], split, quality, box, pose, points)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,41 +147,52 @@ def _render(job: _Job) -> _Made:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    clean, degraded, rows, failed = list[Image](), list[Image](), list[dict[str, object]](), list[str]()
+    photos, crops, rows, failed = list[tuple[int, Image, Face]](), list[Crop](), list[dict[str, object]](), list[str]()
     reader = ContainerReader()
     for index, face in job.faces:
         try:
             blob = read_recorded(face.path, reader)
             if isinstance(blob, ImageError):
                 raise blob
-            photo = np.asarray(decode_image(blob))
+            photos.append((index, np.asarray(decode_image(blob)), face))
         except (ImageError, OSError) as exc:
             failed.append(f"{face.path}: {exc}")
-            continue
+    faces = [face for _, _, face in photos]
+    for place, (index, photo, face) in enumerate(photos):
         for copy in range(job.per_face):
             rng = np.random.default_rng([job.seed, index, copy])
-            severity = float(max(rng.random(), 0.01)) if rng.random() < _BAD_CROPS else 0.0
-            crop, chain = cut(photo, face, _HIDDEN * severity, rng, job.size), draw_chain(rng)
-            clean.append(crop)
-            degraded.append(apply_chain(crop, chain, rng))
+            _, other, whose = photos[draw_other(faces, place, rng)]
+            crop = make_crop(photo, face, (other, whose), rng, job.size)
             name = f"{index // 1000:04d}/{index:07d}_{copy}.png"
             (job.out / name).parent.mkdir(exist_ok=True)
-            if not cv2.imwrite(str(job.out / name), degraded[-1][..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+            if not cv2.imwrite(str(job.out / name), crop.damaged[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
                 raise OSError(f"cannot write {job.out / name}")
-            levels = dict.fromkeys((BAD_CROP, *FAMILIES), 0.0) | {BAD_CROP: severity}
-            for family, level in chain:
-                levels[family] = max(levels[family], level)
-            row: dict[str, object] = {"path": name, "group": face.group, "split": face.split, "source": face.path}
-            row["chain"] = json.dumps([[family, round(level, 3)] for family, level in chain])
-            row |= {"quality": face.quality, "visible": 1 - _HIDDEN * severity}
-            rows.append(row | {family: round(level, 3) for family, level in levels.items()})
+            crops.append(crop)
+            place_of = {"path": name, "group": face.group, "split": face.split, "source": face.path}
+            rows.append(place_of | _described(crop, face))
     if rows:
-        values = full_reference(_at_input_size(degraded), _at_input_size(clean))
-        opinions = _opinions(job.reference, _at_input_size(clean))
+        clean = _at_input_size([crop.clean for crop in crops])
+        values = full_reference(_at_input_size([crop.damaged for crop in crops]), clean)
+        opinions = _opinions(job.reference, clean)
         for row, metrics, opinion in zip(rows, values, opinions, strict=True):
             row |= {name: round(float(value), 6) for name, value in zip(METRICS, metrics, strict=True)}
             row["reference"] = round(float(opinion), 5)
     return _Made(rows, failed)
+
+
+def _described(crop: Crop, face: Face) -> dict[str, object]:
+    """What was done to a crop, as columns."""
+    levels = dict.fromkeys((BAD_CROP, *OCCLUDERS, *FAMILIES), 0.0) | {BAD_CROP: crop.framing}
+    for family, level in crop.chain:
+        levels[family] = max(levels[family], level)
+    return {
+        "chain": json.dumps([[family, round(level, 3)] for family, level in crop.chain]),
+        "quality": face.quality,
+        "visible": 1 - HIDDEN * crop.framing,
+        "covered": round(crop.covered, 4),
+        **{family: round(level, 3) for family, level in levels.items()},
+        **{CAUSE_COLUMN + cause: "" if math.isnan(level) else round(level, 3) for cause, level in crop.causes.items()},
+    }
 
 
 def _at_input_size(images: list[Image]) -> list[Image]:
@@ -383,6 +357,6 @@ def _score(rows: list[dict[str, object]]) -> None:
     pool = pool if pool.any() else ~pool
     opinions = column("reference")
     clean = np.minimum(opinions / np.quantile(opinions[pool], 0.95), 1) * column("quality")
-    scores = equalise(metrics, metrics[pool]) * clean * column("visible")
+    scores = equalise(metrics, metrics[pool]) * clean * column("visible") * (1 - COVER * column("covered"))
     for row, score in zip(rows, scores, strict=True):
         row["score"] = round(float(score), 5)

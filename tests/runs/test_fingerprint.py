@@ -230,7 +230,8 @@ def test_every_option_of_train_has_its_place() -> None:
 
 
 def test_every_option_of_synthesize_has_its_place() -> None:
-    from fiqa_trt.training.synthesis import Face, _fingerprint, _Job, synthesize
+    from fiqa_trt.training.crops import Face
+    from fiqa_trt.training.synthesis import _fingerprint, _Job, synthesize
 
     faces = {"inputs", "list_file", "path_column", "group_column", "image_column"}
     elsewhere = {"output", "workers", "restart", "quiet", "as_json"}

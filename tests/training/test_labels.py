@@ -38,7 +38,7 @@ def test_full_severity_costs_more_than_a_touch(family: str) -> None:
 
 @pytest.mark.slow
 def test_metrics_fall_from_identical_to_blurred() -> None:
-    blurred = [apply_chain(FACE, [("gaussian_blur", s)], np.random.default_rng(0)) for s in (0.2, 0.5, 0.9)]
+    blurred = [apply_chain(FACE, [("gaussian_blur", s)], 0) for s in (0.2, 0.5, 0.9)]
     values = full_reference([FACE, *blurred], [FACE] * 4)
     assert values.shape == (4, len(METRICS))
     assert values[0] == pytest.approx(1, abs=1e-3)
@@ -54,7 +54,7 @@ def test_chains_can_be_applied(seed: int) -> None:
 
 def test_chains_are_broad() -> None:
     chains = [draw_chain(np.random.default_rng(seed)) for seed in range(3000)]
-    assert 0.03 < np.mean([not chain for chain in chains]) < 0.1
+    assert 0.1 < np.mean([not chain for chain in chains]) < 0.18
     used = [name for chain in chains for name, _ in chain]
     assert all(used.count(family) > 100 for family in FAMILIES)
     # Second-order: the same stage twice, in the same image.

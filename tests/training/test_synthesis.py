@@ -20,8 +20,10 @@ from fiqa_trt.errors import DifferentRun, InputError, RunError
 from fiqa_trt.inputs.source import Source
 from fiqa_trt.machine.samples import portrait
 from fiqa_trt.progress import Progress
+from fiqa_trt.training.crops import Face, cut
 from fiqa_trt.training.degradations import FAMILIES
-from fiqa_trt.training.synthesis import PARTS, Face, cut, read_faces, synthesize
+from fiqa_trt.training.occlusions import OCCLUDERS
+from fiqa_trt.training.synthesis import PARTS, read_faces, synthesize
 from tests.helpers import tar
 
 FACE = np.asarray(portrait())
@@ -67,7 +69,7 @@ def test_the_same_arguments_give_the_same_files(faces: list[Face], crops: Path, 
         with Image.open(crops / row["path"]) as image:
             assert image.size == (224, 224)
         chained = {name for name, _ in json.loads(row["chain"])}
-        assert chained == {name for name in FAMILIES if float(row[name]) > 0}
+        assert chained == {name for name in (*OCCLUDERS, *FAMILIES) if float(row[name]) > 0}
 
 
 @pytest.mark.slow
@@ -114,8 +116,8 @@ def test_a_bad_crop_hides_as_much_of_the_face_as_it_says() -> None:
     photo[100:200, 100:200] = 255
     face = Face("x", box=(100, 100, 100, 100))
     for seed in range(30):
-        whole = cut(photo, face, 0, np.random.default_rng(seed), 224)
-        half = cut(photo, face, 0.5, np.random.default_rng(seed), 224)
+        whole, _ = cut(photo, face, 0, np.random.default_rng(seed), 224)
+        half, _ = cut(photo, face, 0.5, np.random.default_rng(seed), 224)
         # The border mode may repeat what the photograph shows at its edge, which is black.
         assert half.mean() == pytest.approx(whole.mean() / 2, rel=0.12)
 
