@@ -61,6 +61,9 @@ def test_what_cannot_be_meant() -> None:
     assert "--max-cause': blur: give how much of it, as in blur=0.3" in call_filter(
         __file__, "--dry-run", "--max-cause", "blur", code=2
     )
+    assert "=0.5: of which cause? Give its name, as in blur=0.3" in call_filter(
+        __file__, "--dry-run", "--max-cause", "=0.5", code=2
+    )
     assert "blur=x: give a number, as in blur=0.3" in call_filter(
         __file__, "--dry-run", "--max-cause", "blur=x", code=2
     )
