@@ -35,7 +35,7 @@ def filter_scores(
     *,
     min_score: float | None = None,
     max_disagreement: float | None = None,
-    max_cause: Mapping[str, float] | None = None,
+    max_cause: Mapping[str, float] | Sequence[tuple[str, float]] = (),
     drop_cause: Sequence[str] = (),
     per_group: int | str | None = None,
     group_by: str = PARENT,
@@ -60,7 +60,7 @@ def filter_scores(
             `update`, `restart`, `dry_run` and `report`; None only chooses, and in a dry run with a `way` also measures.
         min_score: see `curation.select.Rules`, like the next ones.
         max_disagreement: see above.
-        max_cause: by the name of a cause.
+        max_cause: by the name of a cause, or pairs of a name and a severity.
         drop_cause: names of causes.
         per_group: a number, or a share like `50%`.
         group_by: see above.
@@ -85,7 +85,7 @@ def filter_scores(
         return None if value is None else filtering.Amount.parse(str(value), option)
 
     best, of_all = amount(per_group, "--per-group "), amount(keep, "--keep ")
-    most = tuple((max_cause or {}).items())
+    most = tuple(max_cause.items() if isinstance(max_cause, Mapping) else max_cause)
     rules = filtering.Rules(min_score, max_disagreement, best, of_all, keep_at_least, group_by, most, tuple(drop_cause))
     selection = filtering.select(place_of(scores), rules)
     chosen(selection)

@@ -48,6 +48,8 @@ class _AtMost(click.types.StringParamType):
         if isinstance(value, tuple):
             return value
         name, given, most = str(value).partition("=")
+        if not name:
+            self.fail(f"{value}: of which cause? Give its name, as in blur=0.3", param, ctx)
         try:
             return name, float(most)
         except ValueError:
@@ -178,7 +180,7 @@ def command(
             output,
             min_score=min_score,
             max_disagreement=max_disagreement,
-            max_cause=dict(max_cause),
+            max_cause=max_cause,
             drop_cause=drop_cause,
             per_group=per_group,
             group_by=group_by,

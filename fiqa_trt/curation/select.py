@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +73,7 @@ class Rules:
         keep_at_least: of each group, whatever its scores.
         group_by: `parent` (the folder), the name of a column, or a regular expression that is searched for in the path;
             its first bracket is the group.
-        max_cause: of causes by name the largest severity, 0 to 1.
+        max_cause: of causes by name the largest severity, 0 to 1; of several of one cause the lowest.
         drop_cause: rows that have one of these as their cause go.
     """
 
@@ -95,6 +95,8 @@ class Rules:
         for cause, value in self.max_cause:
             if not 0 <= value <= 1:
                 raise UsageError(f"--max-cause {cause}={value:g}: severities lie between 0 and 1")
+        object.__setattr__(self, "max_cause", _lowest(self.max_cause))
+        object.__setattr__(self, "drop_cause", tuple(dict.fromkeys(self.drop_cause)))
         if self.keep_at_least < 0:
             raise UsageError(f"--keep-at-least {self.keep_at_least}: it cannot be negative")
         if not self.anything():
@@ -321,6 +323,14 @@ def _by_cause(table: pa.Table, rules: Rules) -> Iterator[tuple[str, npt.NDArray[
     for name in rules.drop_cause:
         others = pc.fill_null(pc.not_equal(table[CAUSE], name), True)
         yield f"of --drop-cause {name}", others.to_numpy()
+
+
+def _lowest(limits: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Of several limits of a cause the lowest: with it all of them hold."""
+    found = dict[str, float]()
+    for name, most in limits:
+        found[name] = min(most, found.get(name, most))
+    return tuple(found.items())
 
 
 def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:

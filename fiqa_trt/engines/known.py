@@ -23,8 +23,10 @@ from fiqa_trt.storage.writing import atomic
 _INT8 = 0.03
 """INT8 engines have no tolerance for a single image. Of their own scores they keep well within this, whatever the batch
 size; a broken one does not."""
-_INT8_CAUSES = 0.15
-"""The same of the severity of a cause."""
+_INT8_CAUSES = 0.25
+"""The same of the severity of a cause. From those of FP32, which an engine for a GPU elsewhere records, INT8 is 0.11
+away at most.
+"""
 
 
 def difference(engine: Engine, manifest: Manifest) -> str | None:
@@ -45,6 +47,9 @@ def difference(engine: Engine, manifest: Manifest) -> str | None:
     try:
         for future in [engine.submit(images) for _ in range(engine.slots)]:
             judged = future.result()
+            told = judged.causes.shape[1]
+            if told != len(manifest.spec.causes):
+                return f"it tells of {told} causes, not of {len(manifest.spec.causes)}"
             found = judged.scores.mean(axis=1, dtype=np.float64)
             # Not so if one of them is not a number, either.
             if not np.abs(found - expected).max() <= limit:

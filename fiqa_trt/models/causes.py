@@ -87,7 +87,10 @@ class Causes:
     def of(cls, metadata: Mapping[str, str] | None) -> Causes:
         """What a checkpoint's metadata tells; none by default. Raises ValueError if it is damaged."""
         text = (metadata or {}).get(_KEY)
-        return cls() if text is None else cls.by_name(json.loads(text))
+        try:
+            return cls() if text is None else cls.by_name(json.loads(text))
+        except RecursionError as exc:
+            raise ValueError(f"`{_KEY}` is not a threshold for each cause") from exc
 
     def metadata(self) -> dict[str, str]:
         """What `of` reads, for a checkpoint's metadata; empty if there are none."""
@@ -96,8 +99,11 @@ class Causes:
     @classmethod
     def by_name(cls, found: object) -> Causes:
         """From a threshold for each name, as `named` gives it. Raises ValueError unless it is that."""
-        if not isinstance(found, dict) or not all(isinstance(value, (int, float)) for value in found.values()):
-            raise ValueError(f"`{_KEY}` is not a threshold for each cause")
+        # A bool is an int, and one of hundreds of digits no float.
+        if not isinstance(found, dict) or not all(
+            type(each) in (int, float) and 0 <= each <= 1 for each in found.values()
+        ):
+            raise ValueError(f"`{_KEY}` is not a threshold from 0 to 1 for each cause")
         return cls(tuple(found), tuple(found.values()))
 
     def named(self) -> dict[str, float]:

@@ -170,10 +170,14 @@ class Tolerance:
 
 TOLERANCES = {
     "fp32": Tolerance(max=1e-4, causes_max=1e-3),
-    "fp16": Tolerance(max=1e-2, srcc=0.9995, causes_max=5e-2),
-    "int8": Tolerance(mean=0.02, srcc=0.99, causes_mean=0.04),
+    "fp16": Tolerance(max=1e-2, srcc=0.9995, causes_max=0.2, causes_mean=0.01),
+    "int8": Tolerance(mean=0.02, srcc=0.99, causes_mean=0.06),
 }
-"""A severity says whether there is something, and so is steeper than a score."""
+"""A severity says whether there is something, and so is steeper than a score: where it is in two minds, a sound engine
+may be far from FP32 on one image. So it is the mean that limits it, and the maximum only what is broken. Of a network
+with trained heads BF16 had 0.084 and 0.0029 (FP16 0.0062 and 0.0004), INT8 a mean of 0.032; with heads moved by a place
+the mean is 0.15 and more.
+"""
 
 
 def compare(

@@ -61,6 +61,9 @@ def test_what_cannot_be_meant() -> None:
     assert "--max-cause': blur: give how much of it, as in blur=0.3" in call_filter(
         __file__, "--dry-run", "--max-cause", "blur", code=2
     )
+    assert "=0.5: of which cause? Give its name, as in blur=0.3" in call_filter(
+        __file__, "--dry-run", "--max-cause", "=0.5", code=2
+    )
     assert "blur=x: give a number, as in blur=0.3" in call_filter(
         __file__, "--dry-run", "--max-cause", "blur=x", code=2
     )
@@ -80,3 +83,18 @@ def test_several_of_a_kind(crops: Path, tmp_path: Path) -> None:
     )
     assert "above --max-cause blur" in said
     assert "above --max-cause noise" in said
+
+
+def test_a_cause_that_is_named_twice(told: Path) -> None:
+    """All limits of it hold, so the lowest does, whatever their order."""
+    lowest = filter_scores(told, max_cause={"noise": 0.3}).selection
+    assert 0 < lowest.kept < len(lowest.mask)
+    for limits in ([("noise", 0.3), ("noise", 0.9)], [("noise", 0.9), ("noise", 0.3)]):
+        found = filter_scores(told, max_cause=limits).selection
+        assert (found.mask.tolist(), found.dropped) == (lowest.mask.tolist(), lowest.dropped)
+    words = [word for most in (0.3, 0.9) for word in ("--max-cause", f"noise={most}")]
+    assert f"{lowest.kept} of {len(lowest.mask)} rows kept" in call_filter(told, "--dry-run", *words)
+    once, twice = (filter_scores(told, drop_cause=["blur"] * times).selection for times in (1, 2))
+    assert (once.mask.tolist(), once.dropped) == (twice.mask.tolist(), twice.dropped)
+    with pytest.raises(UsageError, match="blur=nan: severities lie between 0 and 1"):
+        Rules(max_cause=(("blur", 0.3), ("blur", float("nan"))))

@@ -20,6 +20,7 @@ from fiqa_trt.engines.opening import open_engine
 from fiqa_trt.engines.openvino import OpenVinoEngine
 from fiqa_trt.engines.torch import open_torch
 from fiqa_trt.errors import EngineError
+from fiqa_trt.models.causes import Causes
 from fiqa_trt.models.verification import Fidelity, check, compare, verification_batch
 from fiqa_trt.scorer import Scorer
 from tests.helpers import TOLD, manifest
@@ -41,6 +42,11 @@ def test_the_exported_network_gives_what_pytorch_gives(telling: Path, precision:
     other = np.array(known.severities)[:, ::-1]
     changed = dataclasses.replace(known, severities=tuple(map(tuple, other.tolist())))
     assert "a cause of a known crop differs by 0." in str(difference(engine, changed))
+    for told in (TOLD.names[:3], (*TOLD.names, "hat"), ()):
+        rows = tuple((*row, 0.5)[: len(told)] for row in known.severities) if told else ()
+        spec = dataclasses.replace(known.spec, causes=Causes.untuned(told))
+        changed = dataclasses.replace(known, spec=spec, severities=rows)
+        assert difference(engine, changed) == f"it tells of 4 causes, not of {len(told)}"
     engine.close()
     eager = open_torch(telling / "ensemble.safetensors")
     assert eager.info.causes == TOLD
@@ -79,8 +85,12 @@ def test_an_int8_network_for_other_runtimes(telling: Path, tmp_path: Path, int8_
 def test_causes_have_a_tolerance_of_their_own() -> None:
     good = Fidelity(64, 0.001, 0.0001, 1.0, 0.01, 0.001)
     check(good, "fp16", "it")
-    with pytest.raises(EngineError, match=r"causes max 0.2, mean 0.01; a fp16 engine needs .*causes max <= 0.05"):
-        check(dataclasses.replace(good, causes_max=0.2, causes_mean=0.01), "fp16", "it")
+    # BF16 of trained heads: a single severity may be off, all of them may not.
+    check(dataclasses.replace(good, causes_max=0.084, causes_mean=0.003), "fp16", "it")
+    for most, mean in ((0.25, 0.003), (0.1, 0.02)):
+        with pytest.raises(EngineError, match=r"a fp16 engine needs .*causes max <= 0.2, causes mean <= 0.01"):
+            check(dataclasses.replace(good, causes_max=most, causes_mean=mean), "fp16", "it")
+    check(dataclasses.replace(good, causes_max=0.44, causes_mean=0.032), "int8", "it")
     with pytest.raises(EngineError, match="too far from FP32"):
         check(dataclasses.replace(good, causes_max=0.2, causes_mean=0.1), "int8", "it")
     scores, causes = np.full((3, 2), 0.5, np.float32), np.full((3, 4), 0.5, np.float32)

@@ -23,7 +23,10 @@ def test_a_checkpoint_without_them_tells_of_none() -> None:
     assert Causes().metadata() == {}
 
 
-@pytest.mark.parametrize("text", ["[", "[]", "{", '{"blur": "x"}', '{"blur": 2}', '{"a b": 0.5}', '{"blur": NaN}'])
+DAMAGED = ["[", "[]", "{", '{"blur": "x"}', '{"blur": 2}', '{"a b": 0.5}', '{"blur": NaN}', '{"blur": true}', "null"]
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, '{"blur": %s}' % ("9" * 400), '{"blur": -Infinity}', "[" * 100_000])
 def test_damaged_metadata_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - whatever it says, its reader puts the file's name before it
         Causes.of({"causes": text})
