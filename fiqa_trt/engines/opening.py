@@ -193,7 +193,7 @@ def _open_directory(folder: Path, wanted: Wanted) -> tuple[Engine, Manifest]:
     if not manifest.reference:
         # Built by a version that recorded no scores. Of the released checkpoint, those of FP32 are at hand.
         if manifest.model == released.model:
-            manifest = dataclasses.replace(manifest, reference=released.reference)
+            manifest = dataclasses.replace(manifest, reference=released.reference, severities=released.severities)
         else:
             wanted.say(f"{folder} does not record what it scores, so that cannot be checked; build it again")
     if backend.built and wanted.precision not in ("auto", manifest.precision):

@@ -240,7 +240,7 @@ def test_an_engine_of_an_earlier_version(tmp_path: Path) -> None:
     """It recorded no scores: of the released checkpoint, those of FP32 take their place; of another, it is said."""
     folder, said = tmp_path / "e", list[str]()
     shutil.copytree(RELEASED, folder)
-    values = {**json.loads((RELEASED / "engine.json").read_text()), "reference": []}
+    values = {**json.loads((RELEASED / "engine.json").read_text()), "reference": [], "severities": []}
     (folder / "engine.json").write_text(json.dumps(values))
     open_engine(engine=str(folder), precision="fp32", say=said.append).close()
     assert not said
