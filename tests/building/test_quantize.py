@@ -73,7 +73,7 @@ def test_sensitive_layers_are_left_alone(network: Ensemble) -> None:
     left = names - quantised_layers(network).keys()
     assert left == {name for name in names if is_sensitive(name)}
     assert sum(name.endswith((".fc1", ".fc2")) for name in left) == 18  # nine squeeze-and-excitations
-    assert len(left) == 18 + 2 + 2
+    assert len(left) == 18 + 2 + 4  # and the first layers and both heads of each member
 
 
 @pytest.mark.slow
