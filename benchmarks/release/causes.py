@@ -150,11 +150,10 @@ def by_cause(families: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def groups(pictures: Pictures, found: Floats, thresholds: Floats, side: str | None) -> dict[str, Any]:
     """Share of undamaged portraits of each group that are said to have a cause, and the largest gap by cause."""
-    rows = [i for i, row in enumerate(pictures.rows) if row["pool"] == "portrait" and side in (None, row["split"])]
-    straight = [i for i in rows if not pictures.causes[i, CAUSES.index("pose")] >= TURNED]
+    rows = straight(pictures, side)
     table: dict[str, dict[str, float]] = {}
-    for group in sorted({pictures.rows[i]["demographic"] for i in straight}):
-        own = [i for i in straight if pictures.rows[i]["demographic"] == group]
+    for group in sorted({pictures.rows[i]["demographic"] for i in rows}):
+        own = [i for i in rows if pictures.rows[i]["demographic"] == group]
         shares = (found[own] > thresholds).mean(axis=0)
         table[group] = {"images": len(own), **{c: round(float(s), 4) for c, s in zip(CAUSES, shares, strict=True)}}
     gaps = {c: round(max(t[c] for t in table.values()) - min(t[c] for t in table.values()), 4) for c in CAUSES}
@@ -165,17 +164,17 @@ def choose(pictures: Pictures, found: Floats) -> Floats:
     """Thresholds that at most FALSE of the undamaged portraits are above, cause by cause, of those of `val` and of each
     group of all; float32 [causes].
     """
-    every = straight(pictures, "val") + straight(pictures, "train")
+    every = straight(pictures)
     group = np.array([pictures.rows[i]["demographic"] for i in every])
     sets = [straight(pictures, "val"), *([every[k] for k in np.flatnonzero(group == own)] for own in np.unique(group))]
     highest = [np.quantile(found[rows], 1 - FALSE, axis=0, method="higher") for rows in sets]
     return np.asarray(np.maximum(np.max(highest, axis=0), LEAST), np.float32)
 
 
-def straight(pictures: Pictures, side: str) -> list[int]:
-    """Undamaged portraits of a side that look into the camera."""
+def straight(pictures: Pictures, side: str | None = None) -> list[int]:
+    """Undamaged portraits of a side, or of all, that look into the camera."""
     pose = pictures.causes[:, CAUSES.index("pose")]
-    ours = [row["pool"] == "portrait" and row["split"] == side for row in pictures.rows]
+    ours = [row["pool"] == "portrait" and side in (None, row["split"]) for row in pictures.rows]
     return [i for i, own in enumerate(ours) if own and not pose[i] >= TURNED]
 
 

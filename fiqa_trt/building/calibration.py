@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fiqa_trt.building.quantize import Ranges, calibrate, simulated
+from fiqa_trt.building.quantize import Ranges, calibrate, outputs, simulated
 from fiqa_trt.decoding.cpu import CpuDecoder
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.base import Judged
+from fiqa_trt.engines.known import agreement
 from fiqa_trt.engines.manifest import digest_of
 from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import EngineError, InputError
@@ -21,7 +22,7 @@ from fiqa_trt.inputs.reader import ContainerReader, read_recorded
 from fiqa_trt.inputs.source import list_inputs, source_of
 from fiqa_trt.inputs.user_tables import KINDS
 from fiqa_trt.models.spec import PreprocessSpec
-from fiqa_trt.models.verification import TOLERANCES, Fidelity, compare, verification_batch
+from fiqa_trt.models.verification import TOLERANCES, Fidelity, verification_batch
 from fiqa_trt.outcomes import Status
 from fiqa_trt.progress import Say, silent
 from fiqa_trt.storage.places import Place, Uri
@@ -53,16 +54,15 @@ class Trial:
     fixed: Fidelity
 
     @classmethod
-    def of(cls, scored: Callable[[Pixels], Scores], exact: Callable[[Pixels], Scores], crops: Pixels) -> Trial:
-        """Of two networks, from uint8 [N, 224, 224, 3] to float32 [N, members]; a part of the crops is enough."""
+    def of(cls, judge: Callable[[Pixels], Judged], exact: Callable[[Pixels], Judged], crops: Pixels) -> Trial:
+        """Of two networks, which take uint8 [N, 224, 224, 3]; a part of the crops is enough."""
         some, fixed = crops[:: max(1, len(crops) // _TRIED)], verification_batch()
-        return cls(compare(scored(some), exact(some)), compare(scored(fixed), exact(fixed)))
+        return cls(agreement(judge(some), exact(some)), agreement(judge(fixed), exact(fixed)))
 
     @property
     def good(self) -> bool:
         """Whether such an engine would be written."""
-        limit = TOLERANCES["int8"]
-        return self.fixed.mean <= limit.mean and self.fixed.srcc >= limit.srcc
+        return TOLERANCES["int8"].holds(self.fixed)
 
 
 def prefers_shipped(own: Trial, shipped: Trial, say: Say) -> bool:
@@ -73,7 +73,7 @@ def prefers_shipped(own: Trial, shipped: Trial, say: Say) -> bool:
     say(
         f"INT8 with {kept}: on {first.crops.images} of your crops a score differs from FP32 by {first.crops.mean:.4f} "
         f"on average, with {other} by {second.crops.mean:.4f}"
-        + (f", and these are out of tolerance (mean {second.fixed.mean:.3f})" if not second.good else "")
+        + (f", and these are out of tolerance ({second.fixed})" if not second.good else "")
     )
     if better or not own.good:
         say(_ADVICE)
@@ -144,21 +144,17 @@ def _better(checkpoint: Path, own: Ranges, crops: Pixels, say: Say) -> Ranges:
     network = load_checkpoint(checkpoint)
     network.fold()
 
-    def exact(images: Pixels) -> Scores:
-        import torch
+    def exact(images: Pixels) -> Judged:
+        return Judged.of([each.numpy() for each in outputs(network, images)])
 
-        with torch.inference_mode():
-            parts = [network(torch.from_numpy(images[start : start + 16]))[0] for start in range(0, len(images), 16)]
-            return np.asarray(torch.cat(parts).numpy(), np.float32)
-
-    def scored(ranges: Ranges) -> Callable[[Pixels], Scores]:
-        def function(images: Pixels) -> Scores:
+    def judge(ranges: Ranges) -> Callable[[Pixels], Judged]:
+        def function(images: Pixels) -> Judged:
             with simulated(network, ranges.layers):
                 return exact(images)
 
         return function
 
-    trials = [Trial.of(scored(ranges), exact, crops) for ranges in (own, shipped)]
+    trials = [Trial.of(judge(ranges), exact, crops) for ranges in (own, shipped)]
     return shipped if prefers_shipped(trials[0], trials[1], say) else own
 
 

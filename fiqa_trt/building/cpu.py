@@ -27,7 +27,7 @@ from fiqa_trt.building.export import exported_network
 from fiqa_trt.building.measuring import Measured, batch_sizes, measure_engine, quickest, with_figures
 from fiqa_trt.building.quantize import Ranges, is_sensitive, with_qdq
 from fiqa_trt.building.request import Request
-from fiqa_trt.engines.base import Scores
+from fiqa_trt.engines.base import Judged
 from fiqa_trt.engines.manifest import Draft, Manifest, Target, this_processor
 from fiqa_trt.engines.opening import RELEASED
 from fiqa_trt.errors import EngineError
@@ -95,15 +95,17 @@ def build_openvino(request: Request, device: str, draft: Draft, scratch: Path, s
         return with_figures(manifest, measured(way, sizes)), payload
 
 
-def _scorer(core: Any, network: Any) -> Callable[[Pixels], Scores]:
+def _judge(core: Any, network: Any) -> Callable[[Pixels], Judged]:
     """A network as a function of uint8 [N, 224, 224, 3]."""
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
-    def scored(images: Pixels) -> Scores:
-        parts = [np.array(compiled(images[start : start + 8])[0]) for start in range(0, len(images), 8)]
-        return np.concatenate(parts).astype(np.float32)
+    def judge(images: Pixels) -> Judged:
+        count = len(compiled.outputs)
+        found = (compiled(images[start : start + 8]) for start in range(0, len(images), 8))
+        parts = [[np.array(each[index]) for index in range(count)] for each in found]
+        return Judged.of([np.concatenate(each) for each in zip(*parts, strict=True)])
 
-    return scored
+    return judge
 
 
 def _from_crops(core: Any, onnx: bytes, crops: Pixels, model: str, versions: dict[str, str], say: Say) -> Any:
@@ -117,8 +119,8 @@ def _from_crops(core: Any, onnx: bytes, crops: Pixels, model: str, versions: dic
     if shipped is None:
         return network
     theirs = _from_ranges(core, onnx, shipped, model, before)
-    exact = _scorer(core, read_network(core, onnx, "onnx"))
-    trials = [Trial.of(_scorer(core, each), exact, crops) for each in (network, theirs)]
+    exact = _judge(core, read_network(core, onnx, "onnx"))
+    trials = [Trial.of(_judge(core, each), exact, crops) for each in (network, theirs)]
     if not prefers_shipped(trials[0], trials[1], say):
         return network
     versions.clear()

@@ -30,6 +30,7 @@ Pixels = npt.NDArray[np.uint8]
 
 LEVELS = 127  # of a signed 8-bit integer, without the -128 that would make the scale asymmetric
 TARGET = 0.008  # change of the score; an engine may differ by 0.02, on images unlike the crops as well
+CAUSES_TARGET = 0.02  # likewise of the severity of a cause, which may differ by 0.06
 _OUTLIERS = 1e-4
 _PROBE = 96
 _FORMAT = 1
@@ -105,8 +106,9 @@ def quantised_layers(network: Ensemble) -> dict[str, nn.Module]:
 def calibrate(network: Ensemble, crops: Pixels, target: float = TARGET) -> dict[str, float]:
     """Ranges of the layers that can be quantised without harm.
 
-    Every layer's range is measured; then the layers are quantised one at a time, to see what each does to the scores;
-    then the worst are left out, as few as it takes for all the others together to stay within `target`.
+    Every layer's range is measured; then the layers are quantised one at a time, to see what each does to the scores
+    and the causes; then the worst are left out, as few as it takes for all the others together to stay within what is
+    allowed: `target`, and of the causes CAUSES_TARGET.
 
     Args:
         network: a folded ensemble in FP32 and evaluation mode.
@@ -118,18 +120,23 @@ def calibrate(network: Ensemble, crops: Pixels, target: float = TARGET) -> dict[
     """
     ranges = measure_ranges(network, crops)
     probe = crops[:: max(1, len(crops) // _PROBE)]
-    exact = _scores(network, probe)
+    exact, allowed = _judged(network, probe), (target, CAUSES_TARGET)
 
     def change(layers: dict[str, float]) -> float:
+        """In shares of what is allowed."""
         with simulated(network, layers):
-            return float((_scores(network, probe) - exact).abs().mean())
+            found = zip(_judged(network, probe), exact, allowed, strict=False)
+            return max(float((ours - theirs).abs().mean()) / most for ours, theirs, most in found)
 
     gentle_first = sorted(ranges, key=lambda name: change({name: ranges[name]}))
     for left_out in range(0, 3 * len(ranges) // 4, 2):
         kept = {name: ranges[name] for name in gentle_first[: len(ranges) - left_out]}
-        if change(kept) <= target:
+        if change(kept) <= 1:
             return {name: kept[name] for name in ranges if name in kept}
-    raise EngineError(f"INT8 changes the scores of this checkpoint by more than {target:g}, whatever is left out")
+    raise EngineError(
+        f"INT8 changes the scores of this checkpoint by more than {target:g}, or causes by {CAUSES_TARGET:g}, whatever "
+        "is left out"
+    )
 
 
 def measure_ranges(network: Ensemble, crops: Pixels) -> dict[str, float]:
@@ -153,17 +160,22 @@ def measure_ranges(network: Ensemble, crops: Pixels) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         for name, layer in quantised_layers(network).items():
             stack.callback(layer.register_forward_pre_hook(watch(name)).remove)
-        _scores(network, crops)
+        _judged(network, crops)
     return {name: max(float(torch.cat(values).mean()), 1e-6) for name, values in seen.items()}
 
 
-def _scores(network: Ensemble, crops: Pixels) -> Tensor:
-    """Mean over members, of any number of crops."""
+def outputs(network: Ensemble, crops: Pixels) -> list[Tensor]:
+    """What a network makes of any number of crops: member scores and, where it tells of such, causes."""
     import torch
 
     with torch.inference_mode():
-        parts = [network(torch.from_numpy(crops[start : start + 16]))[0] for start in range(0, len(crops), 16)]
-    return torch.cat(parts).mean(dim=1)
+        parts = [network(torch.from_numpy(crops[start : start + 16])) for start in range(0, len(crops), 16)]
+    return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+
+def _judged(network: Ensemble, crops: Pixels) -> list[Tensor]:
+    scores, *causes = outputs(network, crops)
+    return [scores.mean(dim=1), *causes]
 
 
 @contextlib.contextmanager

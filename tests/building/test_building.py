@@ -179,16 +179,18 @@ def test_the_better_ranges_are_kept_and_said(spoilt: str, crops: Path, monkeypat
 
 
 def test_which_ranges_are_better() -> None:
-    def trial(mean: float, fixed: float) -> Trial:
-        return Trial(Fidelity(9, 0.1, mean, 1.0), Fidelity(64, 0.1, fixed, 0.999))
+    def trial(mean: float, fixed: float, causes: float = 0.0) -> Trial:
+        return Trial(Fidelity(9, 0.1, mean, 1.0), Fidelity(64, 0.1, fixed, 0.999, causes_max=1.0, causes_mean=causes))
 
     said = list[str]()
     assert prefers_shipped(trial(0.0064, 0.01), trial(0.0039, 0.01), said.append)
     assert "by 0.0039 on average, with those of your crops by 0.0064" in said[0]
     assert not prefers_shipped(trial(0.0039, 0.01), trial(0.0064, 0.01), said.append)
     assert prefers_shipped(trial(0.001, 0.023), trial(0.01, 0.01), said.append)
-    assert "out of tolerance (mean 0.023)" in said[-2]
+    assert "out of tolerance (max 0.1, mean 0.023" in said[-2]
     assert not prefers_shipped(trial(0.01, 0.01), trial(0.001, 0.023), said.append)
+    assert prefers_shipped(trial(0.001, 0.01, causes=0.064), trial(0.01, 0.01), said.append)
+    assert "causes max 1, mean 0.064" in said[-2]
 
 
 @pytest.mark.slow
